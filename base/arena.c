@@ -2,16 +2,14 @@
 
 #include <stdint.h>
 #include <stdlib.h>
-#include <string.h>
 
-#define ALIGNMENT   16u
 #define CHUNK_BYTES (64u * 1024u)
 
 struct arena_chunk {
     struct arena_chunk *next;
     size_t capacity; /* bytes of data */
     size_t used;
-    _Alignas(ALIGNMENT) unsigned char data[];
+    _Alignas(ARENA_ALIGNMENT) unsigned char data[];
 };
 
 void arena_init(struct arena *arena, size_t max_bytes)
@@ -64,15 +62,10 @@ static struct arena_chunk *add_chunk(struct arena *arena, size_t size)
 
 void *arena_alloc(struct arena *arena, size_t size)
 {
-    if (size > arena->max_bytes - arena->used_bytes) {
+    const size_t rounded = arena_rounded_size(size);
+    if (rounded == 0 || rounded > arena->max_bytes - arena->used_bytes) {
         return NULL;
     }
-    if (size > SIZE_MAX - ALIGNMENT) {
-        return NULL;
-    }
-    // size 0 takes one unit, so that its pointer is unique.
-    const size_t rounded =
-        size == 0 ? ALIGNMENT : (size + ALIGNMENT - 1) & ~(size_t)(ALIGNMENT - 1);
     struct arena_chunk *chunk = arena->chunks;
     if (chunk == NULL || rounded > chunk->capacity - chunk->used) {
         chunk = add_chunk(arena, rounded);
@@ -82,6 +75,6 @@ void *arena_alloc(struct arena *arena, size_t size)
     }
     void *p = chunk->data + chunk->used;
     chunk->used += rounded;
-    arena->used_bytes += size;
+    arena->used_bytes += rounded;
     return p;
 }

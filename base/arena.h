@@ -16,9 +16,18 @@
 
 struct arena {
     struct arena_chunk *chunks; /* newest first */
-    size_t used_bytes;          /* sum of the sizes given out */
+    size_t used_bytes;          /* sum of the sizes given out, each rounded up to 16 */
     size_t max_bytes;
 };
+
+#define ARENA_ALIGNMENT ((size_t)16)
+
+/* What an allocation counts against the limit: many tiny ones must not slip under it. 0: too large. */
+static inline size_t arena_rounded_size(size_t size)
+{
+    const size_t at_least_one = size == 0 ? 1 : size;
+    return (at_least_one + ARENA_ALIGNMENT - 1) & ~(ARENA_ALIGNMENT - 1);
+}
 
 void arena_init(struct arena *arena, size_t max_bytes);
 void arena_destroy(struct arena *arena); /* accepts a zeroed arena */

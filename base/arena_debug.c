@@ -40,21 +40,22 @@ void arena_destroy(struct arena *arena)
 
 void *arena_alloc(struct arena *arena, size_t size)
 {
-    if (size > arena->max_bytes - arena->used_bytes) {
+    const size_t rounded = arena_rounded_size(size);
+    if (rounded == 0 || rounded > arena->max_bytes - arena->used_bytes) {
         return NULL;
     }
     struct arena_chunk *chunk = malloc(sizeof *chunk);
     if (chunk == NULL) {
         return NULL;
     }
-    // The data has a block of its own so that its end is the sanitizer's red zone.
-    chunk->data = malloc(size);
+    // A block of its own and of the asked size: what lies past it is the sanitizer's red zone.
+    chunk->data = malloc(size == 0 ? 1 : size);
     if (chunk->data == NULL) {
         free(chunk);
         return NULL;
     }
     chunk->next = arena->chunks;
     arena->chunks = chunk;
-    arena->used_bytes += size;
+    arena->used_bytes += rounded;
     return chunk->data;
 }

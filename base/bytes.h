@@ -30,12 +30,15 @@ void bytes_clear(struct bytes *b);   /* keeps the capacity */
 MUST_USE status_t bytes_reserve(struct bytes *b, size_t size, uint8_t **tail_out);
 MUST_USE status_t bytes_append(struct bytes *b, const void *data, size_t size);
 MUST_USE status_t bytes_append_str(struct bytes *b, const char *text); /* without the NUL */
+
+/* The limit must leave room for one byte more than is appended (the NUL, not counted in size). */
 MUST_USE status_t bytes_printf(struct bytes *b, const char *fmt, ...)
     __attribute__((format(printf, 2, 3)));
 MUST_USE status_t bytes_append_u32(struct bytes *b, uint32_t value);
 MUST_USE status_t bytes_append_u64(struct bytes *b, uint64_t value);
 MUST_USE status_t bytes_append_f32(struct bytes *b, float value);
-MUST_USE status_t bytes_append_blob(struct bytes *b, const void *data, size_t size); /* u32 size, data */
+MUST_USE status_t bytes_append_blob(struct bytes *b, const void *data,
+                                    size_t size); /* u32 size, data */
 
 struct bytes_reader {
     const uint8_t *data;

@@ -19,7 +19,7 @@
 #include "base/log.h"
 
 enum config_type {
-    CONFIG_INT,    /* int64_t; accepts 8, 32k, 2M (powers of 1024 for K/M/G, of 1000 for k/m/g as vLLM does) */
+    CONFIG_INT, /* int64_t; accepts 8, 32k, 2M (powers of 1024 for K/M/G, of 1000 for k/m/g as vLLM does) */
     CONFIG_FLOAT,  /* double, finite */
     CONFIG_BOOL,   /* bool; a flag without value is true, --no-NAME is false */
     CONFIG_STRING, /* const char *; NULL when the default is NULL */
@@ -27,9 +27,9 @@ enum config_type {
 };
 
 struct config_row {
-    const char *name; /* "max-num-seqs" */
-    int type;         /* enum config_type */
-    size_t offset;    /* of the field in the process's config struct */
+    const char *name;         /* "max-num-seqs" */
+    int type;                 /* enum config_type */
+    size_t offset;            /* of the field in the process's config struct */
     const char *default_text; /* NULL: unset (strings only) */
     const char *help;         /* one line */
     const char *alias;        /* "-tp", "-c" or NULL */
@@ -42,10 +42,10 @@ enum config_origin { CONFIG_FROM_DEFAULT, CONFIG_FROM_FILE, CONFIG_FROM_ENV, CON
 struct config_set {
     const struct config_row *rows; /* borrowed, static */
     size_t n_rows;
-    void *target;                  /* borrowed: the struct the offsets point into */
+    void *target; /* borrowed: the struct the offsets point into */
     struct arena strings;
-    uint8_t origin[128];           /* enum config_origin, by row */
-    const char *positional[64];    /* arguments that are not settings, in order (borrowed from argv) */
+    uint8_t origin[128];        /* enum config_origin, by row */
+    const char *positional[64]; /* arguments that are not settings, in order (borrowed from argv) */
     size_t n_positional;
     bool help_wanted;    /* --help or -h was seen */
     bool version_wanted; /* --version was seen */

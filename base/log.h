@@ -18,10 +18,10 @@
 enum log_level { LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG, LOG_TRACE };
 
 typedef struct log {
-    int fd;              /* where lines go; -1 drops them */
-    int level;           /* enum log_level; lines above it are dropped before formatting */
-    int rank;            /* -1: no rank field */
-    const char *module;  /* static text */
+    int fd;             /* where lines go; -1 drops them */
+    int level;          /* enum log_level; lines above it are dropped before formatting */
+    int rank;           /* -1: no rank field */
+    const char *module; /* static text */
 } log_t;
 
 /* The same log under another module name. */

@@ -19,7 +19,8 @@ enum status_code {
     STATUS_OK = 0,
     STATUS_CANCELLED = 1,
     STATUS_UNKNOWN = 2,
-    STATUS_INVALID_ARGUMENT = 3,    /* the caller's mistake, whatever the state of the system: exit 64 */
+    STATUS_INVALID_ARGUMENT =
+        3, /* the caller's mistake, whatever the state of the system: exit 64 */
     STATUS_DEADLINE_EXCEEDED = 4,   /* exit 75 */
     STATUS_NOT_FOUND = 5,           /* exit 65 */
     STATUS_ALREADY_EXISTS = 6,      /* exit 69 */
@@ -77,19 +78,19 @@ int status_exit_code(const status_t *s);
 void status_print(FILE *out, const status_t *s);
 
 /* Returns a failure to the caller. Only before the function owns anything. */
-#define TRY(expr)                                                                                  \
-    do {                                                                                           \
-        status_t try_status_ = (expr);                                                             \
-        if (try_status_.code != STATUS_OK) {                                                       \
-            return try_status_;                                                                    \
-        }                                                                                          \
+#define TRY(expr)                            \
+    do {                                     \
+        status_t try_status_ = (expr);       \
+        if (try_status_.code != STATUS_OK) { \
+            return try_status_;              \
+        }                                    \
     } while (0)
 
 /* Keeps the failure in `s` and leaves by `label`, which undoes what was acquired so far. */
-#define TRY_GOTO(s, expr, label)                                                                   \
-    do {                                                                                           \
-        (s) = (expr);                                                                              \
-        if ((s).code != STATUS_OK) {                                                               \
-            goto label;                                                                            \
-        }                                                                                          \
+#define TRY_GOTO(s, expr, label)     \
+    do {                             \
+        (s) = (expr);                \
+        if ((s).code != STATUS_OK) { \
+            goto label;              \
+        }                            \
     } while (0)
