@@ -2,12 +2,16 @@
  * config.h - one table per process says every setting's name, type, default and help
  *
  * What:      value of a setting = flag > environment KVASIR_NAME > file (`name = value` lines, # comments)
- *            > default. `--max-num-seqs 8`, `--max-num-seqs=8`, KVASIR_MAX_NUM_SEQS=8 and
- *            `max-num-seqs = 8` are the same setting. An unknown name is an error with the nearest known
- *            one as its fix. Effective values and where each came from can be printed (log line, --help).
+ *            > default. `--max-num-seqs 8`, `--max-num-seqs=8`, `--max_num_seqs 8`, KVASIR_MAX_NUM_SEQS=8 and
+ *            `max-num-seqs = 8` are the same setting; of the same flag given twice the last one counts.
+ *            An unknown flag or line is an error with the nearest known name as its fix. The environment is
+ *            shared with programs that have other tables, so there only a name that is one slip away from
+ *            a known one is an error.
+ *            Effective values and where each came from can be printed (log line, --help).
  * Ownership: strings are copied into the config_set and live as long as it.
  * Thread:    init
- * Errors:    INVALID_ARGUMENT naming the setting, the value and what is allowed.
+ * Errors:    INVALID_ARGUMENT naming the setting, the value and what is allowed; those of file_read for the
+ *            file; INTERNAL when the table itself is wrong. After a failure nothing is owned.
  */
 #pragma once
 
@@ -19,7 +23,7 @@
 #include "base/log.h"
 
 enum config_type {
-    CONFIG_INT, /* int64_t; accepts 8, 32k, 2M (powers of 1024 for K/M/G, of 1000 for k/m/g as vLLM does) */
+    CONFIG_INT,    /* int64_t; 8, 32k, 2M: powers of 1024 for K/M/G, of 1000 for k/m/g */
     CONFIG_FLOAT,  /* double, finite */
     CONFIG_BOOL,   /* bool; a flag without value is true, --no-NAME is false */
     CONFIG_STRING, /* const char *; NULL when the default is NULL */
@@ -39,21 +43,24 @@ struct config_row {
 
 enum config_origin { CONFIG_FROM_DEFAULT, CONFIG_FROM_FILE, CONFIG_FROM_ENV, CONFIG_FROM_FLAG };
 
+#define CONFIG_MAX_ROWS 128
+
 struct config_set {
     const struct config_row *rows; /* borrowed, static */
     size_t n_rows;
     void *target; /* borrowed: the struct the offsets point into */
     struct arena strings;
-    uint8_t origin[128];        /* enum config_origin, by row */
-    const char *positional[64]; /* arguments that are not settings, in order (borrowed from argv) */
+    uint8_t origin[CONFIG_MAX_ROWS]; /* enum config_origin, by row */
+    const char **positional;         /* the arguments that are not settings, borrowed from argv */
     size_t n_positional;
     bool help_wanted;    /* --help or -h was seen */
     bool version_wanted; /* --version was seen */
 };
 
 /*
- * Fills target: defaults, then the file named by --config or KVASIR_CONFIG (when given), then the environment, then
- * argv[1..]. "--" ends the flags. At most 64 positional arguments, 128 rows.
+ * Fills target: defaults, then the file named by --config or KVASIR_CONFIG (when given), then the
+ * environment, then argv[1..]. "--" ends the flags. With --help, -h or --version among the flags only the
+ * defaults are filled in and nothing else is looked at: help must not fail.
  */
 MUST_USE status_t config_load(struct config_set *set, const struct config_row *rows, size_t n_rows,
                               void *target, int argc, char **argv);
