@@ -37,6 +37,7 @@ target_compile_options(kvasir_flags INTERFACE
     # gcc cannot see that a failed status_t never reaches the code after TRY. Uninitialised values are
     # found by the analyzer (ops/check) instead.
     $<$<C_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>
+    -Wno-format-zero-length # log_write(..., "") has no further pairs
     -fno-omit-frame-pointer
     -fno-strict-aliasing
     # The same sums on every compiler: a*b+c is one rounding only where the code says fma.

@@ -1,0 +1,56 @@
+/*
+ * engine.h - one rank's share of a model: weights, KV pools, and the step
+ *
+ * What:      engine_new loads the slices of the checkpoint the plan gives this rank and allocates everything a step
+ *            needs; engine_step computes one step plan together with the other ranks.
+ * Ownership: the engine owns weights, pools and buffers; spec and plan are borrowed and must outlive it.
+ * Thread:    owner:the rank's main thread (the backend's own team computes inside).
+ * Collective: engine_new and engine_step: yes.
+ * Errors:    engine_new agrees: every rank returns the same status. After a failed engine_step the group is finished.
+ */
+#pragma once
+
+#include <stdint.h>
+
+#include "base/log.h"
+#include "base/status.h"
+#include "kernels/backend.h"
+#include "parallel/group.h"
+#include "parallel/plan.h"
+#include "parallel/spec.h"
+#include "worker/step_plan.h"
+
+struct engine;
+
+struct engine_options {
+    const char *model_dir;
+    const struct backend *backend;
+    int dtype;    /* weights on the device: DTYPE_F32 or DTYPE_BF16 */
+    int kv_dtype; /* DTYPE_F32 or DTYPE_BF16 */
+    int32_t max_num_seqs, max_num_batched_tokens, max_model_len;
+    uint64_t
+        kv_cache_bytes; /* per rank; 0: what max_num_seqs sequences of max_model_len need, but at most 40 % of the
+                              * host's available memory / ranks on the host */
+    int32_t threads; /* 0: cores this process may use / ranks on the host, at least 1 */
+    log_t log;
+    void (*progress)(void *user, uint64_t bytes_done,
+                     uint64_t bytes_total); /* rank 0; may be NULL */
+    void *user;
+};
+
+MUST_USE status_t engine_new(struct group *group, const struct model_spec *spec,
+                             const struct plan *plan, const struct engine_options *options,
+                             struct engine **engine_out);
+void engine_free(struct engine *engine); /* accepts NULL */
+
+const struct step_limits *engine_limits(const struct engine *engine);
+struct backend_stream *engine_stream(const struct engine *engine);
+
+/* Of this rank: bytes of packed weights, and of KV pools actually allocated. */
+uint64_t engine_weight_bytes(const struct engine *engine);
+uint64_t engine_kv_bytes(const struct engine *engine);
+
+/* Computes the step. On rank 0 *logits_out is [n_logits, n_vocab] in the order of the sequences that want them,
+ * valid until the next step; NULL elsewhere. */
+MUST_USE status_t engine_step(struct engine *engine, const struct step_plan *plan,
+                              const float **logits_out);

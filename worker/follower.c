@@ -1,0 +1,73 @@
+#include "worker/follower.h"
+
+#include <string.h>
+
+#include "worker/member.h"
+
+/* The payload of an ASSIGN frame is a CoordinatorMessage. Its failure must be agreed on, so that the leader hears it. */
+static status_t obey_assign(struct group *group, const struct worker_config *config, log_t log,
+                            struct bytes_reader *frame, struct member *member)
+{
+    struct arena arena;
+    arena_init(&arena, CONTROL_MAX_BYTES);
+    struct wire_coordinator_message message;
+    status_t s = wire_coordinator_message_unpack(frame->data + frame->at, frame->size - frame->at,
+                                                 &arena, &message);
+    s = group_agree(group, s);
+    if (s.code == STATUS_OK) {
+        const struct member_options options = {.config = config, .log = log};
+        s = member_open(group, &message.assign, &options, member);
+    }
+    if (s.code == STATUS_OK) {
+        const uint64_t sizes[2] = {engine_weight_bytes(member->engine),
+                                   engine_kv_bytes(member->engine)};
+        struct comm *comm = group_comm(group);
+        s = comm->ops->send(comm, sizes, sizeof sizes, 0, 0);
+    }
+    arena_destroy(&arena);
+    return s;
+}
+
+static status_t obey_step(struct member *member, const struct bytes_reader *frame)
+{
+    const float *logits;
+    TRY(step_plan_unpack(&member->step, frame->data + frame->at, frame->size - frame->at));
+    return engine_step(member->engine, &member->step, &logits);
+}
+
+static status_t obey(struct group *group, const struct worker_config *config, log_t log,
+                     struct member *member, struct bytes *frame)
+{
+    for (;;) {
+        TRY(group_broadcast(group, frame, (uint32_t)config->max_idle_sleep_us));
+        struct bytes_reader reader;
+        bytes_reader_init(&reader, frame->data, frame->size);
+        switch (bytes_read_u32(&reader)) {
+        case CONTROL_ASSIGN:
+            TRY(obey_assign(group, config, log, &reader, member));
+            break;
+        case CONTROL_STEP:
+            TRY(obey_step(member, &reader));
+            break;
+        case CONTROL_STOP:
+            return status_ok();
+        default:
+            return status_errorf(STATUS_INTERNAL, "unknown control frame of %zu bytes",
+                                 frame->size);
+        }
+    }
+}
+
+status_t follower_run(struct group *group, const struct worker_config *config, log_t log,
+                      bool *broken_out)
+{
+    struct member member;
+    memset(&member, 0, sizeof member);
+    struct bytes frame;
+    bytes_init(&frame, CONTROL_MAX_BYTES);
+    const status_t s = obey(group, config, log, &member, &frame);
+    *broken_out = s.code != STATUS_OK && member.engine != NULL;
+    bytes_destroy(&frame);
+    member_close(&member);
+    return s;
+}

@@ -1,0 +1,24 @@
+/*
+ * leader.h - rank 0 of a group: talks to the coordinator, schedules, and leads every step
+ *
+ * What:      dials the coordinator (WorkerLink.Attach), says hello, receives the assignment, has the group load its
+ *            weights, reports ready, and then serves: messages in, one step after another, results out. While there is
+ *            nothing to do it sleeps on its mailbox and sends a heartbeat every second.
+ * Thread:    owner:main. gRPC's callbacks and a signal thread only post to the mailbox.
+ * Collective: yes, with follower_run on the other ranks.
+ * Errors:    as follower.h; *told_out: the coordinator has been told, so that it need not be printed twice.
+ */
+#pragma once
+
+#include "base/log.h"
+#include "parallel/group.h"
+#include "worker/worker_config.h"
+
+struct leader_exit {
+    bool broken; /* the group is in a collective: only group_abort ends it */
+    bool told;   /* the coordinator knows */
+};
+
+/* OK when the coordinator or a signal said stop. SIGTERM and SIGINT must be blocked in every thread. */
+MUST_USE status_t leader_run(struct group *group, const struct worker_config *config, log_t log,
+                             struct leader_exit *exit_out);

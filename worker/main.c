@@ -1,0 +1,108 @@
+/*
+ * main.c - kvasir-worker: one rank of a worker group
+ *
+ * Started by mpirun or srun, usually by `kvasir serve`. Rank 0 leads, the others follow.
+ */
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/version.h"
+#include "parallel/group.h"
+#include "worker/follower.h"
+#include "worker/leader.h"
+#include "worker/worker_config.h"
+
+static void print_help(const struct config_set *set)
+{
+    printf(
+        "usage: mpirun -n N kvasir-worker [options]\n\n"
+        "One rank of a worker group. Rank 0 dials the coordinator, which says which model to serve\n"
+        "and how it is laid out over the N ranks.\n\n");
+    config_print_help(set, stdout);
+    printf(
+        "\nExit codes: 0 stopped, 64 usage, 65 bad model, 69 coordinator unavailable, 70 internal,\n"
+        "75 try again, 78 configuration.\n");
+}
+
+/* Every thread inherits the mask: signals go to the one that waits for them. */
+static void block_signals(void)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    pthread_sigmask(SIG_BLOCK, &set, NULL);
+    signal(SIGPIPE, SIG_IGN);
+}
+
+static int report(const status_t *s)
+{
+    if (s->code != STATUS_OK) {
+        status_print(stderr, s);
+    }
+    return status_exit_code(s);
+}
+
+static int run(const struct worker_config *config, log_t log)
+{
+    struct group *group = NULL;
+    block_signals();
+    status_t s = group_open("worker", &group);
+    if (s.code != STATUS_OK) {
+        return report(&s);
+    }
+    log.rank = group_rank(group);
+    struct leader_exit leader_exit = {0};
+    if (log.rank == 0) {
+        s = leader_run(group, config, log, &leader_exit);
+    } else {
+        s = follower_run(group, config, log, &leader_exit.broken);
+    }
+    const int code = status_exit_code(&s);
+    // What the group agreed on is the leader's to say; what the coordinator was told is the coordinator's.
+    const bool supervised = config->group >= 0 && leader_exit.told;
+    if (s.code != STATUS_OK && !supervised && (log.rank == 0 || leader_exit.broken)) {
+        (void)report(&s);
+    }
+    if (leader_exit.broken) {
+        group_abort(group, code != 0 ? code : 70);
+    }
+    group_close(group);
+    return log.rank == 0 ? code : 0;
+}
+
+int main(int argc, char **argv)
+{
+    struct worker_config config;
+    struct config_set set;
+    status_t s = config_load(&set, worker_config_rows, worker_config_n_rows, &config, argc, argv);
+    if (s.code != STATUS_OK) {
+        return report(&s);
+    }
+    log_t log = {.fd = 2, .level = LOG_WARN, .rank = -1, .module = "worker"};
+    int code = 0;
+    if (set.help_wanted) {
+        print_help(&set);
+    } else if (set.version_wanted) {
+        printf("kvasir-worker %s\n", version_string());
+    } else if (set.n_positional > 0) {
+        s = status_errorf(STATUS_INVALID_ARGUMENT,
+                          "unexpected argument '%s'" STATUS_FIX "see kvasir-worker --help",
+                          set.positional[0]);
+        code = report(&s);
+    } else {
+        s = log_level_parse(config.log_level, &log.level);
+        if (s.code != STATUS_OK) {
+            code = report(&s);
+        } else if (config.bystander) {
+            s = group_bystander_run();
+            code = report(&s);
+        } else {
+            code = run(&config, log);
+        }
+    }
+    config_destroy(&set);
+    return code;
+}

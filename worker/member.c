@@ -1,0 +1,76 @@
+#include "worker/member.h"
+
+#include <string.h>
+
+static status_t choose_backend(int device, const struct backend **backend_out)
+{
+    if (device == WORKER_DEVICE_CUDA) {
+        return status_errorf(STATUS_UNIMPLEMENTED,
+                             "--device cuda: this build has no CUDA backend" STATUS_FIX
+                             "--device cpu");
+    }
+    *backend_out = backend_cpu();
+    return status_ok();
+}
+
+static const char *model_dir(const struct wire_assign *assign, const struct worker_config *config)
+{
+    return config->model != NULL ? config->model : assign->model_dir;
+}
+
+/* Everything that can go wrong on one rank alone, before the first collective. */
+static status_t open_local(struct group *group, const struct wire_assign *assign,
+                           const struct member_options *options, struct member *m,
+                           const struct backend **backend_out)
+{
+    TRY(choose_backend(options->config->device, backend_out));
+    TRY(spec_load(model_dir(assign, options->config), &m->spec));
+    TRY(plan_unpack(assign->plan, assign->plan_bytes, &m->spec, &m->plan));
+    if (m->plan.tp * m->plan.pp != group_size(group)) {
+        return status_errorf(STATUS_FAILED_PRECONDITION,
+                             "the plan is for %d ranks, the MPI job has %d" STATUS_FIX
+                             "mpirun -n %d kvasir-worker ...",
+                             m->plan.tp * m->plan.pp, group_size(group), m->plan.tp * m->plan.pp);
+    }
+    return status_ok();
+}
+
+status_t member_open(struct group *group, const struct wire_assign *assign,
+                     const struct member_options *options, struct member *m)
+{
+    memset(m, 0, sizeof *m);
+    const struct backend *backend = NULL;
+    status_t s;
+    TRY_GOTO(s, group_agree(group, open_local(group, assign, options, m, &backend)), undo);
+    const struct engine_options engine_options = {
+        .model_dir = model_dir(assign, options->config),
+        .backend = backend,
+        .dtype = assign->dtype,
+        .kv_dtype = assign->kv_dtype,
+        .max_num_seqs = (int32_t)assign->max_num_seqs,
+        .max_num_batched_tokens = (int32_t)assign->max_num_batched_tokens,
+        .max_model_len = (int32_t)assign->max_model_len,
+        .kv_cache_bytes = assign->kv_cache_bytes,
+        .threads = options->config->threads > 0 ? (int32_t)options->config->threads
+                                                : (int32_t)assign->threads,
+        .log = log_module(&options->log, "engine"),
+        .progress = options->progress,
+        .user = options->user,
+    };
+    TRY_GOTO(s, engine_new(group, &m->spec, &m->plan, &engine_options, &m->engine), undo);
+    TRY_GOTO(s, group_agree(group, step_plan_init(&m->step, engine_limits(m->engine))), undo);
+    return status_ok();
+
+undo:
+    member_close(m);
+    return s;
+}
+
+void member_close(struct member *member)
+{
+    engine_free(member->engine);
+    step_plan_destroy(&member->step);
+    plan_destroy(&member->plan);
+    spec_destroy(&member->spec);
+    memset(member, 0, sizeof *member);
+}

@@ -1,0 +1,554 @@
+#include "worker/scheduler.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "parallel/plan.h"
+#include "worker/block_pool.h"
+
+struct sequence {
+    struct scheduler_request request; /* its stop_ids are a copy; tokens are below */
+    uint64_t arrival;
+    int32_t *tokens; /* [n_tokens], room for prompt + completion */
+    int32_t n_tokens;
+    int32_t n_prompt;
+    int32_t n_computed;
+    int32_t n_now; /* tokens of the step being made */
+    int32_t lane;  /* while running */
+    int32_t *blocks;
+    int32_t n_blocks;
+};
+
+struct scheduler {
+    struct scheduler_config config;
+    struct block_pool pool;
+    struct sequence **running; /* [max_seqs], in order of admission */
+    int32_t n_running;
+    struct sequence **waiting; /* [max_waiting + max_seqs], by (priority, arrival) */
+    int32_t n_waiting;
+    struct sequence **in_step; /* [max_seqs]: the sequences of the last plan, in its order */
+    int32_t n_in_step;
+    uint64_t n_arrivals;
+    uint64_t n_preemptions;
+    uint64_t n_steps;
+};
+
+static int32_t blocks_for(int32_t n_tokens)
+{
+    return (n_tokens + PLAN_BLOCK_TOKENS - 1) / PLAN_BLOCK_TOKENS;
+}
+
+status_t scheduler_new(const struct scheduler_config *config, struct scheduler **out)
+{
+    if (config->max_seqs < 1 || config->max_rows < config->max_seqs) {
+        return status_errorf(STATUS_FAILED_PRECONDITION,
+                             "max-num-batched-tokens %d is smaller than max-num-seqs %d" STATUS_FIX
+                             "raise the first or lower the second",
+                             config->max_rows, config->max_seqs);
+    }
+    if (blocks_for(config->max_model_len) > config->blocks_per_lane) {
+        return status_errorf(STATUS_FAILED_PRECONDITION,
+                             "one sequence of max-model-len %d needs %d KV blocks, a lane has %lld",
+                             config->max_model_len, blocks_for(config->max_model_len),
+                             (long long)config->blocks_per_lane);
+    }
+    struct scheduler *s = calloc(1, sizeof *s);
+    if (s == NULL) {
+        return status_errorf(STATUS_RESOURCE_EXHAUSTED, "scheduler: out of memory");
+    }
+    s->config = *config;
+    const size_t n_seqs = (size_t)config->max_seqs;
+    s->running = calloc(n_seqs, sizeof(struct sequence *));
+    s->in_step = calloc(n_seqs, sizeof(struct sequence *));
+    s->waiting = calloc(n_seqs + (size_t)config->max_waiting, sizeof(struct sequence *));
+    status_t status = status_ok();
+    if (s->running == NULL || s->in_step == NULL || s->waiting == NULL) {
+        status = status_errorf(STATUS_RESOURCE_EXHAUSTED, "scheduler: out of memory");
+    } else {
+        status = block_pool_init(&s->pool, config->n_lanes, config->blocks_per_lane);
+    }
+    if (status.code != STATUS_OK) {
+        scheduler_free(s);
+        return status;
+    }
+    *out = s;
+    return status_ok();
+}
+
+static void sequence_free(struct sequence *seq)
+{
+    if (seq != NULL) {
+        free(seq->tokens);
+        free(seq->blocks);
+        free((void *)(uintptr_t)seq->request.stop_ids);
+        free(seq);
+    }
+}
+
+void scheduler_free(struct scheduler *s)
+{
+    if (s == NULL) {
+        return;
+    }
+    for (int32_t i = 0; i < s->n_running; i++) {
+        sequence_free(s->running[i]);
+    }
+    for (int32_t i = 0; i < s->n_waiting; i++) {
+        sequence_free(s->waiting[i]);
+    }
+    free(s->running);
+    free(s->waiting);
+    free(s->in_step);
+    block_pool_destroy(&s->pool);
+    free(s);
+}
+
+/* ---- requests ---------------------------------------------------------------------------------- */
+
+static struct sequence *find(struct sequence **list, int32_t n, uint64_t seq_id, int32_t *index_out)
+{
+    for (int32_t i = 0; i < n; i++) {
+        if (list[i]->request.seq_id == seq_id) {
+            *index_out = i;
+            return list[i];
+        }
+    }
+    return NULL;
+}
+
+static status_t check_request(const struct scheduler *s, const struct scheduler_request *r)
+{
+    if (r->n_tokens < 1 || r->n_generated < 0 || r->n_generated >= r->n_tokens) {
+        return status_errorf(STATUS_INVALID_ARGUMENT,
+                             "tokens: %d with %d generated, need at least 1", r->n_tokens,
+                             r->n_generated);
+    }
+    for (int32_t i = 0; i < r->n_tokens; i++) {
+        if (r->tokens[i] < 0 || r->tokens[i] >= s->config.n_vocab) {
+            return status_errorf(STATUS_INVALID_ARGUMENT,
+                                 "tokens[%d]: id %d, the vocabulary has %d", i, r->tokens[i],
+                                 s->config.n_vocab);
+        }
+    }
+    if (r->max_tokens <= r->n_generated) {
+        return status_errorf(STATUS_INVALID_ARGUMENT, "max_tokens: %d with %d already generated",
+                             r->max_tokens, r->n_generated);
+    }
+    const int64_t total = (int64_t)r->n_tokens - r->n_generated + r->max_tokens;
+    if (total > s->config.max_model_len) {
+        return status_errorf(
+            STATUS_INVALID_ARGUMENT, "prompt of %d tokens + max_tokens %d = %lld, the limit is %d",
+            r->n_tokens - r->n_generated, r->max_tokens, (long long)total, s->config.max_model_len);
+    }
+    if (!(r->temperature >= 0) || !(r->top_p > 0 && r->top_p <= 1) ||
+        !(r->min_p >= 0 && r->min_p <= 1) || r->top_k < 0 || r->n_top > SAMPLE_MAX_TOP) {
+        return status_errorf(STATUS_INVALID_ARGUMENT, "sampling parameters out of range");
+    }
+    return status_ok();
+}
+
+static int32_t *copy_ids(const int32_t *ids, int32_t n, int32_t capacity)
+{
+    int32_t *copy = calloc((size_t)capacity + 1, sizeof *copy);
+    if (copy != NULL && n > 0) {
+        memcpy(copy, ids, (size_t)n * sizeof *copy);
+    }
+    return copy;
+}
+
+static struct sequence *sequence_new(const struct scheduler_request *r)
+{
+    struct sequence *seq = calloc(1, sizeof *seq);
+    if (seq == NULL) {
+        return NULL;
+    }
+    const int32_t capacity = r->n_tokens - r->n_generated + r->max_tokens;
+    seq->request = *r;
+    seq->request.tokens = NULL;
+    seq->request.stop_ids = copy_ids(r->stop_ids, r->n_stop_ids, r->n_stop_ids);
+    seq->tokens = copy_ids(r->tokens, r->n_tokens, capacity);
+    seq->blocks = calloc((size_t)blocks_for(capacity), sizeof *seq->blocks);
+    seq->n_tokens = r->n_tokens;
+    seq->n_prompt = r->n_tokens - r->n_generated;
+    if (seq->request.stop_ids == NULL || seq->tokens == NULL || seq->blocks == NULL) {
+        sequence_free(seq);
+        return NULL;
+    }
+    return seq;
+}
+
+static bool before(const struct sequence *a, const struct sequence *b)
+{
+    return a->request.priority != b->request.priority ? a->request.priority < b->request.priority
+                                                      : a->arrival < b->arrival;
+}
+
+/* Keeps the queue ordered; a preempted sequence keeps its arrival and so stands before later ones. */
+static void enqueue(struct scheduler *s, struct sequence *seq)
+{
+    int32_t at = s->n_waiting;
+    while (at > 0 && before(seq, s->waiting[at - 1])) {
+        s->waiting[at] = s->waiting[at - 1];
+        at--;
+    }
+    s->waiting[at] = seq;
+    s->n_waiting++;
+}
+
+status_t scheduler_submit(struct scheduler *s, const struct scheduler_request *request)
+{
+    int32_t at;
+    TRY(check_request(s, request));
+    if (find(s->running, s->n_running, request->seq_id, &at) != NULL ||
+        find(s->waiting, s->n_waiting, request->seq_id, &at) != NULL) {
+        return status_errorf(STATUS_ALREADY_EXISTS, "sequence %llu is already here",
+                             (unsigned long long)request->seq_id);
+    }
+    if (s->n_waiting >= s->config.max_waiting) {
+        return status_errorf(STATUS_RESOURCE_EXHAUSTED, "%d sequences wait, the limit is %d",
+                             s->n_waiting, s->config.max_waiting);
+    }
+    struct sequence *seq = sequence_new(request);
+    if (seq == NULL) {
+        return status_errorf(STATUS_RESOURCE_EXHAUSTED, "no memory for a sequence of %d tokens",
+                             request->n_tokens);
+    }
+    seq->arrival = s->n_arrivals++;
+    enqueue(s, seq);
+    return status_ok();
+}
+
+static void remove_at(struct sequence **list, int32_t *n, int32_t at)
+{
+    memmove(&list[at], &list[at + 1], (size_t)(*n - at - 1) * sizeof(struct sequence *));
+    (*n)--;
+}
+
+static void release_blocks(struct scheduler *s, struct sequence *seq)
+{
+    while (seq->n_blocks > 0) {
+        block_pool_give(&s->pool, seq->lane, seq->blocks[--seq->n_blocks]);
+    }
+}
+
+bool scheduler_cancel(struct scheduler *s, uint64_t seq_id)
+{
+    int32_t at = 0;
+    struct sequence *seq = find(s->waiting, s->n_waiting, seq_id, &at);
+    if (seq != NULL) {
+        remove_at(s->waiting, &s->n_waiting, at);
+    } else {
+        seq = find(s->running, s->n_running, seq_id, &at);
+        if (seq == NULL) {
+            return false;
+        }
+        remove_at(s->running, &s->n_running, at);
+        release_blocks(s, seq);
+    }
+    sequence_free(seq);
+    return true;
+}
+
+/* ---- making a step ------------------------------------------------------------------------------ */
+
+static void preempt(struct scheduler *s, int32_t at)
+{
+    struct sequence *seq = s->running[at];
+    remove_at(s->running, &s->n_running, at);
+    release_blocks(s, seq);
+    seq->n_computed = 0;
+    seq->n_now = 0;
+    s->n_preemptions++;
+    enqueue(s, seq);
+}
+
+/* The running sequence of the lane that stands last by (priority, arrival). The one that asks is in that lane, so
+ * there is one. */
+static int32_t last_in_lane(const struct scheduler *s, int32_t lane)
+{
+    int32_t last = -1;
+    for (int32_t i = 0; i < s->n_running; i++) {
+        if (s->running[i]->lane == lane && (last < 0 || before(s->running[last], s->running[i]))) {
+            last = i;
+        }
+    }
+    return last;
+}
+
+/*
+ * Gives seq the blocks for n more tokens, preempting the last sequences of its lane while that is needed. Returns
+ * false when seq itself was the last and is preempted. *budget gets back what preempted sequences had planned.
+ */
+static bool reserve(struct scheduler *s, struct sequence *seq, int32_t n, int32_t *budget)
+{
+    const int32_t wanted = blocks_for(seq->n_computed + n);
+    while (seq->n_blocks < wanted) {
+        const int32_t id = block_pool_take(&s->pool, seq->lane);
+        if (id >= 0) {
+            seq->blocks[seq->n_blocks++] = id;
+            continue;
+        }
+        const int32_t victim = last_in_lane(s, seq->lane);
+        const bool itself = s->running[victim] == seq;
+        *budget += s->running[victim]->n_now;
+        preempt(s, victim);
+        if (itself) {
+            return false;
+        }
+    }
+    return true;
+}
+
+enum pass { PASS_DECODE, PASS_PREFILL };
+
+static void schedule_running(struct scheduler *s, enum pass pass, int32_t *budget)
+{
+    for (int32_t i = 0; i<s->n_running && * budget> 0;) {
+        struct sequence *seq = s->running[i];
+        const int32_t missing = seq->n_tokens - seq->n_computed;
+        if (seq->n_now > 0 || (missing == 1) != (pass == PASS_DECODE)) {
+            i++;
+            continue;
+        }
+        const int32_t n = missing < *budget ? missing : *budget;
+        const uint64_t preempted_before = s->n_preemptions;
+        if (reserve(s, seq, n, budget)) {
+            seq->n_now = n;
+            *budget -= n;
+        }
+        i = s->n_preemptions == preempted_before ? i + 1 : 0; // a preemption has moved the others
+    }
+}
+
+static int32_t n_running_in_lane(const struct scheduler *s, int32_t lane)
+{
+    int32_t n = 0;
+    for (int32_t i = 0; i < s->n_running; i++) {
+        n += s->running[i]->lane == lane;
+    }
+    return n;
+}
+
+static void admit_waiting(struct scheduler *s, int32_t *budget)
+{
+    while (s->n_waiting > 0 && s->n_running<s->config.max_seqs && * budget> 0) {
+        struct sequence *seq = s->waiting[0];
+        const int32_t lane = block_pool_emptiest_lane(&s->pool);
+        // One block stays free for each sequence that runs there, else the newcomer is preempted as soon as they grow.
+        const int32_t wanted = blocks_for(seq->n_tokens) + n_running_in_lane(s, lane);
+        if (wanted > block_pool_free_count(&s->pool, lane)) {
+            return; // first come, first served: nothing overtakes the head of the queue
+        }
+        remove_at(s->waiting, &s->n_waiting, 0);
+        seq->lane = lane;
+        s->running[s->n_running++] = seq;
+        const int32_t missing = seq->n_tokens - seq->n_computed;
+        const int32_t n = missing < *budget ? missing : *budget;
+        const bool reserved = reserve(s, seq, n, budget);
+        assert(reserved); // the lane had the blocks of all its tokens
+        (void)reserved;
+        seq->n_now = n;
+        *budget -= n;
+    }
+}
+
+/* Writes the planned sequences lane by lane, so that every lane's rows are contiguous. */
+static int32_t emit(struct scheduler *s, struct step_plan *plan)
+{
+    s->n_in_step = 0;
+    for (int32_t lane = 0; lane < s->config.n_lanes; lane++) {
+        for (int32_t i = 0; i < s->n_running; i++) {
+            struct sequence *seq = s->running[i];
+            if (seq->lane != lane || seq->n_now == 0) {
+                continue;
+            }
+            const struct step_seq row = {
+                .seq_id = seq->request.seq_id,
+                .lane = lane,
+                .n_computed = seq->n_computed,
+                .n_tokens = seq->n_now,
+                .n_blocks = blocks_for(seq->n_computed + seq->n_now),
+                .wants_logits = seq->n_computed + seq->n_now == seq->n_tokens,
+            };
+            const status_t added =
+                step_plan_add(plan, &row, seq->tokens + seq->n_computed, seq->blocks);
+            assert(added.code == STATUS_OK); // the plan was made with this scheduler's limits
+            (void)added;
+            s->in_step[s->n_in_step++] = seq;
+        }
+    }
+    return plan->n_rows;
+}
+
+int32_t scheduler_schedule(struct scheduler *s, struct step_plan *plan)
+{
+    step_plan_clear(plan);
+    plan->step = s->n_steps++;
+    for (int32_t i = 0; i < s->n_running; i++) {
+        s->running[i]->n_now = 0;
+    }
+    int32_t budget = s->config.max_rows;
+    const uint64_t preempted_before = s->n_preemptions;
+    schedule_running(s, PASS_DECODE, &budget);
+    schedule_running(s, PASS_PREFILL, &budget);
+    if (s->n_preemptions ==
+        preempted_before) { // else what was just freed would be taken right back
+        admit_waiting(s, &budget);
+    }
+    return emit(s, plan);
+}
+
+/* ---- after a step ------------------------------------------------------------------------------- */
+
+static int32_t n_generated(const struct sequence *seq)
+{
+    return seq->n_tokens - seq->n_prompt;
+}
+
+void scheduler_sample_rows(const struct scheduler *s, const struct step_plan *plan,
+                           const float *logits, struct sample_row *rows)
+{
+    int32_t at = 0;
+    for (int32_t i = 0; i < plan->n_seqs; i++) {
+        if (!plan->seqs[i].wants_logits) {
+            continue;
+        }
+        const struct sequence *seq = s->in_step[i];
+        const struct scheduler_request *r = &seq->request;
+        const bool must_go_on = n_generated(seq) < r->min_tokens;
+        rows[at] = (struct sample_row){
+            .logits = logits + (int64_t)at * s->config.n_vocab,
+            .temperature = r->temperature,
+            .top_k = r->top_k,
+            .top_p = r->top_p,
+            .min_p = r->min_p,
+            .seed = r->seed,
+            .sample = r->sample,
+            .position = (uint32_t)n_generated(seq),
+            .banned = r->stop_ids,
+            .n_banned = must_go_on ? r->n_stop_ids : 0,
+            .n_top = r->n_top > 0 ? r->n_top : 0,
+        };
+        at++;
+    }
+}
+
+static int finish_of(const struct scheduler *s, const struct sequence *seq,
+                     const struct sample_result *result)
+{
+    for (int32_t i = 0; i < seq->request.n_stop_ids; i++) {
+        if (result->id == seq->request.stop_ids[i]) {
+            return SCHEDULER_STOP;
+        }
+    }
+    if (n_generated(seq) >= seq->request.max_tokens || seq->n_tokens >= s->config.max_model_len) {
+        return SCHEDULER_LENGTH;
+    }
+    return SCHEDULER_GOES_ON;
+}
+
+static void finish(struct scheduler *s, struct sequence *seq)
+{
+    int32_t at = 0;
+    (void)find(s->running, s->n_running, seq->request.seq_id, &at);
+    remove_at(s->running, &s->n_running, at);
+    release_blocks(s, seq);
+    sequence_free(seq);
+}
+
+int32_t scheduler_apply(struct scheduler *s, const struct step_plan *plan,
+                        const struct sample_result *results, struct scheduler_output *outputs)
+{
+    int32_t n_outputs = 0;
+    assert(plan->n_seqs == s->n_in_step);
+    for (int32_t i = 0; i < plan->n_seqs; i++) {
+        struct sequence *seq = s->in_step[i];
+        seq->n_computed += seq->n_now;
+        seq->n_now = 0;
+        if (!plan->seqs[i].wants_logits) {
+            continue;
+        }
+        const struct sample_result *result = &results[n_outputs];
+        struct scheduler_output *out = &outputs[n_outputs++];
+        *out = (struct scheduler_output){.seq_id = seq->request.seq_id,
+                                         .position = n_generated(seq),
+                                         .n_top = seq->request.n_top,
+                                         .finish = SCHEDULER_ERROR,
+                                         .result = result};
+        if (!result->nan) {
+            seq->tokens[seq->n_tokens++] = result->id;
+            out->finish = finish_of(s, seq, result);
+        }
+        if (out->finish != SCHEDULER_GOES_ON) {
+            finish(s, seq);
+        }
+    }
+    s->n_in_step = 0;
+    return n_outputs;
+}
+
+/* ---- state ------------------------------------------------------------------------------------- */
+
+struct scheduler_load scheduler_load(const struct scheduler *s)
+{
+    int64_t n_free = 0;
+    for (int32_t lane = 0; lane < s->config.n_lanes; lane++) {
+        n_free += block_pool_free_count(&s->pool, lane);
+    }
+    const int64_t total = s->config.blocks_per_lane * s->config.n_lanes;
+    return (struct scheduler_load){.n_running = s->n_running,
+                                   .n_waiting = s->n_waiting,
+                                   .blocks_used = total - n_free,
+                                   .blocks_total = total,
+                                   .n_preemptions = s->n_preemptions};
+}
+
+/* Marks every held block of the lane in `seen`; INTERNAL when one is out of range or held twice. */
+static status_t mark_lane(const struct scheduler *s, int32_t lane, uint8_t *seen, int64_t *n_held)
+{
+    for (int32_t i = 0; i < s->n_running; i++) {
+        const struct sequence *seq = s->running[i];
+        if (seq->lane != lane) {
+            continue;
+        }
+        if (seq->n_computed >= seq->n_tokens) {
+            return status_errorf(STATUS_INTERNAL, "sequence %llu: %d computed of %d tokens",
+                                 (unsigned long long)seq->request.seq_id, seq->n_computed,
+                                 seq->n_tokens);
+        }
+        for (int32_t b = 0; b < seq->n_blocks; b++) {
+            const int32_t id = seq->blocks[b];
+            if (id < 0 || id >= s->config.blocks_per_lane || seen[id]) {
+                return status_errorf(STATUS_INTERNAL,
+                                     "lane %d: block %d held twice or out of range", lane, id);
+            }
+            seen[id] = 1;
+            (*n_held)++;
+        }
+    }
+    return status_ok();
+}
+
+status_t scheduler_check(const struct scheduler *s)
+{
+    uint8_t *seen = malloc((size_t)s->config.blocks_per_lane);
+    if (seen == NULL) {
+        return status_errorf(STATUS_RESOURCE_EXHAUSTED, "scheduler check: out of memory");
+    }
+    status_t status = status_ok();
+    for (int32_t lane = 0; lane < s->config.n_lanes && status.code == STATUS_OK; lane++) {
+        int64_t n_held = 0;
+        memset(seen, 0, (size_t)s->config.blocks_per_lane);
+        status = mark_lane(s, lane, seen, &n_held);
+        if (status.code == STATUS_OK &&
+            n_held + block_pool_free_count(&s->pool, lane) != s->config.blocks_per_lane) {
+            status = status_errorf(STATUS_INTERNAL, "lane %d: %lld held + %lld free of %lld blocks",
+                                   lane, (long long)n_held,
+                                   (long long)block_pool_free_count(&s->pool, lane),
+                                   (long long)s->config.blocks_per_lane);
+        }
+    }
+    free(seen);
+    return status;
+}

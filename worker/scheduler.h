@@ -1,0 +1,101 @@
+/*
+ * scheduler.h - continuous batching: which tokens of which sequences the next step computes
+ *
+ * What:      a sequence is n_computed chasing n_tokens; there are no prefill and decode phases. A step packs a budget of
+ *            tokens: first the running sequences that lack one token (decode), then the rest of the running ones
+ *            (prefill chunks), then waiting ones, by (priority, arrival). A sequence is admitted into the
+ *            lane with the most free blocks when all its present tokens fit there. When a running sequence
+ *            needs a block and its lane has none, the lane's last sequence in that order is preempted: its blocks are
+ *            freed and it waits to be computed again. Sampling is keyed by position, so it continues with the same tokens.
+ * Units:     tokens and blocks of PLAN_BLOCK_TOKENS tokens; one block id space per lane.
+ * Ownership: the scheduler copies what it is given.
+ * Thread:    owner:leader. No threads, clocks or system calls inside: time is steps.
+ * Errors:    scheduler_submit says what is wrong with a request; nothing else fails.
+ * Invariant: scheduler_check: free + held blocks of every lane == blocks_per_lane, no block held twice,
+ *            running <= max_seqs, n_computed < n_tokens for every running sequence between steps.
+ * Source:    Yu et al. 2022 (Orca, iteration-level scheduling); Agrawal et al. 2024, arXiv:2403.02310
+ *            (chunked prefill); Kwon et al. 2023, arXiv:2309.06180 (paged KV, recompute preemption).
+ */
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/status.h"
+#include "kernels/backend.h"
+#include "worker/step_plan.h"
+
+struct scheduler;
+
+struct scheduler_config {
+    int32_t max_seqs;      /* running at once */
+    int32_t max_rows;      /* token budget of a step, >= max_seqs */
+    int32_t max_model_len; /* tokens of a sequence, prompt and completion */
+    int32_t max_waiting;   /* RESOURCE_EXHAUSTED beyond */
+    int32_t n_lanes;
+    int64_t blocks_per_lane; /* at least what max_model_len tokens need */
+    int32_t n_vocab;
+};
+
+struct scheduler_request {
+    uint64_t seq_id;
+    const int32_t *tokens; /* prompt, then what was generated before */
+    int32_t n_tokens;
+    int32_t n_generated; /* of tokens */
+    int32_t max_tokens;  /* of the completion, n_generated included */
+    int32_t min_tokens;
+    const int32_t *stop_ids;
+    int32_t n_stop_ids;
+    int32_t priority; /* smaller first */
+    float temperature, top_p, min_p;
+    int32_t top_k;
+    uint64_t seed;
+    uint32_t sample;
+    int32_t n_top; /* alternatives to report; -1: no logprobs */
+};
+
+enum scheduler_finish { SCHEDULER_GOES_ON, SCHEDULER_STOP, SCHEDULER_LENGTH, SCHEDULER_ERROR };
+
+/* What one sequence got out of a step. */
+struct scheduler_output {
+    uint64_t seq_id;
+    int32_t position; /* index of the token in the completion */
+    int32_t n_top;    /* as requested */
+    int finish;       /* enum scheduler_finish */
+    const struct sample_result *result;
+};
+
+struct scheduler_load {
+    int32_t n_running, n_waiting;
+    int64_t blocks_used, blocks_total;
+    uint64_t n_preemptions;
+};
+
+MUST_USE status_t scheduler_new(const struct scheduler_config *config, struct scheduler **out);
+void scheduler_free(struct scheduler *s); /* accepts NULL */
+
+/* INVALID_ARGUMENT names field, value and limit; ALREADY_EXISTS; RESOURCE_EXHAUSTED when max_waiting wait. */
+MUST_USE status_t scheduler_submit(struct scheduler *s, const struct scheduler_request *request);
+
+/* Frees the sequence's blocks at once; false when it is not known (it may have finished). Between steps only. */
+bool scheduler_cancel(struct scheduler *s, uint64_t seq_id);
+
+/* Fills the plan (cleared first) and returns its number of rows; 0: nothing to do. */
+int32_t scheduler_schedule(struct scheduler *s, struct step_plan *plan);
+
+/* The sampling parameters of every sequence of the plan that wants logits, in the plan's order: rows [n_logits],
+ * row i's logits being logits + i * n_vocab. Pointers inside are valid until scheduler_apply. */
+void scheduler_sample_rows(const struct scheduler *s, const struct step_plan *plan,
+                           const float *logits, struct sample_row *rows);
+
+/*
+ * Takes in what the step computed: results [plan->n_logits] in the plan's order. Writes one output for each of them
+ * and returns how many. Finished sequences are gone afterwards.
+ */
+int32_t scheduler_apply(struct scheduler *s, const struct step_plan *plan,
+                        const struct sample_result *results, struct scheduler_output *outputs);
+
+struct scheduler_load scheduler_load(const struct scheduler *s);
+
+/* The invariant above; INTERNAL names the first violation. For tests and debug builds. */
+MUST_USE status_t scheduler_check(const struct scheduler *s);

@@ -1,0 +1,57 @@
+/*
+ * step_plan.h - one step of the engine as plain data
+ *
+ * What:      everything a rank must know to compute a step: made by the leader's scheduler, broadcast, executed by
+ *            every rank. It holds no state from the step before: block tables travel whole.
+ * Layout:    sequences are ordered by lane, so that the rows of a lane, and of a run of lanes, are contiguous.
+ *            Row order = sequences in order, each sequence's tokens in order.
+ * Ownership: a plan owns one growing buffer per array; reuse it from step to step.
+ * Thread:    owner:the rank's main thread.
+ * Errors:    unpack checks every count and index against the limits and fails with INTERNAL.
+ */
+#pragma once
+
+#include <stdint.h>
+
+#include "base/bytes.h"
+#include "base/status.h"
+
+struct step_seq {
+    uint64_t seq_id; /* for messages only */
+    int32_t lane;
+    int32_t n_computed;   /* tokens already in the KV cache = position of the first row */
+    int32_t n_tokens;     /* rows of this step, >= 1 */
+    int32_t first_row;    /* sum of n_tokens before it */
+    int32_t n_blocks;     /* ceil((n_computed + n_tokens) / PLAN_BLOCK_TOKENS) */
+    int32_t first_block;  /* index into step_plan.blocks */
+    int32_t wants_logits; /* 1: the last row's logits are needed */
+};
+
+/* Bounds of every array, fixed when the engine is made. */
+struct step_limits {
+    int32_t max_seqs, max_rows;
+    int32_t max_blocks; /* over all sequences */
+    int32_t n_lanes, n_vocab;
+    int64_t blocks_per_lane;
+};
+
+struct step_plan {
+    uint64_t step;
+    int32_t n_seqs, n_rows, n_blocks, n_logits;
+    struct step_seq *seqs; /* [max_seqs] */
+    int32_t *tokens;       /* [max_rows] */
+    int32_t *positions;    /* [max_rows] */
+    int32_t *blocks;       /* [max_blocks] */
+    struct step_limits limits;
+};
+
+MUST_USE status_t step_plan_init(struct step_plan *plan, const struct step_limits *limits);
+void step_plan_destroy(struct step_plan *plan); /* accepts a zeroed plan */
+void step_plan_clear(struct step_plan *plan);
+
+/* Appends a sequence (fills first_row, first_block and the positions). Sequences must come in lane order. */
+MUST_USE status_t step_plan_add(struct step_plan *plan, const struct step_seq *seq,
+                                const int32_t *tokens, const int32_t *blocks);
+
+MUST_USE status_t step_plan_pack(const struct step_plan *plan, struct bytes *out);
+MUST_USE status_t step_plan_unpack(struct step_plan *plan, const void *data, size_t size);
