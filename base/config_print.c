@@ -170,16 +170,19 @@ static status_t append_value(const struct config_set *set, const struct config_r
 void config_log(const struct config_set *set, const log_t *log)
 {
     struct bytes line;
-    bytes_init(&line, 3500); // what a log line holds
-    size_t n_left_out = 0;
+    bytes_init(&line, 3500); // what a log line holds; a value that does not fit is left out
     for (size_t i = 0; i < set->n_rows; i++) {
         if (set->origin[i] != CONFIG_FROM_DEFAULT) {
             const status_t s = append_value(set, &set->rows[i], &line);
-            n_left_out += !status_is_ok(&s);
+            (void)s;
         }
     }
-    // Every pair begins with a space; the first one is the separator log_write makes.
-    log_write(log, LOG_INFO, "settings", "settings_left_out=%zu%.*s", n_left_out, (int)line.size,
-              (const char *)line.data);
+    // Every pair begins with a space; log_write makes the first one itself.
+    if (line.size > 0) {
+        log_write(log, LOG_INFO, "settings", "%.*s", (int)line.size - 1,
+                  (const char *)line.data + 1);
+    } else {
+        log_write(log, LOG_INFO, "settings", "all=default");
+    }
     bytes_destroy(&line);
 }

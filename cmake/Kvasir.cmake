@@ -92,15 +92,16 @@ function(kvasir_check_arguments target unparsed)
     endif()
 endfunction()
 
-# Sanitizer settings every test runs with. Uninstrumented libraries are not ours to judge.
+# Sanitizer settings every test runs with. A malloc that fails is a case to handle, as without them;
+# uninstrumented libraries are not ours to judge.
 set(KVASIR_TEST_DATA "${PROJECT_SOURCE_DIR}/../shared/data" CACHE PATH
     "published model configurations and tokenizers to test against; those tests skip when it is missing")
 set(KVASIR_TEST_ENV
     "KVASIR_TEST_DATA=${KVASIR_TEST_DATA}"
-    "ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1"
+    "ASAN_OPTIONS=allocator_may_return_null=1:detect_stack_use_after_return=1:strict_string_checks=1"
     "UBSAN_OPTIONS=print_stacktrace=1"
     "LSAN_OPTIONS=suppressions=${PROJECT_SOURCE_DIR}/tests/support/lsan.supp:print_suppressions=0"
-    "TSAN_OPTIONS=ignore_noninstrumented_modules=1:second_deadlock_stack=1")
+    "TSAN_OPTIONS=allocator_may_return_null=1:ignore_noninstrumented_modules=1:second_deadlock_stack=1")
 
 # mpirun on one machine, with more ranks than cores: no ssh, no pinning, waiting ranks yield.
 set(KVASIR_MPI_ENV
