@@ -1,0 +1,65 @@
+/*
+ * spec.h - what a model is, read from its Hugging Face config.json
+ *
+ * What:      a model is data: sizes and a list of layers, each with its own KV head and FFN width.
+ *            A family of models is a row of the table in spec.c, not code of its own.
+ * Ownership: the spec owns its layers; free with spec_destroy.
+ * Thread:    any, once filled.
+ * Errors:    DATA_LOSS naming the file, the field, its value and the rule; NOT_FOUND for a missing directory
+ *            or config.json (the message says how a model directory looks).
+ * Source:    MODELS of the README; field names are Hugging Face transformers'.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/dtype.h"
+#include "base/status.h"
+
+#define SPEC_MAX_LAYERS 1024
+#define SPEC_MAX_HEADS  1024
+#define SPEC_MAX_EOS    8
+
+struct spec_layer {
+    int32_t n_kv_heads; /* divides n_heads */
+    int32_t n_ff;       /* feed-forward columns */
+};
+
+struct model_spec {
+    char name[128];        /* last component of the directory */
+    char architecture[64]; /* "DeciLMForCausalLM" */
+    char model_type[32];
+    int32_t n_layers;
+    int32_t n_hidden;
+    int32_t n_heads;
+    int32_t head_dim;
+    int32_t rotary_dim; /* <= head_dim, even */
+    int32_t n_vocab;
+    int32_t max_positions;
+    int32_t sliding_window; /* 0: none */
+    double norm_eps;
+    double rope_theta;
+    bool tied_head; /* lm_head is embed_tokens */
+    int dtype;      /* enum dtype, of the checkpoint as config.json says */
+    int32_t bos_id; /* -1: none */
+    int32_t eos_ids[SPEC_MAX_EOS];
+    int32_t n_eos;
+    struct spec_layer *layers; /* [n_layers] */
+};
+
+/* Reads DIR/config.json (and eos ids of generation_config.json when it is there). */
+MUST_USE status_t spec_load(const char *dir, struct model_spec *spec_out);
+
+/* The same from text; name is used in messages. For tests and fuzzing. */
+MUST_USE status_t spec_parse(const char *text, size_t size, const char *name,
+                             struct model_spec *spec_out);
+
+void spec_destroy(struct model_spec *spec); /* accepts a zeroed spec */
+
+/* Number of parameters, and bytes of KV one token needs over all layers, stored once. */
+int64_t spec_parameters(const struct model_spec *spec);
+int64_t spec_kv_bytes_per_token(const struct model_spec *spec, int kv_dtype);
+
+/* The architectures a spec can be read for, one static NULL-terminated list. */
+const char *const *spec_architectures(void);
