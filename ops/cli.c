@@ -1,0 +1,85 @@
+#include "ops/cli.h"
+
+#include <limits.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/version.h"
+
+#define MAX_TEXT_BYTES (64u << 20)
+
+int cli_report(const status_t *s)
+{
+    if (s->code == STATUS_OK) {
+        return 0;
+    }
+    status_print(stderr, s);
+    return status_exit_code(s);
+}
+
+int cli_load(const struct cli_command *command, const struct config_row *rows, size_t n_rows,
+             void *target, struct config_set *set, int argc, char **argv)
+{
+    const status_t s = config_load(set, rows, n_rows, target, argc, argv);
+    if (s.code != STATUS_OK) {
+        return cli_report(&s);
+    }
+    if (set->help_wanted) {
+        printf("usage: kvasir %s %s\n\n%s.\n\n", command->name, command->usage, command->help);
+        config_print_help(set, stdout);
+        config_destroy(set);
+        return 0;
+    }
+    if (set->version_wanted) {
+        printf("kvasir %s\n", version_string());
+        config_destroy(set);
+        return 0;
+    }
+    return -1;
+}
+
+static status_t read_stdin(struct bytes *out)
+{
+    uint8_t chunk[65536];
+    ssize_t n;
+    while ((n = read(STDIN_FILENO, chunk, sizeof chunk)) > 0) {
+        TRY(bytes_append(out, chunk, (size_t)n));
+    }
+    return n == 0 ? status_ok() : status_errorf(STATUS_UNKNOWN, "cannot read stdin");
+}
+
+status_t cli_read_text(const char *path, struct bytes *out)
+{
+    bytes_init(out, MAX_TEXT_BYTES);
+    return strcmp(path, "-") == 0 ? read_stdin(out) : file_read(path, MAX_TEXT_BYTES, out);
+}
+
+status_t cli_sibling(const char *name, char *buf, size_t buf_bytes)
+{
+    char self[PATH_MAX];
+    const ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
+    if (n <= 0) {
+        return status_errorf(STATUS_UNAVAILABLE, "cannot read /proc/self/exe to find %s", name);
+    }
+    self[n] = '\0';
+    char *slash = strrchr(self, '/');
+    *slash = '\0';
+    TRY(file_join(buf, buf_bytes, self, name));
+    if (access(buf, X_OK) != 0) {
+        return status_errorf(STATUS_UNAVAILABLE,
+                             "%s is not there or not executable" STATUS_FIX
+                             "install or build all programs of kvasir together",
+                             buf);
+    }
+    return status_ok();
+}
+
+int cli_not_built(const struct cli_command *command, int argc, char **argv)
+{
+    (void)argc;
+    (void)argv;
+    const status_t s = status_errorf(STATUS_UNIMPLEMENTED, "kvasir %s is not built in version %s",
+                                     command->name, version_number());
+    return cli_report(&s);
+}

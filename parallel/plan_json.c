@@ -1,0 +1,103 @@
+#include <jansson.h>
+
+#include "parallel/plan_print.h"
+
+static json_t *interval_json(plan_interval_t interval)
+{
+    return json_pack("[ii]", interval.begin, interval.end);
+}
+
+/* The lanes for which the rank holds the head; NULL when there are none. */
+static json_t *lanes_json(const struct plan *plan, int32_t class_index, int32_t rank, int32_t head)
+{
+    json_t *lanes = json_array();
+    for (int32_t lane = 0; lane < plan->n_lanes; lane++) {
+        const int32_t *heads;
+        const int32_t n = plan_held(plan, class_index, rank, lane, &heads);
+        for (int32_t i = 0; i < n; i++) {
+            if (heads[i] == head) {
+                json_array_append_new(lanes, json_integer(lane));
+            }
+        }
+    }
+    return lanes;
+}
+
+static json_t *kv_heads_json(const struct plan *plan, int32_t class_index, int32_t rank)
+{
+    json_t *list = json_array();
+    const plan_interval_t heads = plan_kv_weight_heads(plan, class_index, rank);
+    for (int32_t head = heads.begin; head < heads.end; head++) {
+        json_array_append_new(list, json_pack("{siso}", "head", head, "lanes",
+                                              lanes_json(plan, class_index, rank, head)));
+    }
+    return list;
+}
+
+static json_t *layer_json(const struct plan_print_args *a, int32_t layer)
+{
+    const struct plan *plan = a->plan;
+    const int32_t class_index = plan->layers[layer].class_index;
+    json_t *ranks = json_array();
+    for (int32_t rank = 0; rank < plan->tp; rank++) {
+        json_array_append_new(ranks,
+                              json_pack("{sisososo}", "rank", rank, "q_heads",
+                                        interval_json(plan_q_heads(plan, layer, rank)), "kv_heads",
+                                        kv_heads_json(plan, class_index, rank), "ffn",
+                                        interval_json(plan_ffn_columns(plan, layer, rank))));
+    }
+    return json_pack("{sisisisissso}", "layer", layer, "q_heads", plan->n_heads, "kv_heads",
+                     a->spec->layers[layer].n_kv_heads, "ffn", a->spec->layers[layer].n_ff,
+                     "kv_placement", plan_placement_name(plan->classes[class_index].placement),
+                     "ranks", ranks);
+}
+
+static json_t *rank_json(const struct plan_print_args *a, int32_t rank)
+{
+    return json_pack("{sisisisisisIsf}", "rank", rank, "stage", 0, "tp_rank", rank, "first_layer",
+                     0, "last_layer", a->plan->n_layers - 1, "weight_bytes",
+                     (json_int_t)plan_weight_bytes(a->plan, a->spec, rank, a->dtype),
+                     "kv_bytes_per_token", plan_kv_bytes_per_token(a->plan, rank, a->kv_dtype));
+}
+
+static json_t *plan_json(const struct plan_print_args *a)
+{
+    const struct plan *plan = a->plan;
+    const int64_t once = spec_kv_bytes_per_token(a->spec, a->kv_dtype);
+    const double replication = plan_kv_replication(plan, a->spec);
+    json_t *ranks = json_array();
+    json_t *layers = json_array();
+    for (int32_t rank = 0; rank < plan->tp; rank++) {
+        json_array_append_new(ranks, rank_json(a, rank));
+    }
+    for (int32_t layer = 0; layer < plan->n_layers; layer++) {
+        json_array_append_new(layers, layer_json(a, layer));
+    }
+    return json_pack("{sssssIsisisIsIsfsssssisoso}", "model", a->spec->name, "architecture",
+                     a->spec->architecture, "parameters", (json_int_t)spec_parameters(a->spec),
+                     "tensor_parallel", plan->tp, "pipeline_parallel", plan->pp,
+                     "kv_bytes_per_token", (json_int_t)once, "kv_bytes_per_token_stored",
+                     (json_int_t)((double)once * replication + 0.5), "kv_replication_factor",
+                     replication, "weight_dtype", dtype_name(a->dtype), "kv_dtype",
+                     dtype_name(a->kv_dtype), "lanes", plan->n_lanes, "ranks", ranks, "layers",
+                     layers);
+}
+
+static int append(const char *data, size_t size, void *out)
+{
+    return bytes_append(out, data, size).code == STATUS_OK ? 0 : -1;
+}
+
+status_t plan_print_json(const struct plan_print_args *args, struct bytes *out)
+{
+    json_t *json = plan_json(args);
+    if (json == NULL) {
+        return status_errorf(STATUS_RESOURCE_EXHAUSTED, "plan: no memory to print it");
+    }
+    const int failed =
+        json_dump_callback(json, append, out, JSON_COMPACT | JSON_REAL_PRECISION(12));
+    json_decref(json);
+    return failed ? status_errorf(STATUS_RESOURCE_EXHAUSTED, "plan: longer than %zu bytes as JSON",
+                                  out->max_bytes)
+                  : status_ok();
+}

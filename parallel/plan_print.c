@@ -1,0 +1,139 @@
+#include "parallel/plan_print.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Ranks side by side in one table of 80 columns. */
+#define MAX_ACROSS 6
+#define CELL_BYTES 64
+
+static status_t summary(const struct plan_print_args *a, struct bytes *out)
+{
+    const struct model_spec *spec = a->spec;
+    const struct plan *plan = a->plan;
+    const double once = (double)spec_kv_bytes_per_token(spec, a->kv_dtype);
+    const double replication = plan_kv_replication(plan, spec);
+    TRY(bytes_printf(out, "model      %s (%s), %.1f M parameters, %d layers, %d query heads\n",
+                     spec->name, spec->architecture, (double)spec_parameters(spec) / 1e6,
+                     spec->n_layers, spec->n_heads));
+    TRY(bytes_printf(out, "layout     tensor parallel %d, pipeline parallel %d, %d %s\n", plan->tp,
+                     plan->pp, plan->n_lanes, plan->n_lanes == 1 ? "lane" : "lanes"));
+    return bytes_printf(out,
+                        "KV cache   %.0f bytes a token, stored %.3f times = %.0f over all ranks\n",
+                        once, replication, once * replication);
+}
+
+static status_t rank_table(const struct plan_print_args *a, struct bytes *out)
+{
+    TRY(bytes_append_str(out, "\n rank    weights MB   KV bytes/token\n"));
+    for (int32_t rank = 0; rank < a->plan->tp; rank++) {
+        TRY(bytes_printf(out, "%5d  %12.2f  %15.1f\n", rank,
+                         (double)plan_weight_bytes(a->plan, a->spec, rank, a->dtype) / 1e6,
+                         plan_kv_bytes_per_token(a->plan, rank, a->kv_dtype)));
+    }
+    return status_ok();
+}
+
+/* "0-3" or "2" or "-" for an empty interval. */
+static void interval_text(plan_interval_t interval, char *buf, size_t size)
+{
+    if (interval.begin == interval.end) {
+        snprintf(buf, size, "-");
+    } else if (interval.end == interval.begin + 1) {
+        snprintf(buf, size, "%d", interval.begin);
+    } else {
+        snprintf(buf, size, "%d-%d", interval.begin, interval.end - 1);
+    }
+}
+
+/* "0 1:0,1": head 0 for every lane, head 1 for lanes 0 and 1. */
+static void kv_text(const struct plan *plan, int32_t class_index, int32_t rank, char *buf,
+                    size_t size)
+{
+    plan_run_t runs[PLAN_MAX_RUNS];
+    const int32_t n = plan_kv_runs(plan, class_index, rank, runs);
+    size_t at = 0;
+    buf[0] = '\0';
+    for (int32_t i = 0; i < n && at < size; i++) {
+        char heads[32], lanes[40] = "";
+        interval_text((plan_interval_t){runs[i].head_begin, runs[i].head_end}, heads, sizeof heads);
+        if (runs[i].lane_begin != 0 || runs[i].lane_end != plan->n_lanes) {
+            lanes[0] = '/';
+            interval_text((plan_interval_t){runs[i].lane_begin, runs[i].lane_end}, lanes + 1,
+                          sizeof lanes - 1);
+        }
+        const int written =
+            snprintf(buf + at, size - at, "%s%s%s", at > 0 ? " " : "", heads, lanes);
+        at += written > 0 ? (size_t)written : 0;
+    }
+    if (n == 0) {
+        snprintf(buf, size, "-");
+    }
+}
+
+static void cell_text(const struct plan *plan, int32_t layer, int32_t rank, char buf[CELL_BYTES])
+{
+    char q[24], kv[40];
+    interval_text(plan_q_heads(plan, layer, rank), q, sizeof q);
+    kv_text(plan, plan->layers[layer].class_index, rank, kv, sizeof kv);
+    snprintf(buf, CELL_BYTES, "%s|%s", q, kv);
+}
+
+static bool layers_look_alike(const struct plan *plan, int32_t a, int32_t b)
+{
+    const size_t cuts = (size_t)(plan->tp + 1) * sizeof(int32_t);
+    return plan->layers[a].class_index == plan->layers[b].class_index &&
+           memcmp(plan->layers[a].q_cuts, plan->layers[b].q_cuts, cuts) == 0;
+}
+
+static status_t layer_line(const struct plan *plan, plan_interval_t layers, int32_t first_rank,
+                           int32_t end_rank, struct bytes *out)
+{
+    char range[24];
+    interval_text(layers, range, sizeof range);
+    const struct plan_class *class = &plan->classes[plan->layers[layers.begin].class_index];
+    TRY(bytes_printf(out, "%7s %3d", range, class->n_kv_heads));
+    const int32_t width = (80 - 11) / (end_rank - first_rank < 4 ? 4 : end_rank - first_rank);
+    for (int32_t rank = first_rank; rank < end_rank; rank++) {
+        char cell[CELL_BYTES];
+        cell_text(plan, layers.begin, rank, cell);
+        TRY(bytes_printf(out, " %-*s", rank + 1 < end_rank ? width - 1 : 0, cell));
+    }
+    return bytes_append_str(out, "\n");
+}
+
+static status_t layer_table(const struct plan *plan, int32_t first_rank, struct bytes *out)
+{
+    const int32_t end_rank =
+        first_rank + MAX_ACROSS < plan->tp ? first_rank + MAX_ACROSS : plan->tp;
+    const int32_t width = (80 - 11) / (end_rank - first_rank < 4 ? 4 : end_rank - first_rank);
+    TRY(bytes_append_str(out, "\n layers  kv"));
+    for (int32_t rank = first_rank; rank < end_rank; rank++) {
+        char title[24];
+        snprintf(title, sizeof title, "rank %d", rank);
+        TRY(bytes_printf(out, " %-*s", rank + 1 < end_rank ? width - 1 : 0, title));
+    }
+    TRY(bytes_append_str(out, "\n"));
+    for (int32_t layer = 0; layer < plan->n_layers;) {
+        int32_t end = layer + 1;
+        while (end < plan->n_layers && layers_look_alike(plan, layer, end)) {
+            end++;
+        }
+        TRY(layer_line(plan, (plan_interval_t){layer, end}, first_rank, end_rank, out));
+        layer = end;
+    }
+    return status_ok();
+}
+
+status_t plan_print_text(const struct plan_print_args *args, struct bytes *out)
+{
+    TRY(summary(args, out));
+    TRY(rank_table(args, out));
+    for (int32_t rank = 0; rank < args->plan->tp; rank += MAX_ACROSS) {
+        TRY(layer_table(args->plan, rank, out));
+    }
+    return bytes_append_str(out,
+                            "\nA cell is query heads|KV heads of the rank; g/u: head g for the "
+                            "sequences of lane u.\n");
+}

@@ -1,0 +1,34 @@
+/*
+ * plan_print.h - the plan for people and for programs
+ *
+ * Layout:    JSON: the object of `kvasir plan --json` and Cluster.GetPlan,
+ *
+ *              {"model", "architecture", "parameters", "tensor_parallel", "pipeline_parallel",
+ *               "kv_bytes_per_token", "kv_bytes_per_token_stored", "kv_replication_factor",
+ *               "weight_dtype", "kv_dtype", "lanes": D,
+ *               "ranks":  [{"rank", "stage", "tp_rank", "first_layer", "last_layer", "weight_bytes",
+ *                           "kv_bytes_per_token"}],
+ *               "layers": [{"layer", "q_heads", "kv_heads", "ffn", "kv_placement",
+ *                           "ranks": [{"rank", "q_heads": [begin, end],
+ *                                      "kv_heads": [{"head", "lanes": [..]}], "ffn": [begin, end]}]}]}
+ *
+ *            kv_bytes_per_token is what one copy needs, kv_bytes_per_token_stored what all ranks hold;
+ *            a rank's is averaged over lanes.
+ *            Text: at most 80 columns; layers down, ranks across, runs of equal layers on one line.
+ * Thread:    any
+ * Errors:    RESOURCE_EXHAUSTED for memory.
+ */
+#pragma once
+
+#include "base/bytes.h"
+#include "parallel/plan.h"
+
+struct plan_print_args {
+    const struct plan *plan;
+    const struct model_spec *spec;
+    int dtype;    /* of weights on the device */
+    int kv_dtype; /* of keys and values */
+};
+
+MUST_USE status_t plan_print_json(const struct plan_print_args *args, struct bytes *out);
+MUST_USE status_t plan_print_text(const struct plan_print_args *args, struct bytes *out);
