@@ -3,7 +3,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 
-#define CHUNK_BYTES (64u * 1024u)
+#define CHUNK_BYTES ((size_t)64 * 1024)
 
 struct arena_chunk {
     struct arena_chunk *next;

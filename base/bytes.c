@@ -145,7 +145,13 @@ status_t bytes_append_blob(struct bytes *b, const void *data, size_t size)
 
 void bytes_reader_init(struct bytes_reader *r, const void *data, size_t size)
 {
-    *r = (struct bytes_reader){.data = data, .size = size};
+    // An empty view of an empty buffer is not a failure, so it must not be NULL.
+    static const uint8_t nothing[1] = {0};
+    if (data == NULL) {
+        *r = (struct bytes_reader){.data = nothing};
+    } else {
+        *r = (struct bytes_reader){.data = data, .size = size};
+    }
 }
 
 const uint8_t *bytes_read(struct bytes_reader *r, size_t size)
@@ -154,9 +160,7 @@ const uint8_t *bytes_read(struct bytes_reader *r, size_t size)
         r->failed = true;
         return NULL;
     }
-    // An empty view of an empty buffer is not a failure, so it must not be NULL.
-    static const uint8_t nothing[1] = {0};
-    const uint8_t *p = r->data != NULL ? r->data + r->at : nothing;
+    const uint8_t *p = r->data + r->at;
     r->at += size;
     return p;
 }

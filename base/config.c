@@ -39,6 +39,21 @@ static const char *env_value(const char *name)
     return value != NULL && value[0] != '\0' ? value : NULL;
 }
 
+/* "MAX_NUM_SEQS=8" -> "max-num-seqs"; returns its length. */
+static size_t lower_name(const char *entry, char name[CONFIG_LABEL_BYTES])
+{
+    size_t size = strcspn(entry, "=");
+    if (size >= CONFIG_LABEL_BYTES) {
+        size = CONFIG_LABEL_BYTES - 1;
+    }
+    for (size_t i = 0; i < size; i++) {
+        const int letter = entry[i] == '_' ? '-' : tolower((unsigned char)entry[i]);
+        name[i] = (char)letter;
+    }
+    name[size] = '\0';
+    return size;
+}
+
 /* KVASIR_MAX_NUM_SEQ is a slip; KVASIR_OTHER_PROGRAMS_SETTING is none of our business. */
 static status_t check_env_name(const struct config_set *set, const char *entry)
 {
@@ -47,11 +62,7 @@ static status_t check_env_name(const struct config_set *set, const char *entry)
         return status_ok();
     }
     char name[CONFIG_LABEL_BYTES];
-    size_t size = 0;
-    for (const char *c = entry + prefix; *c != '=' && *c != '\0' && size + 1 < sizeof name; c++) {
-        name[size++] = *c == '_' ? '-' : (char)tolower((unsigned char)*c);
-    }
-    name[size] = '\0';
+    const size_t size = lower_name(entry + prefix, name);
     // Short names are near each other by chance.
     if (size < 6 || config_names_find(set, name, size) < set->n_rows) {
         return status_ok();

@@ -7,7 +7,10 @@
 
 static char folded(char c)
 {
-    return c == '_' ? '-' : c;
+    if (c == '_') {
+        return '-';
+    }
+    return c;
 }
 
 size_t config_names_find(const struct config_set *set, const char *text, size_t size)
@@ -62,7 +65,7 @@ size_t config_names_distance(const char *a, const char *b)
 
 const char *config_names_nearest(const struct config_set *set, const char *text, size_t max_slips)
 {
-    char typed[MAX_NAME_BYTES + 1];
+    char typed[MAX_NAME_BYTES + 1] = "";
     size_t size = 0;
     for (; text[size] != '\0' && size < MAX_NAME_BYTES; size++) {
         typed[size] = folded(text[size]);
@@ -88,7 +91,8 @@ void config_names_to_env(const char *name, char buf[CONFIG_LABEL_BYTES])
     memcpy(buf, prefix, sizeof prefix);
     size_t at = sizeof prefix - 1;
     for (; *name != '\0' && at + 1 < CONFIG_LABEL_BYTES; name++) {
-        buf[at++] = isalnum((unsigned char)*name) ? (char)toupper((unsigned char)*name) : '_';
+        const int letter = isalnum((unsigned char)*name) ? toupper((unsigned char)*name) : '_';
+        buf[at++] = (char)letter;
     }
     buf[at] = '\0';
 }

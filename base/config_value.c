@@ -1,5 +1,6 @@
 #include "base/config_parts.h"
 
+#include <assert.h>
 #include <ctype.h>
 #include <errno.h>
 #include <math.h>
@@ -15,8 +16,8 @@ static int64_t suffix_factor(const char *suffix)
         char letter;
         int64_t factor;
     } suffixes[] = {
-        {'k', 1000}, {'m', 1000000},     {'g', 1000000000},
-        {'K', 1024}, {'M', 1024 * 1024}, {'G', 1024 * 1024 * 1024},
+        {'k', 1000},    {'m', 1000000}, {'g', 1000000000},
+        {'K', 1 << 10}, {'M', 1 << 20}, {'G', 1 << 30},
     };
 
     if (suffix[0] == '\0') {
@@ -115,6 +116,7 @@ static void list_choices(const char *choices, char *buf, size_t buf_bytes)
 static status_t parse_choice(const struct config_row *row, const char *text, const char *label,
                              int *value_out)
 {
+    assert(row->choices != NULL);
     const size_t size = strlen(text);
     int index = 0;
     for (const char *choice = row->choices; choice != NULL; index++) {

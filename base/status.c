@@ -1,3 +1,4 @@
+#define STATUS_DEFINE // the analyzer reads the real functions here
 #include "base/status.h"
 
 #include <stdio.h>
@@ -63,7 +64,7 @@ status_t status_wrapf(status_t s, const char *fmt, ...)
     char text[3 * STATUS_MSG_BYTES];
     va_list args;
     va_start(args, fmt);
-    const int n = vsnprintf(text, 2 * STATUS_MSG_BYTES, fmt, args);
+    const int n = vsnprintf(text, (size_t)2 * STATUS_MSG_BYTES, fmt, args);
     va_end(args);
 
     const size_t context = n < 0 ? 0 : strlen(text);

@@ -53,6 +53,7 @@ CALLS = [
 ]
 
 MAX_LINES = [("tests/", 1000), (".cu", 600), (".cuh", 400), (".h", 400), (".c", 800)]
+MAX_DEPTH = 5  # a function's own braces and four levels in them
 
 
 class Findings:
@@ -164,8 +165,8 @@ def check_calls(found, path, text):
             found.add("call", path, line_of(code, match.start()), name, f"calls {name}: {why}")
 
 
-def check_conditionals(found, path, text):
-    """No #if inside a function: a feature is a file."""
+def check_braces(found, path, text):
+    """No #if inside a function (a feature is a file), and no deep nesting."""
     depth = 0
     for number, line in enumerate(strip_comments(text).split("\n"), 1):
         stripped = line.lstrip()
@@ -174,8 +175,12 @@ def check_conditionals(found, path, text):
             if depth > 0 and re.match(r"(?:if|ifdef|ifndef|elif|else)\b", directive):
                 found.add("conditional", path, number, "-", "preprocessor conditional inside braces")
             continue
-        if not stripped.startswith("extern"):
-            depth = max(0, depth + line.count("{") - line.count("}"))
+        if stripped.startswith("extern"):
+            continue
+        for brace in re.findall(r"[{}]", line):
+            depth = max(0, depth + (1 if brace == "{" else -1))
+            if brace == "{" and depth == MAX_DEPTH + 1:
+                found.add("nesting", path, number, "-", f"nested deeper than {MAX_DEPTH - 1} levels")
 
 
 def check_names(found, paths):
@@ -354,7 +359,7 @@ def main():
             check_layout(found, path, text)
             check_includes(found, path, text)
             check_calls(found, path, text)
-            check_conditionals(found, path, text)
+            check_braces(found, path, text)
     check_names(found, paths)
     check_messages(found, paths)
     check_listed(found, paths, build)

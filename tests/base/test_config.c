@@ -120,8 +120,7 @@ static void test_config_flags_in_every_spelling(void **state)
         "--max-num-seqs 8 -tp 2 --no-stream --ignore-eos --device cuda",
         "--max-num-seqs=8 -tp=2 --stream=false --ignore-eos=yes --device=cuda",
         "--max_num_seqs 8 --tensor-parallel-size 2 --no_stream --ignore_eos --device cuda",
-        "--max-num-seqs 9 --max-num-seqs 8 -tp 7 -tp 2 --stream --no-stream --ignore-eos --device "
-        "cpu --device cuda",
+        "--max-num-seqs 9 --max-num-seqs 8 -tp 7 -tp 2 --no-stream --ignore-eos --device=cuda",
     };
     for (size_t i = 0; i < sizeof spellings / sizeof spellings[0]; i++) {
         struct config_set set;

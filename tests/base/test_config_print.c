@@ -80,8 +80,8 @@ static void test_config_print_help_shows_every_setting(void **state)
         "       --no-stream               print nothing until the end\n",
         "       --json                    print one object\n",
         "       --system-prompt TEXT      text before everything\n",
-        "       --a-choice-with-a-rather-long-name auto|cpu|cuda\n"
-        "                                 which (default auto)\n",
+        "       --a-choice-with-a-rather-long-name auto|cpu|cuda\n",
+        "cuda\n                                 which (default auto)\n",
         "  -h,  --help                    print this and leave\n",
         "--config FILE",
         "KVASIR_MAX_NUM_SEQS",

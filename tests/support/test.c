@@ -33,18 +33,18 @@ void test_assert_status_says(status_t s, int code, const char *text, const char 
     }
 }
 
-void test_assert_close(double got, double want, double atol, double rtol, const char *expr,
-                       const char *file, int line)
+void test_assert_close(struct test_close v, const char *expr, const char *file, int line)
 {
     // Written so that a NaN fails.
-    if (!(fabs(got - want) <= atol + rtol * fabs(want))) {
-        print_error("%s: got %.17g, want %.17g (atol %g, rtol %g)\n", expr, got, want, atol, rtol);
+    if (!(fabs(v.got - v.want) <= v.atol + v.rtol * fabs(v.want))) {
+        print_error("%s: got %.17g, want %.17g (atol %g, rtol %g)\n", expr, v.got, v.want, v.atol,
+                    v.rtol);
         _fail(file, line);
     }
 }
 
 // ---- random numbers ----
-// The one piece of mutable state at file scope in the project: a test program has one stream.
+// Mutable state at file scope, which only tests may have: a test program has one stream.
 
 static struct {
     bool started;
@@ -78,7 +78,7 @@ uint64_t test_random_u64(void)
 uint64_t test_random_below(uint64_t n)
 {
     assert_true(n > 0);
-    return test_random_u64() % n; // the bias is below n / 2^64
+    return n > 0 ? test_random_u64() % n : 0; // the bias is below n / 2^64
 }
 
 double test_random_double(double lo, double hi)

@@ -29,13 +29,16 @@
 
 /* |got - want| <= atol + rtol * |want|; a NaN on either side fails. */
 #define assert_close(got, want, atol, rtol) \
-    test_assert_close((double)(got), (double)(want), (atol), (rtol), #got, __FILE__, __LINE__)
+    test_assert_close((struct test_close){(got), (want), (atol), (rtol)}, #got, __FILE__, __LINE__)
+
+struct test_close {
+    double got, want, atol, rtol;
+};
 
 void test_assert_status(status_t s, int code, const char *expr, const char *file, int line);
 void test_assert_status_says(status_t s, int code, const char *text, const char *expr,
                              const char *file, int line);
-void test_assert_close(double got, double want, double atol, double rtol, const char *expr,
-                       const char *file, int line);
+void test_assert_close(struct test_close values, const char *expr, const char *file, int line);
 
 /* The seed of this run: KVASIR_TEST_SEED, else 1. Printed at the first use. */
 uint64_t test_seed(void);
