@@ -232,16 +232,6 @@ static const struct size_row {
     {"max_position_embeddings", offsetof(struct model_spec, max_positions), MAX_POSITIONS},
 };
 
-static status_t read_sizes(const struct source *src, struct model_spec *spec)
-{
-    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
-        int32_t value;
-        TRY(field_int(src, sizes[i].field, 1, sizes[i].max, &value));
-        memcpy((char *)spec + sizes[i].offset, &value, sizeof value);
-    }
-    return status_ok();
-}
-
 static status_t read_head_dim(const struct source *src, struct model_spec *spec)
 {
     if (field_get(src, "head_dim") != NULL) {
@@ -261,6 +251,16 @@ static status_t read_head_dim(const struct source *src, struct model_spec *spec)
                              src->name, spec->head_dim, MAX_HEAD_DIM);
     }
     return status_ok();
+}
+
+static status_t read_sizes(const struct source *src, struct model_spec *spec)
+{
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        int32_t value = 0;
+        TRY(field_int(src, sizes[i].field, 1, sizes[i].max, &value));
+        memcpy((char *)spec + sizes[i].offset, &value, sizeof value);
+    }
+    return read_head_dim(src, spec);
 }
 
 // ---- layers ----
@@ -328,7 +328,7 @@ static status_t read_layers(const struct source *src, struct model_spec *spec, i
         return status_errorf(STATUS_RESOURCE_EXHAUSTED, "%s: no memory for %d layers", src->name,
                              spec->n_layers);
     }
-    int32_t n_ff;
+    int32_t n_ff = 0;
     TRY(field_int(src, "intermediate_size", 1, MAX_FF, &n_ff));
     for (int32_t i = 0; i < spec->n_layers; i++) {
         spec->layers[i].n_ff = n_ff;
@@ -338,12 +338,32 @@ static status_t read_layers(const struct source *src, struct model_spec *spec, i
 
 // ---- what the layers compute ----
 
+static status_t read_dtype(const struct source *src, struct model_spec *spec)
+{
+    static const char *const fields[] = {"dtype", "torch_dtype"};
+    spec->dtype = DTYPE_F32; // what transformers takes a silent file for
+    for (size_t i = 0; i < sizeof fields / sizeof fields[0]; i++) {
+        char text[32] = "";
+        TRY(field_string(src, fields[i], text, sizeof text));
+        if (text[0] != '\0') {
+            const status_t s = dtype_parse(text, &spec->dtype);
+            return s.code == STATUS_OK
+                       ? s
+                       : status_errorf(STATUS_DATA_LOSS,
+                                       "%s: %s %s is not supported; supported: float32, float16, "
+                                       "bfloat16",
+                                       src->name, fields[i], text);
+        }
+    }
+    return status_ok();
+}
+
 /* Fields whose other values would change the arithmetic: wrong text without any error. */
 static status_t read_semantics(const struct source *src, struct model_spec *spec)
 {
     static const char *const must_be_false[] = {"attention_bias", "mlp_bias"};
     for (size_t i = 0; i < sizeof must_be_false / sizeof must_be_false[0]; i++) {
-        bool set;
+        bool set = false;
         TRY(field_bool(src, must_be_false[i], &set));
         if (set) {
             return status_errorf(STATUS_DATA_LOSS, "%s: %s true is not supported; supported: false",
@@ -356,14 +376,15 @@ static status_t read_semantics(const struct source *src, struct model_spec *spec
                              "supported; supported: float32, float16, bfloat16",
                              src->name);
     }
-    char act[64];
+    char act[64] = "";
     TRY(field_string(src, "hidden_act", act, sizeof act));
     if (act[0] != '\0' && strcmp(act, "silu") != 0) {
         return status_errorf(STATUS_DATA_LOSS,
                              "%s: hidden_act %s is not supported; supported: silu", src->name, act);
     }
     TRY(field_positive(src, "rms_norm_eps", 1e-6, &spec->norm_eps));
-    return field_bool(src, "tie_word_embeddings", &spec->tied_head);
+    TRY(field_bool(src, "tie_word_embeddings", &spec->tied_head));
+    return read_dtype(src, spec);
 }
 
 /*
@@ -400,28 +421,32 @@ static status_t check_rope_type(const struct source *src, const struct model_spe
     return status_ok();
 }
 
-/* rope_scaling, and rope_parameters of newer files, which also holds rope_theta. */
+/* The object rope_scaling, or rope_parameters of newer files, which also holds the two numbers. */
+static status_t read_rope_object(const struct source *src, struct model_spec *spec,
+                                 const char *object_name, double *rotary)
+{
+    const json_t *value = field_get(src, object_name);
+    if (value == NULL) {
+        return status_ok();
+    }
+    if (!json_is_object(value)) {
+        return field_error(src, object_name, value, "must be null or an object");
+    }
+    char name[MAX_PATH_BYTES];
+    snprintf(name, sizeof name, "%.*s: %s", MAX_PATH_BYTES - 32, src->name, object_name);
+    const struct source object = {.root = value, .name = name};
+    TRY(check_rope_type(src, spec, object_name, &object));
+    TRY(field_positive(&object, "rope_theta", spec->rope_theta, &spec->rope_theta));
+    return field_positive(&object, "partial_rotary_factor", *rotary, rotary);
+}
+
 static status_t read_rope(const struct source *src, struct model_spec *spec)
 {
-    static const char *const objects[] = {"rope_scaling", "rope_parameters"};
-    TRY(field_positive(src, "rope_theta", 10000.0, &spec->rope_theta));
     double rotary = 1.0;
+    TRY(field_positive(src, "rope_theta", 10000.0, &spec->rope_theta));
     TRY(field_positive(src, "partial_rotary_factor", 1.0, &rotary));
-    for (size_t i = 0; i < sizeof objects / sizeof objects[0]; i++) {
-        const json_t *value = field_get(src, objects[i]);
-        if (value == NULL) {
-            continue;
-        }
-        if (!json_is_object(value)) {
-            return field_error(src, objects[i], value, "must be null or an object");
-        }
-        char name[MAX_PATH_BYTES];
-        snprintf(name, sizeof name, "%.*s: %s", MAX_PATH_BYTES - 32, src->name, objects[i]);
-        const struct source object = {.root = value, .name = name};
-        TRY(check_rope_type(src, spec, objects[i], &object));
-        TRY(field_positive(&object, "rope_theta", spec->rope_theta, &spec->rope_theta));
-        TRY(field_positive(&object, "partial_rotary_factor", rotary, &rotary));
-    }
+    TRY(read_rope_object(src, spec, "rope_scaling", &rotary));
+    TRY(read_rope_object(src, spec, "rope_parameters", &rotary));
     spec->rotary_dim = rotary <= 1.0 ? (int32_t)(rotary * spec->head_dim) : 0;
     if (spec->rotary_dim < 2 || spec->rotary_dim % 2 != 0) {
         return status_errorf(STATUS_DATA_LOSS,
@@ -438,26 +463,6 @@ static status_t read_window(const struct source *src, struct model_spec *spec,
     spec->sliding_window = 0;
     if (row->has_sliding_window && field_get(src, "sliding_window") != NULL) {
         TRY(field_int(src, "sliding_window", 1, INT32_MAX, &spec->sliding_window));
-    }
-    return status_ok();
-}
-
-static status_t read_dtype(const struct source *src, struct model_spec *spec)
-{
-    static const char *const fields[] = {"dtype", "torch_dtype"};
-    spec->dtype = DTYPE_F32; // what transformers takes a silent file for
-    for (size_t i = 0; i < sizeof fields / sizeof fields[0]; i++) {
-        char text[32];
-        TRY(field_string(src, fields[i], text, sizeof text));
-        if (text[0] != '\0') {
-            const status_t s = dtype_parse(text, &spec->dtype);
-            return s.code == STATUS_OK
-                       ? s
-                       : status_errorf(STATUS_DATA_LOSS,
-                                       "%s: %s %s is not supported; supported: float32, float16, "
-                                       "bfloat16",
-                                       src->name, fields[i], text);
-        }
     }
     return status_ok();
 }
@@ -491,13 +496,13 @@ static status_t read_eos(const struct source *src, struct model_spec *spec)
     return status_ok();
 }
 
-static status_t read_bos(const struct source *src, struct model_spec *spec)
+static status_t read_special_tokens(const struct source *src, struct model_spec *spec)
 {
     spec->bos_id = -1;
-    if (field_get(src, "bos_token_id") == NULL) {
-        return status_ok();
+    if (field_get(src, "bos_token_id") != NULL) {
+        TRY(field_int(src, "bos_token_id", 0, spec->n_vocab - 1, &spec->bos_id));
     }
-    return field_int(src, "bos_token_id", 0, spec->n_vocab - 1, &spec->bos_id);
+    return read_eos(src, spec);
 }
 
 // ---- the whole file ----
@@ -505,18 +510,14 @@ static status_t read_bos(const struct source *src, struct model_spec *spec)
 /* Fills a zeroed spec; on failure the caller destroys it. */
 static status_t read_config(const struct source *src, struct model_spec *spec)
 {
-    int architecture;
+    int architecture = 0;
     TRY(read_architecture(src, spec, &architecture));
-    const struct architecture_row *row = &rows[architecture];
     TRY(read_sizes(src, spec));
-    TRY(read_head_dim(src, spec));
     TRY(read_semantics(src, spec));
     TRY(read_rope(src, spec));
-    TRY(read_window(src, spec, row));
-    TRY(read_dtype(src, spec));
-    TRY(read_bos(src, spec));
-    TRY(read_eos(src, spec));
-    return read_layers(src, spec, row->kv_rule);
+    TRY(read_window(src, spec, &rows[architecture]));
+    TRY(read_special_tokens(src, spec));
+    return read_layers(src, spec, rows[architecture].kv_rule);
 }
 
 /* The caller drops *root_out with json_decref. */
@@ -539,7 +540,7 @@ static status_t parse_object(const char *text, size_t size, const char *name, js
 static status_t parse_config(const char *text, size_t size, const char *name,
                              struct model_spec *spec_out)
 {
-    json_t *root;
+    json_t *root = NULL;
     TRY(parse_object(text, size, name, &root));
     struct model_spec spec = {0};
     const struct source src = {.root = root, .name = name};

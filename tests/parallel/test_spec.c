@@ -26,10 +26,10 @@ static char *mutated(const char *from, const char *to)
 {
     const char *at = strstr(small, from);
     assert_non_null(at);
-    char *text = malloc(sizeof small + strlen(to));
+    const size_t room = sizeof small + strlen(to);
+    char *text = malloc(room);
     assert_non_null(text);
-    const size_t before = (size_t)(at - small);
-    sprintf(text, "%.*s%s%s", (int)before, small, to, at + strlen(from));
+    snprintf(text, room, "%.*s%s%s", (int)(at - small), small, to, at + strlen(from));
     return text;
 }
 
@@ -372,16 +372,16 @@ static void test_spec_survives_flipped_bytes(void **state)
 {
     (void)state;
     const size_t size = strlen(small);
-    char text[sizeof small];
+    uint8_t text[sizeof small];
     int accepted = 0;
     for (int i = 0; i < 2000; i++) {
-        memcpy(text, small, size);
+        memcpy(text, small, sizeof small);
         const int flips = 1 + (int)test_random_below(3);
         for (int j = 0; j < flips; j++) {
-            text[test_random_below(size)] ^= (char)(1u << test_random_below(8));
+            text[test_random_below(size)] ^= (uint8_t)(1u << test_random_below(8));
         }
         struct model_spec spec;
-        const status_t s = spec_parse(text, size, "m", &spec);
+        const status_t s = spec_parse((const char *)text, size, "m", &spec);
         if (s.code != STATUS_OK) {
             assert_int_equal(s.code, STATUS_DATA_LOSS);
             assert_true(s.msg[0] != '\0');

@@ -1,0 +1,352 @@
+#include "parallel/plan.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "parallel/plan_parts.h"
+
+// ---- numbers ----
+
+static int32_t gcd(int32_t a, int32_t b)
+{
+    while (b != 0) {
+        const int32_t rest = a % b;
+        a = b;
+        b = rest;
+    }
+    return a;
+}
+
+static int32_t min_i32(int32_t a, int32_t b)
+{
+    return a < b ? a : b;
+}
+
+static int32_t max_i32(int32_t a, int32_t b)
+{
+    return a > b ? a : b;
+}
+
+static int32_t n_tiles(int32_t n_ff)
+{
+    return n_ff / PLAN_FFN_TILE + (n_ff % PLAN_FFN_TILE != 0);
+}
+
+// ---- memory ----
+
+static int32_t *make_table(size_t n)
+{
+    return calloc(n > 0 ? n : 1, sizeof(int32_t));
+}
+
+bool plan_allocate(struct plan *plan, const struct model_spec *spec, int32_t tp)
+{
+    plan->tp = tp;
+    plan->pp = 1;
+    plan->n_heads = spec->n_heads;
+    plan->head_dim = spec->head_dim;
+    plan->n_vocab = spec->n_vocab;
+    const size_t n_cuts = (size_t)tp + 1;
+    plan->vocab_cuts = make_table(n_cuts);
+    plan->layers = calloc((size_t)spec->n_layers, sizeof *plan->layers);
+    if (plan->vocab_cuts == NULL || plan->layers == NULL) {
+        return false;
+    }
+    plan->n_layers = spec->n_layers;
+    for (int32_t i = 0; i < plan->n_layers; i++) {
+        plan->layers[i].q_cuts = make_table(n_cuts);
+        plan->layers[i].ffn_cuts = make_table(n_cuts);
+        if (plan->layers[i].q_cuts == NULL || plan->layers[i].ffn_cuts == NULL) {
+            return false;
+        }
+    }
+    return true;
+}
+
+bool plan_allocate_classes(struct plan *plan, int32_t n_classes)
+{
+    assert(n_classes > 0);
+    plan->classes = calloc((size_t)n_classes, sizeof *plan->classes);
+    plan->n_classes = plan->classes != NULL ? n_classes : 0;
+    return plan->classes != NULL;
+}
+
+void plan_destroy(struct plan *plan)
+{
+    for (int32_t i = 0; i < plan->n_layers; i++) {
+        free(plan->layers[i].q_cuts);
+        free(plan->layers[i].ffn_cuts);
+    }
+    free(plan->layers);
+    for (int32_t i = 0; i < plan->n_classes; i++) {
+        free(plan->classes[i].owned);
+        free(plan->classes[i].owned_at);
+    }
+    free(plan->classes);
+    free(plan->vocab_cuts);
+    memset(plan, 0, sizeof *plan);
+}
+
+// ---- the request ----
+
+const char *plan_placement_name(int placement)
+{
+    static const char *const names[] = {
+        [PLAN_AUTO] = "auto",
+        [PLAN_SHARE] = "share",
+        [PLAN_REPLICATE] = "replicate",
+    };
+    const bool known = placement >= PLAN_AUTO && placement <= PLAN_REPLICATE;
+    return known ? names[placement] : "unknown";
+}
+
+static status_t check_tp(const struct model_spec *spec, int32_t tp)
+{
+    if (tp < 1) {
+        return status_errorf(STATUS_INVALID_ARGUMENT,
+                             "tensor-parallel-size is %d" STATUS_FIX "use 1 to %d", tp,
+                             spec->n_heads);
+    }
+    if (tp > spec->n_heads) {
+        return status_errorf(
+            STATUS_FAILED_PRECONDITION,
+            "tensor-parallel-size %d is more than the %d query heads of %s: a rank "
+            "would have none" STATUS_FIX "use 1 to %d",
+            tp, spec->n_heads, spec->name, spec->n_heads);
+    }
+    return status_ok();
+}
+
+static status_t check_request(const struct model_spec *spec, const struct plan_request *request)
+{
+    TRY(check_tp(spec, request->tp));
+    if (request->pp < 1) {
+        return status_errorf(STATUS_INVALID_ARGUMENT,
+                             "pipeline-parallel-size is %d" STATUS_FIX "use 1", request->pp);
+    }
+    if (request->pp > 1) {
+        return status_errorf(STATUS_UNIMPLEMENTED,
+                             "pipeline-parallel-size %d: pipeline stages are not built" STATUS_FIX
+                             "use 1, and tensor-parallel-size up to %d",
+                             request->pp, spec->n_heads);
+    }
+    if (request->placement < PLAN_AUTO || request->placement > PLAN_REPLICATE) {
+        return status_errorf(STATUS_INVALID_ARGUMENT,
+                             "kv-placement %d is unknown" STATUS_FIX "use auto, share or replicate",
+                             request->placement);
+    }
+    return status_ok();
+}
+
+// ---- cuts ----
+
+/*
+ * Cuts n units into tp intervals whose sizes differ by at most one. The extra units are dealt like
+ * cards: one each to the ranks from *next on, and the next layer goes on where this one stopped, so
+ * that no rank is ever more than one unit ahead of another over the layers so far.
+ */
+static void deal(int32_t n, int32_t tp, int32_t *next, int32_t *cuts)
+{
+    const int32_t base = n / tp;
+    const int32_t extra = n % tp;
+    cuts[0] = 0;
+    for (int32_t r = 0; r < tp; r++) {
+        const int32_t turn = (r - *next + tp) % tp;
+        cuts[r + 1] = cuts[r] + base + (turn < extra ? 1 : 0);
+    }
+    *next = (*next + extra) % tp;
+}
+
+static void cut_layers(struct plan *plan, const struct model_spec *spec)
+{
+    const int32_t tp = plan->tp;
+    int32_t next_head = 0;
+    // Over the stack the first (layers * H) mod T ranks get one head more than the others. The tiles
+    // are dealt from the rank behind them, so that the same ranks do not get both.
+    int32_t next_tile = (int32_t)((int64_t)spec->n_layers * (spec->n_heads % tp) % tp);
+    for (int32_t i = 0; i < plan->n_layers; i++) {
+        struct plan_layer *layer = &plan->layers[i];
+        const int32_t n_ff = spec->layers[i].n_ff;
+        deal(spec->n_heads, tp, &next_head, layer->q_cuts);
+        deal(n_tiles(n_ff), tp, &next_tile, layer->ffn_cuts);
+        for (int32_t r = 0; r <= tp; r++) {
+            layer->ffn_cuts[r] = min_i32(layer->ffn_cuts[r] * PLAN_FFN_TILE, n_ff);
+        }
+    }
+    for (int32_t r = 0; r <= tp; r++) {
+        plan->vocab_cuts[r] = (int32_t)((int64_t)spec->n_vocab * r / tp);
+    }
+}
+
+// ---- classes ----
+
+plan_interval_t plan_read_heads(const struct plan *plan, int32_t layer, int32_t n_kv_heads,
+                                int32_t rank)
+{
+    const int32_t group = plan->n_heads / n_kv_heads;
+    const int32_t *cuts = plan->layers[layer].q_cuts;
+    const plan_interval_t heads = {.begin = cuts[rank] / group,
+                                   .end = (cuts[rank + 1] - 1) / group + 1};
+    return heads;
+}
+
+/* Under replicate the KV heads follow the query heads, whose cuts move from layer to layer. */
+static bool same_copies(const struct plan *plan, int32_t n_kv_heads, int32_t a, int32_t b)
+{
+    for (int32_t r = 0; r < plan->tp; r++) {
+        const plan_interval_t x = plan_read_heads(plan, a, n_kv_heads, r);
+        const plan_interval_t y = plan_read_heads(plan, b, n_kv_heads, r);
+        if (x.begin != y.begin || x.end != y.end) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Groups layers with the same KV pattern; classes are numbered in order of first appearance. */
+static bool classify(struct plan *plan, const struct model_spec *spec, int placement)
+{
+    int32_t first[SPEC_MAX_LAYERS]; // the first layer of each class
+    int32_t n_classes = 0;
+    assert(plan->n_layers <= SPEC_MAX_LAYERS);
+    for (int32_t i = 0; i < plan->n_layers; i++) {
+        const int32_t n_kv = spec->layers[i].n_kv_heads;
+        int32_t c = 0;
+        while (c < n_classes &&
+               !(spec->layers[first[c]].n_kv_heads == n_kv &&
+                 (placement == PLAN_SHARE || same_copies(plan, n_kv, first[c], i)))) {
+            c++;
+        }
+        if (c == n_classes) {
+            first[n_classes++] = i;
+        }
+        plan->layers[i].class_index = c;
+    }
+
+    if (!plan_allocate_classes(plan, n_classes)) {
+        return false;
+    }
+    for (int32_t i = 0; i < plan->n_layers; i++) {
+        struct plan_class *kv_class = &plan->classes[plan->layers[i].class_index];
+        kv_class->n_kv_heads = spec->layers[i].n_kv_heads;
+        kv_class->placement = placement;
+        plan->layers[i].layer_in_class = kv_class->n_layers++;
+    }
+    return true;
+}
+
+// ---- owners ----
+
+int32_t plan_places(const struct plan *plan, const struct plan_class *kv_class)
+{
+    return (int32_t)((int64_t)kv_class->n_kv_heads * plan->n_lanes / plan->tp);
+}
+
+/* Least common multiple of the denominators of r * G / T over the shared classes; it divides T. */
+static int32_t count_lanes(const struct plan *plan)
+{
+    int32_t lanes = 1;
+    for (int32_t c = 0; c < plan->n_classes; c++) {
+        if (plan->classes[c].placement == PLAN_SHARE) {
+            const int32_t denominator = plan->tp / gcd(plan->tp, plan->classes[c].n_kv_heads);
+            lanes = lanes / gcd(lanes, denominator) * denominator;
+        }
+    }
+    return lanes;
+}
+
+/*
+ * Heads of the class that the rank holds in the lane. Under share these are the heads g whose place
+ * g * D + u lies in the rank's interval of places.
+ */
+static plan_interval_t held_heads(const struct plan *plan, const struct plan_class *kv_class,
+                                  int32_t layer, int32_t rank, int32_t lane)
+{
+    if (kv_class->placement == PLAN_REPLICATE) {
+        return plan_read_heads(plan, layer, kv_class->n_kv_heads, rank);
+    }
+    const int32_t lanes = plan->n_lanes;
+    const int32_t n = plan_places(plan, kv_class);
+    const int32_t first = max_i32(rank * n - lane, 0);
+    const int32_t last = max_i32((rank + 1) * n - lane, 0);
+    const plan_interval_t heads = {.begin = (first + lanes - 1) / lanes,
+                                   .end = (last + lanes - 1) / lanes};
+    return heads;
+}
+
+/* `layer` is any layer of the class. */
+static bool fill_class(const struct plan *plan, struct plan_class *kv_class, int32_t layer)
+{
+    const int32_t lanes = plan->n_lanes;
+    const int32_t n_pairs = plan->tp * lanes;
+    kv_class->owned_at = make_table((size_t)n_pairs + 1);
+    if (kv_class->owned_at == NULL) {
+        return false;
+    }
+    int32_t total = 0;
+    for (int32_t i = 0; i < n_pairs; i++) {
+        const plan_interval_t heads = held_heads(plan, kv_class, layer, i / lanes, i % lanes);
+        total += heads.end - heads.begin;
+        kv_class->owned_at[i + 1] = total;
+    }
+    kv_class->owned = make_table((size_t)total);
+    if (kv_class->owned == NULL) {
+        return false;
+    }
+    for (int32_t i = 0; i < n_pairs; i++) {
+        const plan_interval_t heads = held_heads(plan, kv_class, layer, i / lanes, i % lanes);
+        for (int32_t g = heads.begin; g < heads.end; g++) {
+            kv_class->owned[kv_class->owned_at[i] + g - heads.begin] = g;
+        }
+    }
+    return true;
+}
+
+bool plan_complete(struct plan *plan)
+{
+    plan->n_lanes = count_lanes(plan);
+    for (int32_t i = 0; i < plan->n_layers; i++) {
+        struct plan_class *kv_class = &plan->classes[plan->layers[i].class_index];
+        if (kv_class->owned_at == NULL && !fill_class(plan, kv_class, i)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+// ---- all of it ----
+
+/*
+ * auto is share: bytes of KV decide how many sequences fit, and sharing never stores one twice. Its
+ * price, an exchange of queries and outputs inside each sharing group, is small beside the weights a
+ * step reads unless a batch is tiny, and that depends on rates which a plan alone does not know.
+ */
+static int choose_placement(int wanted)
+{
+    return wanted == PLAN_REPLICATE ? PLAN_REPLICATE : PLAN_SHARE;
+}
+
+static bool build(struct plan *plan, const struct model_spec *spec,
+                  const struct plan_request *request)
+{
+    if (!plan_allocate(plan, spec, request->tp)) {
+        return false;
+    }
+    cut_layers(plan, spec);
+    return classify(plan, spec, choose_placement(request->placement)) && plan_complete(plan);
+}
+
+status_t plan_make(const struct model_spec *spec, const struct plan_request *request,
+                   struct plan *plan_out)
+{
+    TRY(check_request(spec, request));
+    struct plan plan = {0};
+    if (!build(&plan, spec, request)) {
+        plan_destroy(&plan);
+        return status_errorf(STATUS_RESOURCE_EXHAUSTED, "plan: no memory for %d layers on %d ranks",
+                             spec->n_layers, request->tp);
+    }
+    *plan_out = plan;
+    return status_ok();
+}

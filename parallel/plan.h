@@ -1,0 +1,138 @@
+/*
+ * plan.h - which rank owns which heads, columns, rows and keys
+ *
+ * What:      every layer is three lines, [0, H) query heads, [0, G) key/value heads, [0, F) feed-forward
+ *            columns, and rank r of T owns the interval [r/T, (r+1)/T) of each.
+ *            Query heads and FFN columns are cut at whole heads and whole tiles of PLAN_FFN_TILE columns;
+ *            sizes differ by at most one unit, and the extra units are dealt to the ranks in turn, layer
+ *            after layer, so that weight bytes even out.
+ *            The KV line is cut exactly. A KV head that lies on several ranks is shared by sequence: each
+ *            sequence has a lane u in [0, D), and the rank whose interval contains g + (u + 1/2)/D owns
+ *            KV head g of that sequence. D is the least common multiple of the cuts' denominators.
+ *
+ *              T = 3, G = 4, D = 3     rank 0        rank 1        rank 2
+ *              head 0  lanes 0 1 2     0 1 2
+ *              head 1                  0             1 2
+ *              head 2                                0 1           2
+ *              head 3                                              0 1 2
+ *
+ *            Layers with the same KV pattern form a lane class (DeciLM has at most three).
+ *            Placement replicate: a rank holds, for every lane, the KV heads its query heads read.
+ * Layout:    KV blocks: one id space per lane, valid in every layer and on every rank. On a rank a class is
+ *            an array of units (one KV head of one block); lane u's block b of N is the n = plan_held(..u)
+ *            units from plan_unit_base(.., N) + b*n.
+ * Ownership: the plan owns its tables; free with plan_destroy.
+ * Thread:    any, once made. Pure: no MPI, no device, no clock.
+ * Errors:    FAILED_PRECONDITION for a layout that cannot be (T > H ...), with the numbers and what would do.
+ * Invariant: plan_check: every (layer, query head), (layer, FFN column), vocabulary row exactly once;
+ *            every (layer, KV head, lane) exactly once under share, at least once under replicate.
+ */
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/bytes.h"
+#include "base/status.h"
+#include "parallel/spec.h"
+
+#define PLAN_FFN_TILE     64
+#define PLAN_BLOCK_TOKENS 16
+
+enum plan_placement { PLAN_AUTO, PLAN_SHARE, PLAN_REPLICATE };
+
+typedef struct plan_interval {
+    int32_t begin, end; /* [begin, end); may be empty */
+} plan_interval_t;
+
+/* A rank's part of one KV head range: heads [head_begin, head_end) for the lanes [lane_begin, lane_end). */
+typedef struct plan_run {
+    int32_t head_begin, head_end;
+    int32_t lane_begin, lane_end;
+} plan_run_t;
+
+struct plan_request {
+    int32_t tp;    /* tensor-parallel ranks T, >= 1 */
+    int32_t pp;    /* pipeline stages; only 1 is built: more is UNIMPLEMENTED */
+    int placement; /* enum plan_placement */
+};
+
+struct plan_class {
+    int32_t n_kv_heads;
+    int placement;     /* PLAN_SHARE or PLAN_REPLICATE */
+    int32_t n_layers;  /* layers in this class */
+    int32_t *owned;    /* see plan_held */
+    int32_t *owned_at; /* [T * D + 1] */
+};
+
+struct plan_layer {
+    int32_t class_index;
+    int32_t layer_in_class; /* 0.. within its class, in layer order */
+    int32_t *q_cuts;        /* [T + 1], heads */
+    int32_t *ffn_cuts;      /* [T + 1], columns */
+};
+
+struct plan {
+    int32_t tp, pp;
+    int32_t n_layers, n_heads, head_dim, n_vocab;
+    int32_t n_lanes; /* D */
+    int32_t n_classes;
+    struct plan_class *classes; /* [n_classes], in order of first appearance */
+    struct plan_layer *layers;  /* [n_layers] */
+    int32_t *vocab_cuts;        /* [T + 1], rows of embedding and head */
+};
+
+MUST_USE status_t plan_make(const struct model_spec *spec, const struct plan_request *request,
+                            struct plan *plan_out);
+void plan_destroy(struct plan *plan); /* accepts a zeroed plan */
+
+/* The invariant above; INTERNAL names the first violation. */
+MUST_USE status_t plan_check(const struct plan *plan, const struct model_spec *spec);
+
+plan_interval_t plan_q_heads(const struct plan *plan, int32_t layer, int32_t rank);
+plan_interval_t plan_ffn_columns(const struct plan *plan, int32_t layer, int32_t rank);
+plan_interval_t plan_vocab_rows(const struct plan *plan, int32_t rank);
+
+/* KV heads of the class that the rank holds for sequences of the lane, ascending; returns how many. */
+int32_t plan_held(const struct plan *plan, int32_t class_index, int32_t rank, int32_t lane,
+                  const int32_t **heads_out);
+
+/* The rank that computes attention of q_rank's query heads of KV head `head` for the lane:
+ * the owner under share, q_rank itself under replicate. */
+int32_t plan_attention_rank(const struct plan *plan, int32_t class_index, int32_t head,
+                            int32_t lane, int32_t q_rank);
+
+/* True when no query ever leaves its rank in this layer (then there is nothing to exchange). */
+bool plan_attention_is_local(const struct plan *plan, int32_t layer);
+
+/* Union over lanes of plan_held: the k_proj/v_proj heads whose weights the rank keeps; a contiguous range. */
+plan_interval_t plan_kv_weight_heads(const struct plan *plan, int32_t class_index, int32_t rank);
+
+/* The same as rectangles (heads x lanes), at most PLAN_MAX_RUNS, ascending by head; returns how many. Rows of a step
+ * are ordered by lane, so that a run's rows are contiguous and its k and v are one matmul each. */
+#define PLAN_MAX_RUNS 3
+int32_t plan_kv_runs(const struct plan *plan, int32_t class_index, int32_t rank,
+                     plan_run_t runs_out[PLAN_MAX_RUNS]);
+
+/* Units the rank needs in the class when every lane has n_blocks blocks, and where lane u's begin. */
+int64_t plan_units(const struct plan *plan, int32_t class_index, int32_t rank, int64_t n_blocks);
+int64_t plan_unit_base(const struct plan *plan, int32_t class_index, int32_t rank, int32_t lane,
+                       int64_t n_blocks);
+
+/* Bytes of KV on the rank for one block in every lane, all layers (K and V). */
+int64_t plan_kv_block_bytes(const struct plan *plan, int32_t rank, int kv_dtype);
+
+/* Bytes of KV per token of the rank, averaged over lanes; and over all ranks / bytes stored once. */
+double plan_kv_bytes_per_token(const struct plan *plan, int32_t rank, int kv_dtype);
+double plan_kv_replication(const struct plan *plan, const struct model_spec *spec);
+
+/* Bytes of weights on the rank in the given dtype (norm weights are float32). */
+int64_t plan_weight_bytes(const struct plan *plan, const struct model_spec *spec, int32_t rank,
+                          int dtype);
+
+/* The plan as bytes, for the wire; unpack checks everything against the spec. */
+MUST_USE status_t plan_pack(const struct plan *plan, struct bytes *out);
+MUST_USE status_t plan_unpack(const void *data, size_t size, const struct model_spec *spec,
+                              struct plan *plan_out);
+
+const char *plan_placement_name(int placement); /* "auto", "share", "replicate" */

@@ -1,0 +1,228 @@
+#include <stdlib.h>
+#include <string.h>
+
+#include "parallel/plan.h"
+#include "parallel/plan_parts.h"
+
+// ---- lines ----
+
+/* n whole units of `unit` elements and a shorter last one, cut into tp intervals of nearly equal size. */
+static status_t check_cuts(const int32_t *cuts, int32_t tp, int32_t n, int32_t unit,
+                           const char *what)
+{
+    if (cuts[0] != 0 || cuts[tp] != n) {
+        return status_errorf(STATUS_INTERNAL, "%s: cuts run from %d to %d, not from 0 to %d", what,
+                             cuts[0], cuts[tp], n);
+    }
+    const int32_t base = (n / unit + (n % unit != 0)) / tp;
+    for (int32_t r = 0; r < tp; r++) {
+        if (cuts[r + 1] < cuts[r] || cuts[r + 1] > n) {
+            return status_errorf(STATUS_INTERNAL, "%s: rank %d has [%d, %d)", what, r, cuts[r],
+                                 cuts[r + 1]);
+        }
+        if (cuts[r] % unit != 0 && cuts[r] != n) {
+            return status_errorf(STATUS_INTERNAL, "%s: cut %d of rank %d is not a multiple of %d",
+                                 what, cuts[r], r, unit);
+        }
+        const int32_t size = cuts[r + 1] - cuts[r];
+        const int32_t units = size / unit + (size % unit != 0);
+        if (units < base || units > base + 1) {
+            return status_errorf(STATUS_INTERNAL,
+                                 "%s: rank %d has %d units, an even share is %d or %d", what, r,
+                                 units, base, base + 1);
+        }
+    }
+    return status_ok();
+}
+
+static status_t check_layer(const struct plan *plan, const struct model_spec *spec, int32_t i)
+{
+    const struct plan_layer *layer = &plan->layers[i];
+    char what[64];
+    snprintf(what, sizeof what, "layer %d query heads", i);
+    TRY(check_cuts(layer->q_cuts, plan->tp, spec->n_heads, 1, what));
+    snprintf(what, sizeof what, "layer %d feed-forward columns", i);
+    TRY(check_cuts(layer->ffn_cuts, plan->tp, spec->layers[i].n_ff, PLAN_FFN_TILE, what));
+
+    if (layer->class_index < 0 || layer->class_index >= plan->n_classes) {
+        return status_errorf(STATUS_INTERNAL, "layer %d is in class %d of %d", i,
+                             layer->class_index, plan->n_classes);
+    }
+    const struct plan_class *kv_class = &plan->classes[layer->class_index];
+    if (kv_class->n_kv_heads != spec->layers[i].n_kv_heads) {
+        return status_errorf(STATUS_INTERNAL, "layer %d has %d KV heads, its class %d has %d", i,
+                             spec->layers[i].n_kv_heads, layer->class_index, kv_class->n_kv_heads);
+    }
+    return status_ok();
+}
+
+/* Layers are numbered 0, 1, 2, ... within their class. */
+static status_t check_numbering(const struct plan *plan)
+{
+    for (int32_t c = 0; c < plan->n_classes; c++) {
+        int32_t next = 0;
+        for (int32_t i = 0; i < plan->n_layers; i++) {
+            if (plan->layers[i].class_index != c) {
+                continue;
+            }
+            if (plan->layers[i].layer_in_class != next) {
+                return status_errorf(STATUS_INTERNAL, "layer %d is number %d of its class, not %d",
+                                     i, plan->layers[i].layer_in_class, next);
+            }
+            next++;
+        }
+        if (next != plan->classes[c].n_layers || next == 0) {
+            return status_errorf(STATUS_INTERNAL, "class %d has %d layers, says %d", c, next,
+                                 plan->classes[c].n_layers);
+        }
+    }
+    return status_ok();
+}
+
+// ---- owners ----
+
+/* The rank's list for a lane: ascending heads of the class, each counted in copies[head * D + lane]. */
+static status_t count_held(const struct plan *plan, int32_t c, int32_t rank, int32_t lane,
+                           int32_t *copies)
+{
+    const int32_t *held;
+    const int32_t n = plan_held(plan, c, rank, lane, &held);
+    if (n < 0) {
+        return status_errorf(STATUS_INTERNAL, "class %d rank %d lane %d holds %d heads", c, rank,
+                             lane, n);
+    }
+    for (int32_t i = 0; i < n; i++) {
+        if (held[i] < 0 || held[i] >= plan->classes[c].n_kv_heads ||
+            (i > 0 && held[i] <= held[i - 1])) {
+            return status_errorf(STATUS_INTERNAL,
+                                 "class %d rank %d lane %d holds head %d out of order", c, rank,
+                                 lane, held[i]);
+        }
+        copies[held[i] * plan->n_lanes + lane]++;
+        if (plan->classes[c].placement == PLAN_SHARE &&
+            plan_attention_rank(plan, c, held[i], lane, rank) != rank) {
+            return status_errorf(STATUS_INTERNAL,
+                                 "class %d rank %d lane %d holds head %d of rank %d", c, rank, lane,
+                                 held[i], plan_attention_rank(plan, c, held[i], lane, rank));
+        }
+    }
+    return status_ok();
+}
+
+/* Every (head, lane) is stored once under share, at least once under replicate. */
+static status_t check_copies(const struct plan *plan, int32_t c, const int32_t *copies)
+{
+    const struct plan_class *kv_class = &plan->classes[c];
+    const bool share = kv_class->placement == PLAN_SHARE;
+    for (int32_t i = 0; i < kv_class->n_kv_heads * plan->n_lanes; i++) {
+        if (copies[i] < 1 || (share && copies[i] > 1)) {
+            return status_errorf(STATUS_INTERNAL, "class %d head %d lane %d is stored %d times", c,
+                                 i / plan->n_lanes, i % plan->n_lanes, copies[i]);
+        }
+    }
+    return status_ok();
+}
+
+static status_t count_class(const struct plan *plan, int32_t c, int32_t *copies)
+{
+    for (int32_t i = 0; i < plan->tp * plan->n_lanes; i++) {
+        TRY(count_held(plan, c, i / plan->n_lanes, i % plan->n_lanes, copies));
+    }
+    return check_copies(plan, c, copies);
+}
+
+static status_t check_class(const struct plan *plan, int32_t c)
+{
+    const struct plan_class *kv_class = &plan->classes[c];
+    if (kv_class->placement != PLAN_SHARE && kv_class->placement != PLAN_REPLICATE) {
+        return status_errorf(STATUS_INTERNAL, "class %d has placement %d", c, kv_class->placement);
+    }
+    if (kv_class->placement == PLAN_SHARE && kv_class->n_kv_heads * plan->n_lanes % plan->tp != 0) {
+        return status_errorf(
+            STATUS_INTERNAL,
+            "class %d: %d heads in %d lanes do not fall on whole places of %d ranks", c,
+            kv_class->n_kv_heads, plan->n_lanes, plan->tp);
+    }
+    int32_t *copies = calloc((size_t)kv_class->n_kv_heads * (size_t)plan->n_lanes, sizeof *copies);
+    if (copies == NULL) {
+        return status_errorf(STATUS_RESOURCE_EXHAUSTED, "no memory to check class %d", c);
+    }
+    const status_t s = count_class(plan, c, copies);
+    free(copies);
+    return s;
+}
+
+/* Under replicate a rank holds what its query heads read, in every layer of the class. */
+static status_t check_reads(const struct plan *plan, int32_t layer)
+{
+    const int32_t c = plan->layers[layer].class_index;
+    const struct plan_class *kv_class = &plan->classes[c];
+    if (kv_class->placement != PLAN_REPLICATE) {
+        return status_ok();
+    }
+    for (int32_t i = 0; i < plan->tp * plan->n_lanes; i++) {
+        const int32_t rank = i / plan->n_lanes;
+        const plan_interval_t read = plan_read_heads(plan, layer, kv_class->n_kv_heads, rank);
+        const int32_t *held;
+        const int32_t n = plan_held(plan, c, rank, i % plan->n_lanes, &held);
+        if (n != read.end - read.begin || held[0] != read.begin) {
+            return status_errorf(STATUS_INTERNAL,
+                                 "layer %d rank %d reads KV heads [%d, %d), holds %d", layer, rank,
+                                 read.begin, read.end, n);
+        }
+    }
+    return status_ok();
+}
+
+// ---- all of it ----
+
+static status_t check_sizes(const struct plan *plan, const struct model_spec *spec)
+{
+    if (plan->n_layers != spec->n_layers || plan->n_heads != spec->n_heads ||
+        plan->head_dim != spec->head_dim || plan->n_vocab != spec->n_vocab) {
+        return status_errorf(
+            STATUS_INTERNAL,
+            "made for %d layers, %d heads of %d and %d rows; the model has %d, %d of %d "
+            "and %d",
+            plan->n_layers, plan->n_heads, plan->head_dim, plan->n_vocab, spec->n_layers,
+            spec->n_heads, spec->head_dim, spec->n_vocab);
+    }
+    if (plan->tp < 1 || plan->tp > plan->n_heads || plan->pp != 1 || plan->n_lanes < 1 ||
+        plan->tp % plan->n_lanes != 0) {
+        return status_errorf(STATUS_INTERNAL, "%d ranks, %d stages, %d lanes", plan->tp, plan->pp,
+                             plan->n_lanes);
+    }
+    return status_ok();
+}
+
+static status_t check_layers(const struct plan *plan, const struct model_spec *spec)
+{
+    for (int32_t i = 0; i < plan->n_layers; i++) {
+        TRY(check_layer(plan, spec, i));
+    }
+    return check_numbering(plan);
+}
+
+static status_t check_owners(const struct plan *plan)
+{
+    for (int32_t c = 0; c < plan->n_classes; c++) {
+        TRY(check_class(plan, c));
+    }
+    for (int32_t i = 0; i < plan->n_layers; i++) {
+        TRY(check_reads(plan, i));
+    }
+    return status_ok();
+}
+
+static status_t check_all(const struct plan *plan, const struct model_spec *spec)
+{
+    TRY(check_sizes(plan, spec));
+    TRY(check_cuts(plan->vocab_cuts, plan->tp, plan->n_vocab, 1, "vocabulary rows"));
+    TRY(check_layers(plan, spec));
+    return check_owners(plan);
+}
+
+status_t plan_check(const struct plan *plan, const struct model_spec *spec)
+{
+    return status_wrapf(check_all(plan, spec), "plan");
+}

@@ -1,0 +1,31 @@
+/*
+ * plan_parts.h - what plan.c and plan_wire.c share: a plan's tables, from the cuts to the owners
+ *
+ * What:      the decisions of a plan are its cuts and its classes; who owns which KV head follows from
+ *            them. plan_make decides, plan_unpack reads decisions, plan_complete does the rest for both.
+ * Ownership: tables belong to the plan; on failure the caller calls plan_destroy.
+ * Thread:    any
+ * Errors:    false when memory is exhausted.
+ */
+#pragma once
+
+#include "parallel/plan.h"
+
+/* Sizes from the spec, layers and vocabulary cuts allocated and zero. *plan must be zeroed. */
+MUST_USE bool plan_allocate(struct plan *plan, const struct model_spec *spec, int32_t tp);
+
+/* Room for n_classes classes (at least 1), zeroed. */
+MUST_USE bool plan_allocate_classes(struct plan *plan, int32_t n_classes);
+
+/* Fills n_lanes and each class's owned tables from n_kv_heads, placement and the layers' cuts. */
+MUST_USE bool plan_complete(struct plan *plan);
+
+/* KV heads that the query heads of the rank in this layer read, when the layer has n_kv_heads. */
+plan_interval_t plan_read_heads(const struct plan *plan, int32_t layer, int32_t n_kv_heads,
+                                int32_t rank);
+
+/*
+ * Places on the KV line, one for each (head, lane), head-major: rank r owns [r * n, (r + 1) * n) of
+ * them, n = plan_places. Exact: n_lanes makes every cut fall between two places.
+ */
+int32_t plan_places(const struct plan *plan, const struct plan_class *kv_class);

@@ -1,0 +1,198 @@
+#include <assert.h>
+
+#include "parallel/plan.h"
+#include "parallel/plan_parts.h"
+
+static plan_interval_t interval_of(const int32_t *cuts, int32_t rank)
+{
+    const plan_interval_t interval = {.begin = cuts[rank], .end = cuts[rank + 1]};
+    return interval;
+}
+
+static const struct plan_class *class_at(const struct plan *plan, int32_t class_index)
+{
+    assert(class_index >= 0 && class_index < plan->n_classes);
+    return &plan->classes[class_index];
+}
+
+plan_interval_t plan_q_heads(const struct plan *plan, int32_t layer, int32_t rank)
+{
+    return interval_of(plan->layers[layer].q_cuts, rank);
+}
+
+plan_interval_t plan_ffn_columns(const struct plan *plan, int32_t layer, int32_t rank)
+{
+    return interval_of(plan->layers[layer].ffn_cuts, rank);
+}
+
+plan_interval_t plan_vocab_rows(const struct plan *plan, int32_t rank)
+{
+    return interval_of(plan->vocab_cuts, rank);
+}
+
+// ---- KV heads ----
+
+int32_t plan_held(const struct plan *plan, int32_t class_index, int32_t rank, int32_t lane,
+                  const int32_t **heads_out)
+{
+    const struct plan_class *kv_class = class_at(plan, class_index);
+    const int32_t *at = &kv_class->owned_at[rank * plan->n_lanes + lane];
+    *heads_out = &kv_class->owned[at[0]];
+    return at[1] - at[0];
+}
+
+int32_t plan_attention_rank(const struct plan *plan, int32_t class_index, int32_t head,
+                            int32_t lane, int32_t q_rank)
+{
+    const struct plan_class *kv_class = class_at(plan, class_index);
+    if (kv_class->placement == PLAN_REPLICATE) {
+        return q_rank;
+    }
+    return (head * plan->n_lanes + lane) / plan_places(plan, kv_class);
+}
+
+bool plan_attention_is_local(const struct plan *plan, int32_t layer)
+{
+    const struct plan_class *kv_class = class_at(plan, plan->layers[layer].class_index);
+    if (kv_class->placement == PLAN_REPLICATE) {
+        return true;
+    }
+    // Local when the rank owns, in every lane, what its query heads read: whole heads on the line.
+    const int32_t n = plan_places(plan, kv_class);
+    for (int32_t r = 0; r < plan->tp; r++) {
+        const plan_interval_t read = plan_read_heads(plan, layer, kv_class->n_kv_heads, r);
+        if (read.begin * plan->n_lanes < r * n || read.end * plan->n_lanes > (r + 1) * n) {
+            return false;
+        }
+    }
+    return true;
+}
+
+plan_interval_t plan_kv_weight_heads(const struct plan *plan, int32_t class_index, int32_t rank)
+{
+    plan_interval_t heads = {.begin = class_at(plan, class_index)->n_kv_heads, .end = 0};
+    for (int32_t u = 0; u < plan->n_lanes; u++) {
+        const int32_t *held;
+        const int32_t n = plan_held(plan, class_index, rank, u, &held);
+        if (n > 0) {
+            heads.begin = held[0] < heads.begin ? held[0] : heads.begin;
+            heads.end = held[n - 1] >= heads.end ? held[n - 1] + 1 : heads.end;
+        }
+    }
+    return heads;
+}
+
+/*
+ * The rank's places on the KV line are one interval, head-major: the end of one head, whole heads, the
+ * beginning of another.
+ *
+ *              lane 0 1 2
+ *     head 1        . # #     run 0: what is left of the first head
+ *     head 2        # # #     run 1: whole heads
+ *     head 3        # . .     run 2: the beginning of the last
+ */
+int32_t plan_kv_runs(const struct plan *plan, int32_t class_index, int32_t rank,
+                     plan_run_t runs_out[PLAN_MAX_RUNS])
+{
+    const struct plan_class *kv_class = class_at(plan, class_index);
+    const int32_t lanes = plan->n_lanes;
+    if (kv_class->placement == PLAN_REPLICATE) {
+        const plan_interval_t heads = plan_kv_weight_heads(plan, class_index, rank);
+        runs_out[0] = (plan_run_t){heads.begin, heads.end, 0, lanes};
+        return 1;
+    }
+
+    const int32_t n = plan_places(plan, kv_class);
+    int32_t head = rank * n / lanes;
+    const int32_t first_lane = rank * n % lanes;
+    const int32_t last_head = (rank + 1) * n / lanes;
+    const int32_t last_lane = (rank + 1) * n % lanes; // not included
+    if (head == last_head) {
+        runs_out[0] = (plan_run_t){head, head + 1, first_lane, last_lane};
+        return 1;
+    }
+    int32_t n_runs = 0;
+    if (first_lane > 0) {
+        runs_out[n_runs++] = (plan_run_t){head, head + 1, first_lane, lanes};
+        head++;
+    }
+    if (head < last_head) {
+        runs_out[n_runs++] = (plan_run_t){head, last_head, 0, lanes};
+    }
+    if (last_lane > 0) {
+        runs_out[n_runs++] = (plan_run_t){last_head, last_head + 1, 0, last_lane};
+    }
+    return n_runs;
+}
+
+int64_t plan_units(const struct plan *plan, int32_t class_index, int32_t rank, int64_t n_blocks)
+{
+    return plan_unit_base(plan, class_index, rank, plan->n_lanes, n_blocks);
+}
+
+int64_t plan_unit_base(const struct plan *plan, int32_t class_index, int32_t rank, int32_t lane,
+                       int64_t n_blocks)
+{
+    const int32_t *owned_at = class_at(plan, class_index)->owned_at;
+    const int32_t first = rank * plan->n_lanes;
+    return n_blocks * (owned_at[first + lane] - owned_at[first]);
+}
+
+// ---- bytes ----
+
+/* (KV head, lane) pairs the rank holds, over all layers. */
+static int64_t held_pairs(const struct plan *plan, int32_t rank)
+{
+    int64_t pairs = 0;
+    for (int32_t c = 0; c < plan->n_classes; c++) {
+        pairs += plan->classes[c].n_layers * plan_units(plan, c, rank, 1);
+    }
+    return pairs;
+}
+
+/* Bytes of K and V of one token in one head. */
+static int64_t head_bytes(const struct plan *plan, int kv_dtype)
+{
+    return 2 * (int64_t)plan->head_dim * (int64_t)dtype_bytes(kv_dtype);
+}
+
+int64_t plan_kv_block_bytes(const struct plan *plan, int32_t rank, int kv_dtype)
+{
+    return held_pairs(plan, rank) * PLAN_BLOCK_TOKENS * head_bytes(plan, kv_dtype);
+}
+
+double plan_kv_bytes_per_token(const struct plan *plan, int32_t rank, int kv_dtype)
+{
+    return (double)(held_pairs(plan, rank) * head_bytes(plan, kv_dtype)) / plan->n_lanes;
+}
+
+double plan_kv_replication(const struct plan *plan, const struct model_spec *spec)
+{
+    int64_t held = 0;
+    for (int32_t r = 0; r < plan->tp; r++) {
+        held += held_pairs(plan, r);
+    }
+    int64_t once = 0;
+    for (int32_t i = 0; i < spec->n_layers; i++) {
+        once += spec->layers[i].n_kv_heads;
+    }
+    return (double)held / (double)(once * plan->n_lanes);
+}
+
+int64_t plan_weight_bytes(const struct plan *plan, const struct model_spec *spec, int32_t rank,
+                          int dtype)
+{
+    const plan_interval_t rows = plan_vocab_rows(plan, rank);
+    // Rows of n_hidden elements: embedding and head, then per layer q, o, k, v and the three of the FFN.
+    int64_t n_rows = (spec->tied_head ? 1 : 2) * (int64_t)(rows.end - rows.begin);
+    for (int32_t i = 0; i < plan->n_layers; i++) {
+        const plan_interval_t q = plan_q_heads(plan, i, rank);
+        const plan_interval_t kv = plan_kv_weight_heads(plan, plan->layers[i].class_index, rank);
+        const plan_interval_t ffn = plan_ffn_columns(plan, i, rank);
+        const int64_t heads = 2 * (int64_t)(q.end - q.begin) + 2 * (int64_t)(kv.end - kv.begin);
+        n_rows += heads * spec->head_dim + 3 * (int64_t)(ffn.end - ffn.begin);
+    }
+    const int64_t norms = (2 * (int64_t)spec->n_layers + 1) * spec->n_hidden;
+    return n_rows * spec->n_hidden * (int64_t)dtype_bytes(dtype) +
+           norms * (int64_t)dtype_bytes(DTYPE_F32);
+}
