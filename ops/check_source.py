@@ -10,6 +10,7 @@ wanted stand in ops/check_allow.txt, each with its reason.
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -48,7 +49,7 @@ FENCES = [
 CALLS = [
     (r"\b(?:secure_)?getenv\s*\(", ["base/config", "tests/"], "settings come from the config table"),
     (r"(?<![_\w])(?:exit|abort|quick_exit)\s*\(", ["tests/"], "only main.c may end the process"),
-    (r"\b(?:strcpy|strcat|sprintf|vsprintf|gets|strtok|atoi|atof|alloca)\s*\(", [],
+    (r"\b(?:strcpy|strcat|sprintf|vsprintf|gets|strtok|atoi|atof|alloca)\s*\(", ["tests/"],
      "unbounded or unchecked by design"),
 ]
 
@@ -151,7 +152,7 @@ def check_words(found, path, text):
 def check_layout(found, path, text):
     if path.endswith(".h") and "\n#pragma once\n" not in "\n" + text:
         found.add("pragma", path, 1, "-", "has no #pragma once")
-    if not text.endswith("\n"):
+    if text and not text.endswith("\n"):
         found.add("newline", path, text.count("\n") + 1, "-", "does not end with a newline")
 
 
@@ -302,7 +303,8 @@ def object_files(build):
     root = os.getcwd() + os.sep
     for entry in entries:
         path = entry["file"]
-        output = os.path.join(entry["directory"], entry.get("output", ""))
+        words = shlex.split(entry["command"])
+        output = os.path.join(entry["directory"], words[words.index("-o") + 1])
         if path.startswith(root) and os.path.isfile(output):
             path = path[len(root):]
             if not path.startswith(("build", "tests/")):

@@ -28,8 +28,9 @@
     test_assert_status_says((expr), (code), (text), #expr, __FILE__, __LINE__)
 
 /* |got - want| <= atol + rtol * |want|; a NaN on either side fails. */
-#define assert_close(got, want, atol, rtol) \
-    test_assert_close((struct test_close){(got), (want), (atol), (rtol)}, #got, __FILE__, __LINE__)
+#define assert_close(got, want, atol, rtol)                                                     \
+    test_assert_close((struct test_close){(double)(got), (double)(want), (atol), (rtol)}, #got, \
+                      __FILE__, __LINE__)
 
 struct test_close {
     double got, want, atol, rtol;
