@@ -37,6 +37,8 @@ target_compile_options(kvasir_flags INTERFACE
     # gcc cannot see that a failed status_t never reaches the code after TRY. Uninitialised values are
     # found by the analyzer (ops/check) instead.
     $<$<C_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>
+    # Text that is cut to fit is cut on purpose; gcc warns of it at -O2 and above only.
+    $<$<C_COMPILER_ID:GNU>:-Wno-format-truncation>
     -Wno-format-zero-length # log_write(..., "") has no further pairs
     -fno-omit-frame-pointer
     -fno-strict-aliasing

@@ -91,9 +91,7 @@ class Findings:
         for key, number in self.allowed.items():
             if key not in self.used:
                 self.lines.append(f"{ALLOW_FILE}:{number}: nothing needs `{' '.join(key)}` any more")
-        for line in self.lines:
-            print(line)
-        return 1 if self.lines else 0
+        return self.lines
 
 
 def tracked_files():
@@ -345,10 +343,8 @@ def check_listed(found, paths, build):
             found.add("listed", path, 1, "-", "is in no target")
 
 
-def main():
-    if len(sys.argv) != 2:
-        sys.exit(__doc__)
-    build = sys.argv[1]
+def check_tree(build):
+    """The findings in the tree of the working directory, as lines of text."""
     found = Findings()
     paths = tracked_files()
     for path in paths:
@@ -366,7 +362,15 @@ def main():
     check_messages(found, paths)
     check_listed(found, paths, build)
     check_symbols(found, build)
-    sys.exit(found.finish())
+    return found.finish()
+
+
+def main():
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    lines = check_tree(sys.argv[1])
+    print("\n".join(lines), end="\n" if lines else "")
+    sys.exit(1 if lines else 0)
 
 
 if __name__ == "__main__":

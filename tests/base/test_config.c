@@ -74,7 +74,7 @@ static const struct config_row rows[] = {
 /* Loads from words separated by single spaces. */
 static status_t load(struct config_set *set, struct settings *settings, const char *words)
 {
-    static char buffer[1024];
+    static char buffer[TEST_PATH_BYTES + 512];
     static char *argv[64];
     snprintf(buffer, sizeof buffer, "program %s", words);
     int argc = 0;

@@ -3,13 +3,18 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import unittest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-CHECK = os.path.join(ROOT, "ops", "check_source.py")
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.join(ROOT, "ops"))
+
+import check_source  # noqa: E402 # the path to it is made above
+
 CLEAN = {"base/good.c": '#include "base/good.h"\n\nint good_value(void)\n{\n    return 1;\n}\n',
          "base/good.h": "#pragma once\n\nint good_value(void);\n"}
 
@@ -22,41 +27,37 @@ class CheckSource(unittest.TestCase):
     def setUp(self):
         self.dir = tempfile.TemporaryDirectory()
         self.addCleanup(self.dir.cleanup)
-        subprocess.run(["git", "init", "-q", self.dir.name], check=True)
+        self.addCleanup(os.chdir, os.getcwd())
+        os.chdir(self.dir.name)
+        subprocess.run(["git", "init", "-q"], check=True)
+        subprocess.run(["cc", "-x", "c", "-o", ".git/empty.o", "-c", "/dev/null"], check=True)
 
     def run_check(self, files, allow=""):
         files = {**CLEAN, **files}
         if allow:
             files["ops/check_allow.txt"] = allow
+        for name in os.listdir("."):
+            if name != ".git":
+                shutil.rmtree(name)
         entries = []
         for path, text in files.items():
-            full = os.path.join(self.dir.name, path)
-            os.makedirs(os.path.dirname(full), exist_ok=True)
-            with open(full, "w", encoding="utf-8") as file:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with open(path, "w", encoding="utf-8") as file:
                 file.write(text)
             if path.endswith(".c"):
-                entries.append(self.compile_entry(path, full))
-        build = os.path.join(self.dir.name, "build")
-        os.makedirs(build, exist_ok=True)
-        with open(os.path.join(build, "compile_commands.json"), "w", encoding="utf-8") as file:
+                entries.append(self.compile_entry(path, text))
+        with open(".git/compile_commands.json", "w", encoding="utf-8") as file:
             json.dump(entries, file)
-        with open(os.path.join(self.dir.name, ".gitignore"), "w", encoding="utf-8") as file:
-            file.write("/build/\n")
-        done = subprocess.run([sys.executable, CHECK, "build"], cwd=self.dir.name, check=False,
-                              stdout=subprocess.PIPE, universal_newlines=True)
-        lines = done.stdout.splitlines()
-        self.assertEqual(done.returncode, 1 if lines else 0)
-        return lines
+        return check_source.check_tree(".git")
 
-    def compile_entry(self, path, full):
-        """A file that cannot be compiled on its own has an object that exports nothing."""
-        output = os.path.join(self.dir.name, "build", path.replace("/", "_") + ".o")
-        os.makedirs(os.path.dirname(output), exist_ok=True)
-        command = ["cc", "-I", self.dir.name, "-o", output, "-c", full]
-        done = subprocess.run(command, check=False, stderr=subprocess.DEVNULL)
-        if done.returncode != 0:
-            subprocess.run(["cc", "-x", "c", "-o", output, "-c", "/dev/null"], check=True)
-        return {"directory": self.dir.name, "command": " ".join(command), "file": full}
+    def compile_entry(self, path, text):
+        """What includes headers that are not there has an object that exports nothing."""
+        output = ".git/empty.o"
+        if "#include" not in text and text.strip():
+            output = ".git/" + path.replace("/", "_") + ".o"
+            subprocess.run(["cc", "-w", "-o", output, "-c", path], check=True)
+        return {"directory": os.getcwd(), "command": f"cc -o {output} -c {path}",
+                "file": os.path.join(os.getcwd(), path)}
 
     def expect(self, rule, files):
         lines = self.run_check(files)
