@@ -1,0 +1,75 @@
+#include "coordinator/tokenizer/normalize.h"
+
+#include <stdint.h>
+#include <string.h>
+
+#include "coordinator/tokenizer/nfc.h"
+
+static status_t replace_all(const struct normalize_step *step, const uint8_t *text, size_t size,
+                            struct bytes *out)
+{
+    const size_t pattern_size = strlen(step->pattern);
+    const uint8_t *const end = text + size;
+    while (text < end) {
+        const uint8_t *hit = memmem(text, (size_t)(end - text), step->pattern, pattern_size);
+        const uint8_t *const stop = hit != NULL ? hit : end;
+        TRY(bytes_append(out, text, (size_t)(stop - text)));
+        if (hit == NULL) {
+            break;
+        }
+        TRY(bytes_append_str(out, step->content));
+        text = hit + pattern_size;
+    }
+    return status_ok();
+}
+
+static status_t apply(const struct normalize_step *step, const uint8_t *text, size_t size,
+                      struct bytes *out)
+{
+    switch (step->kind) {
+    case NORMALIZE_PREPEND:
+        if (size > 0) {
+            TRY(bytes_append_str(out, step->content));
+        }
+        return bytes_append(out, text, size);
+    case NORMALIZE_REPLACE:
+        return replace_all(step, text, size, out);
+    default:
+        return nfc_append(text, size, out);
+    }
+}
+
+size_t normalize_max_bytes(const struct normalizer *normalizer, size_t size)
+{
+    size_t bound = size;
+    for (size_t i = 0; i < normalizer->n_steps; i++) {
+        const struct normalize_step *step = &normalizer->steps[i];
+        const size_t factor = step->kind == NORMALIZE_PREPEND   ? 1
+                              : step->kind == NORMALIZE_REPLACE ? strlen(step->content) + 1
+                                                                : NFC_MAX_GROWTH;
+        if (bound > (SIZE_MAX - NORMALIZE_MAX_TEXT) / factor) {
+            return SIZE_MAX;
+        }
+        bound = bound * factor + NORMALIZE_MAX_TEXT;
+    }
+    return bound;
+}
+
+status_t normalize_text(const struct normalizer *normalizer, const void *text, size_t size,
+                        struct bytes *out, struct bytes *spare)
+{
+    bytes_clear(out);
+    if (normalizer->n_steps == 0) {
+        return bytes_append(out, text, size);
+    }
+    // Steps alternate between the buffers, so that the last one writes to `out`.
+    const uint8_t *from = text;
+    for (size_t i = 0; i < normalizer->n_steps; i++) {
+        struct bytes *to = (normalizer->n_steps - i) % 2 == 1 ? out : spare;
+        bytes_clear(to);
+        TRY(apply(&normalizer->steps[i], from, size, to));
+        from = to->data;
+        size = to->size;
+    }
+    return status_ok();
+}

@@ -1,0 +1,220 @@
+#include "coordinator/tokenizer/tokenizer.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/utf8.h"
+#include "coordinator/tokenizer/split.h"
+#include "coordinator/tokenizer/token_list.h"
+#include "coordinator/tokenizer/tokenizer_json.h"
+#include "coordinator/tokenizer/tokenizer_parts.h"
+
+#define MAX_FILE_BYTES ((size_t)64 * 1024 * 1024)
+// Positions in a word are 32 bits, and a normalizer may make the text several times larger.
+#define MAX_TEXT_BYTES ((size_t)256 * 1024 * 1024)
+#define PATH_BYTES     4096
+
+// ---- load ----
+
+/* A directory without tokenizer.json: says the way out when the older file is there. */
+static status_t add_remedy(status_t s, const char *dir)
+{
+    char path[PATH_BYTES];
+    status_t joined = file_join(path, sizeof path, dir, "tokenizer.model");
+    if (s.code != STATUS_NOT_FOUND || !status_is_ok(&joined) || access(path, R_OK) != 0) {
+        return s;
+    }
+    return status_errorf(s.code,
+                         "%s; tokenizer.model alone is not read" STATUS_FIX
+                         "save the tokenizer once with transformers' AutoTokenizer, which writes "
+                         "tokenizer.json",
+                         s.msg);
+}
+
+status_t tokenizer_load(const char *dir, struct tokenizer **tokenizer_out)
+{
+    char path[PATH_BYTES];
+    TRY(file_join(path, sizeof path, dir, "tokenizer.json"));
+    struct bytes file;
+    bytes_init(&file, MAX_FILE_BYTES + 1);
+    status_t s = file_read(path, MAX_FILE_BYTES, &file);
+    if (status_is_ok(&s)) {
+        s = status_wrapf(tokenizer_json_parse(file.data, file.size, tokenizer_out), "%s", path);
+    } else {
+        s = add_remedy(s, dir);
+    }
+    bytes_destroy(&file);
+    return s;
+}
+
+void tokenizer_free(struct tokenizer *tokenizer)
+{
+    if (tokenizer == NULL) {
+        return;
+    }
+    vocab_destroy(&tokenizer->pieces);
+    vocab_destroy(&tokenizer->decoded);
+    free(tokenizer->kinds);
+    bpe_destroy(&tokenizer->bpe);
+    added_tokens_destroy(&tokenizer->raw_added);
+    added_tokens_destroy(&tokenizer->normalized_added);
+    free(tokenizer);
+}
+
+int32_t tokenizer_vocab_size(const struct tokenizer *tokenizer)
+{
+    return (int32_t)tokenizer->decoded.n;
+}
+
+bool tokenizer_is_special(const struct tokenizer *tokenizer, int32_t id)
+{
+    return id >= 0 && (size_t)id < tokenizer->decoded.n &&
+           (tokenizer->kinds[id] & TOKEN_SPECIAL) != 0;
+}
+
+// ---- encode ----
+
+/* What one call works with. */
+struct encode_call {
+    const struct tokenizer *tokenizer;
+    bool special_as_text;
+    struct token_list *out;
+    struct bpe_scratch bpe;
+    struct bytes normal, spare; /* normalized text */
+    struct bytes prefixed;      /* a piece with a space in front */
+};
+
+static status_t encode_piece(struct encode_call *call, size_t step, const uint8_t *text,
+                             size_t size);
+
+static status_t encode_split(struct encode_call *call, size_t step, const uint8_t *text,
+                             size_t size)
+{
+    const int pattern = call->tokenizer->pretokenizer.steps[step].pattern;
+    while (size > 0) {
+        const size_t length = split_next(pattern, text, size);
+        TRY(encode_piece(call, step + 1, text, length));
+        text += length;
+        size -= length;
+    }
+    return status_ok();
+}
+
+static status_t encode_prefixed(struct encode_call *call, size_t step, const uint8_t *text,
+                                size_t size)
+{
+    if (text[0] == ' ') {
+        return encode_piece(call, step + 1, text, size);
+    }
+    bytes_clear(&call->prefixed);
+    TRY(bytes_append_str(&call->prefixed, " "));
+    TRY(bytes_append(&call->prefixed, text, size));
+    return encode_piece(call, step + 1, call->prefixed.data, call->prefixed.size);
+}
+
+/* Runs the steps of the pre-tokenizer from `step` on; what is left after the last one is a word. */
+// NOLINTNEXTLINE(misc-no-recursion): as deep as the pre-tokenizer has steps
+static status_t encode_piece(struct encode_call *call, size_t step, const uint8_t *text,
+                             size_t size)
+{
+    const struct pretokenizer *pre = &call->tokenizer->pretokenizer;
+    if (step == pre->n_steps) {
+        return bpe_encode(&call->tokenizer->bpe, &call->bpe, text, size, call->out);
+    }
+    return pre->steps[step].kind == PRETOKENIZER_SPLIT ? encode_split(call, step, text, size)
+                                                       : encode_prefixed(call, step, text, size);
+}
+
+/* Text without raw added tokens: normalized, and cut at the added tokens that are looked for then. */
+static status_t encode_plain(struct encode_call *call, const uint8_t *text, size_t size)
+{
+    const struct tokenizer *tokenizer = call->tokenizer;
+    if (tokenizer->normalizer.n_steps > 0) {
+        const size_t max = normalize_max_bytes(&tokenizer->normalizer, size);
+        call->normal.max_bytes = max;
+        call->spare.max_bytes = max;
+        TRY(normalize_text(&tokenizer->normalizer, text, size, &call->normal, &call->spare));
+        text = call->normal.data;
+        size = call->normal.size;
+    }
+    size_t at = 0;
+    while (at < size) {
+        const struct added_token_match match =
+            added_tokens_next(&tokenizer->normalized_added, text, size, at, call->special_as_text);
+        if (match.begin > at) {
+            TRY(encode_piece(call, 0, text + at, match.begin - at));
+        }
+        if (match.id >= 0) {
+            TRY(token_list_push(call->out, match.id));
+        }
+        at = match.end;
+    }
+    return status_ok();
+}
+
+static status_t encode_text(struct encode_call *call, const uint8_t *text, size_t size)
+{
+    size_t at = 0;
+    while (at < size) {
+        const struct added_token_match match =
+            added_tokens_next(&call->tokenizer->raw_added, text, size, at, call->special_as_text);
+        if (match.begin > at) {
+            TRY(encode_plain(call, text + at, match.begin - at));
+        }
+        if (match.id >= 0) {
+            TRY(token_list_push(call->out, match.id));
+        }
+        at = match.end;
+    }
+    return status_ok();
+}
+
+static status_t push_all(struct token_list *out, const int32_t *ids, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        TRY(token_list_push(out, ids[i]));
+    }
+    return status_ok();
+}
+
+static status_t encode_checked(struct encode_call *call, const uint8_t *text, size_t size,
+                               bool add_special)
+{
+    const struct template_ids *ids = &call->tokenizer->template_ids;
+    if (add_special) {
+        TRY(push_all(call->out, ids->before, ids->n_before));
+    }
+    TRY(encode_text(call, text, size));
+    return add_special ? push_all(call->out, ids->after, ids->n_after) : status_ok();
+}
+
+status_t tokenizer_encode(const struct tokenizer *tokenizer, const char *text, size_t size,
+                          int flags, struct token_list *out)
+{
+    if (size > MAX_TEXT_BYTES) {
+        return status_errorf(STATUS_INVALID_ARGUMENT, "text of %zu bytes, limit %zu", size,
+                             MAX_TEXT_BYTES);
+    }
+    const size_t valid = utf8_valid_prefix((const uint8_t *)text, size);
+    if (valid != size) {
+        return status_errorf(STATUS_INVALID_ARGUMENT, "text is not UTF-8 at byte %zu of %zu", valid,
+                             size);
+    }
+    struct encode_call call = {.tokenizer = tokenizer,
+                               .special_as_text = (flags & TOKENIZER_PARSE_SPECIAL) == 0,
+                               .out = out,
+                               .prefixed = {.max_bytes = SIZE_MAX}};
+    const size_t n_before = out->n;
+    status_t s =
+        encode_checked(&call, (const uint8_t *)text, size, (flags & TOKENIZER_ADD_SPECIAL) != 0);
+    if (!status_is_ok(&s)) {
+        out->n = n_before;
+    }
+    bpe_scratch_destroy(&call.bpe);
+    bytes_destroy(&call.normal);
+    bytes_destroy(&call.spare);
+    bytes_destroy(&call.prefixed);
+    return s;
+}
