@@ -35,7 +35,7 @@ struct rpc_handlers {
     /* The send queue became empty after rpc_send had refused a message. May be NULL. */
     void (*on_writable)(struct rpc_call *call);
 
-    /* Exactly once, last. Server: OK after rpc_finish was delivered, CANCELLED or DEADLINE_EXCEEDED as soon as the
+    /* Exactly once, last; also when no other callback came before. Server: OK after rpc_finish was delivered, CANCELLED or DEADLINE_EXCEEDED as soon as the
      * peer is gone or out of time (even while a handler has not finished). Client: the call's final status. */
     void (*on_closed)(struct rpc_call *call, const status_t *status);
 };
@@ -50,8 +50,10 @@ void rpc_call_set_user(struct rpc_call *call, void *user);
 void *rpc_call_user(const struct rpc_call *call);
 
 /* Copies the message into the call's queue. RESOURCE_EXHAUSTED when it would pass the queue's bound (nothing is
- * queued; on_writable follows), UNAVAILABLE when the call is over. */
+ * queued; on_writable follows), INVALID_ARGUMENT when it alone would, UNAVAILABLE when the call is over. */
 MUST_USE status_t rpc_send(struct rpc_call *call, const void *data, size_t size);
+
+/* What waits in the queue, with 64 bytes on top of each message; not what the library has taken already. */
 size_t rpc_queued_bytes(const struct rpc_call *call);
 
 /* Ends the call from this side and tells the peer nothing more than that. */
@@ -83,6 +85,9 @@ struct rpc_server_options {
  * socket file that nobody listens on is removed. Methods may be added until rpc_server_start. */
 MUST_USE status_t rpc_server_new(const struct rpc_server_options *options,
                                  struct rpc_server **server_out);
+
+/* A request of a unary or server-streaming method is exactly one message: a missing or a second one ends the call with
+ * INVALID_ARGUMENT, as an unknown method does with UNIMPLEMENTED, before on_message. */
 MUST_USE status_t rpc_server_add(struct rpc_server *server, const struct rpc_method *method);
 
 /* A method that is described but not built: every call ends with UNIMPLEMENTED and this message. */
@@ -101,7 +106,8 @@ MUST_USE status_t rpc_server_start(struct rpc_server *server);
 /* The bound address, "127.0.0.1:50051" or "unix:/path": what a client dials. */
 const char *rpc_server_address(const struct rpc_server *server);
 
-/* Refuses new calls (UNAVAILABLE), waits at most grace_ns for live ones, cancels the rest, joins the pollers. */
+/* Refuses new calls (UNAVAILABLE), waits at most grace_ns for live ones, cancels the rest, joins the pollers. Health
+ * is NOT_SERVING from the first moment, and still answered; health and reflection streams are not waited for. */
 void rpc_server_drain(struct rpc_server *server, uint64_t grace_ns);
 
 /* Drains with no grace if rpc_server_drain was not called. Accepts NULL. */
@@ -111,7 +117,8 @@ void *rpc_call_context(const struct rpc_call *call);
 const char *rpc_call_path(const struct rpc_call *call);
 uint64_t rpc_call_deadline_ns(const struct rpc_call *call); /* CLOCK_MONOTONIC; RPC_NO_DEADLINE */
 
-/* First value of a request header (lower-case key) into buf; false when absent. */
+/* First value of a request header (lower-case key) into buf; false when absent or too long for buf. Both are known
+ * until on_closed has returned; a peer reads "ipv4:127.0.0.1:40312". */
 bool rpc_call_metadata(const struct rpc_call *call, const char *key, char *buf, size_t buf_bytes);
 void rpc_call_peer(const struct rpc_call *call, char *buf, size_t buf_bytes);
 
@@ -124,7 +131,7 @@ struct rpc_trailer {
 void rpc_finish(struct rpc_call *call, const status_t *status, const struct rpc_trailer *trailers,
                 size_t n_trailers);
 
-/* rpc_send + rpc_finish(OK): the answer of a unary call. */
+/* rpc_send + rpc_finish(OK) in one go, whatever the queue's bound: the answer of a unary call. */
 void rpc_reply(struct rpc_call *call, const struct bytes *message);
 
 /* ---- client ------------------------------------------------------------------------------------ */
@@ -161,7 +168,7 @@ void rpc_half_close(struct rpc_call *call);
 /* A trailer of a client call, valid in and after on_closed; false when absent. */
 bool rpc_call_trailer(const struct rpc_call *call, const char *key, char *buf, size_t buf_bytes);
 
-/* One unary call, blocking. The response is appended to *response_out. */
+/* One unary call, blocking; not from a callback. The response is appended to *response_out. */
 MUST_USE status_t rpc_unary(struct rpc_channel *channel, const char *path,
                             const struct bytes *request, uint64_t timeout_ns,
                             struct bytes *response_out);
