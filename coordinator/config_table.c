@@ -1,0 +1,212 @@
+#include "coordinator/config_table.h"
+
+#include <string.h>
+
+#define AT(field) offsetof(struct coordinator_config, field)
+
+static const struct config_row rows[] = {
+    {.name = "tensor-parallel-size",
+     .type = CONFIG_INT,
+     .offset = AT(tensor_parallel_size),
+     .default_text = "1",
+     .alias = "-tp",
+     .help = "ranks that share every layer",
+     .min = 1,
+     .max = 1024},
+    {.name = "pipeline-parallel-size",
+     .type = CONFIG_INT,
+     .offset = AT(pipeline_parallel_size),
+     .default_text = "1",
+     .alias = "-pp",
+     .help = "stages of consecutive layers",
+     .min = 1,
+     .max = 1024},
+    {.name = "replicas",
+     .type = CONFIG_INT,
+     .offset = AT(replicas),
+     .default_text = "1",
+     .help = "worker groups to launch, each a whole model",
+     .min = 1,
+     .max = 64},
+    {.name = "listen",
+     .type = CONFIG_STRING,
+     .offset = AT(listen),
+     .default_text = "127.0.0.1:50051",
+     .help = "gRPC address: HOST:PORT (port 0: any) or unix:PATH"},
+    {.name = "http",
+     .type = CONFIG_STRING,
+     .offset = AT(http),
+     .default_text = "off",
+     .help = "address of /metrics, /livez and /readyz: HOST:PORT or off"},
+    {.name = "device",
+     .type = CONFIG_CHOICE,
+     .offset = AT(device),
+     .default_text = "auto",
+     .choices = "auto|cpu|cuda",
+     .help = "where workers compute"},
+    {.name = "dtype",
+     .type = CONFIG_CHOICE,
+     .offset = AT(dtype),
+     .default_text = "auto",
+     .choices = "auto|float32|bfloat16",
+     .help = "type of the weights in memory; auto: the checkpoint's"},
+    {.name = "kv-cache-dtype",
+     .type = CONFIG_CHOICE,
+     .offset = AT(kv_dtype),
+     .default_text = "auto",
+     .choices = "auto|float32|bfloat16",
+     .help = "type of stored keys and values; auto: as --dtype"},
+    {.name = "load-format",
+     .type = CONFIG_CHOICE,
+     .offset = AT(load_format),
+     .default_text = "auto",
+     .choices = "auto|dummy",
+     .help = "auto reads safetensors; dummy makes weights up"},
+    {.name = "kv-placement",
+     .type = CONFIG_CHOICE,
+     .offset = AT(kv_placement),
+     .default_text = "auto",
+     .choices = "auto|share|replicate",
+     .help = "KV heads on several ranks: shared by sequence or copied"},
+    {.name = "launcher",
+     .type = CONFIG_CHOICE,
+     .offset = AT(launcher),
+     .default_text = "none",
+     .choices = "none|mpirun",
+     .help = "mpirun starts and restarts the workers; none waits for them"},
+    {.name = "mpirun",
+     .type = CONFIG_STRING,
+     .offset = AT(mpirun),
+     .default_text = "mpirun",
+     .help = "the program --launcher mpirun runs"},
+    {.name = "mpirun-args",
+     .type = CONFIG_STRING,
+     .offset = AT(mpirun_args),
+     .help = "more arguments for it, separated by blanks (='--hostfile F')"},
+    {.name = "worker",
+     .type = CONFIG_STRING,
+     .offset = AT(worker),
+     .help = "the worker program; default: kvasir-worker beside this one"},
+    {.name = "max-model-len",
+     .type = CONFIG_INT,
+     .offset = AT(max_model_len),
+     .default_text = "0",
+     .help = "longest prompt + completion in tokens; 0: the model's",
+     .min = 0,
+     .max = 16777216},
+    {.name = "max-num-seqs",
+     .type = CONFIG_INT,
+     .offset = AT(max_num_seqs),
+     .default_text = "64",
+     .help = "sequences a worker group computes at once",
+     .min = 1,
+     .max = 65536},
+    {.name = "max-num-batched-tokens",
+     .type = CONFIG_INT,
+     .offset = AT(max_num_batched_tokens),
+     .default_text = "512",
+     .help = "tokens of one step, prompts and completions together",
+     .min = 1,
+     .max = 1048576},
+    {.name = "kv-cache-memory",
+     .type = CONFIG_INT,
+     .offset = AT(kv_cache_memory_bytes),
+     .default_text = "0",
+     .alias = "--kv-cache-memory-bytes",
+     .help = "bytes of KV cache per rank (4G, 512M); 0: as free memory allows",
+     .min = 0,
+     .max = 0x1p50},
+    {.name = "threads",
+     .type = CONFIG_INT,
+     .offset = AT(threads),
+     .default_text = "0",
+     .help = "compute threads per rank; 0: cores / ranks on the host",
+     .min = 0,
+     .max = 4096},
+    {.name = "served-model-name",
+     .type = CONFIG_STRING,
+     .offset = AT(served_model_name),
+     .help = "name requests use; default: the directory's name"},
+    {.name = "max-num-queued-reqs",
+     .type = CONFIG_INT,
+     .offset = AT(max_num_queued_reqs),
+     .default_text = "1024",
+     .help = "requests that may wait; more are refused at once",
+     .min = 1,
+     .max = 1048576},
+    {.name = "max-num-queued-tokens",
+     .type = CONFIG_INT,
+     .offset = AT(max_num_queued_tokens),
+     .default_text = "1M",
+     .help = "prompt tokens that may wait",
+     .min = 1,
+     .max = 0x1p40},
+    {.name = "shutdown-timeout",
+     .type = CONFIG_FLOAT,
+     .offset = AT(shutdown_timeout_s),
+     .default_text = "30",
+     .help = "seconds that requests in flight may finish in after SIGTERM",
+     .min = 0,
+     .max = 86400},
+    {.name = "heartbeat-timeout",
+     .type = CONFIG_FLOAT,
+     .offset = AT(heartbeat_timeout_s),
+     .default_text = "10",
+     .help = "seconds of silence after which a worker group counts as lost",
+     .min = 0.1,
+     .max = 3600},
+    {.name = "join-token-file",
+     .type = CONFIG_STRING,
+     .offset = AT(join_token_file),
+     .help = "file with the secret that workers must show (mode 0600)"},
+    {.name = "log-level",
+     .type = CONFIG_CHOICE,
+     .offset = AT(log_level),
+     .default_text = "warn",
+     .choices = "error|warn|info|debug|trace",
+     .help = "how much is logged to stderr"},
+};
+
+const struct config_row *config_table_rows(size_t *n_rows_out)
+{
+    *n_rows_out = sizeof rows / sizeof rows[0];
+    return rows;
+}
+
+static status_t check_model(const struct config_set *set, struct coordinator_config *config)
+{
+    if (set->n_positional == 0) {
+        return status_errorf(STATUS_INVALID_ARGUMENT,
+                             "no MODEL given" STATUS_FIX
+                             "name a model directory (config.json, tokenizer.json, *.safetensors)");
+    }
+    if (set->n_positional > 1) {
+        return status_errorf(STATUS_INVALID_ARGUMENT, "one MODEL is served, also given: %s",
+                             set->positional[1]);
+    }
+    config->model = set->positional[0];
+    return status_ok();
+}
+
+status_t config_table_check(const struct config_set *set, struct coordinator_config *config)
+{
+    TRY(check_model(set, config));
+    if (config->device == CONFIG_TABLE_DEVICE_CUDA) {
+        return status_errorf(STATUS_UNIMPLEMENTED,
+                             "--device cuda is not built in" STATUS_FIX "use --device cpu");
+    }
+    if (config->load_format == CONFIG_TABLE_LOAD_DUMMY) {
+        return status_errorf(STATUS_UNIMPLEMENTED, "--load-format dummy is not built in" STATUS_FIX
+                                                   "use a directory with safetensors files");
+    }
+    if (config->served_model_name != NULL && config->served_model_name[0] == '\0') {
+        return status_errorf(STATUS_INVALID_ARGUMENT, "--served-model-name: is empty");
+    }
+    if (config->launcher == CONFIG_TABLE_LAUNCHER_NONE && config->replicas > 1) {
+        return status_errorf(STATUS_INVALID_ARGUMENT,
+                             "--replicas %lld: with --launcher none nothing is launched" STATUS_FIX
+                             "leave it out and start as many worker groups as you like",
+                             (long long)config->replicas);
+    }
+    return status_ok();
+}

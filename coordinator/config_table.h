@@ -1,0 +1,66 @@
+/*
+ * config_table.h - the settings of kvasir-coordinator
+ *
+ * What:      one table: name, type, default and help of every setting; names are vLLM's where it has one.
+ * Ownership: strings belong to the config_set that filled the struct (or to argv).
+ * Thread:    init
+ * Errors:    INVALID_ARGUMENT (exit 64) for a value that no server could use, UNIMPLEMENTED (exit 69) for one
+ *            that this version does not have.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/config.h"
+#include "base/status.h"
+
+enum config_table_auto_dtype { CONFIG_TABLE_AUTO, CONFIG_TABLE_FLOAT32, CONFIG_TABLE_BFLOAT16 };
+
+enum config_table_device {
+    CONFIG_TABLE_DEVICE_AUTO,
+    CONFIG_TABLE_DEVICE_CPU,
+    CONFIG_TABLE_DEVICE_CUDA
+};
+
+enum config_table_load_format { CONFIG_TABLE_LOAD_AUTO, CONFIG_TABLE_LOAD_DUMMY };
+
+enum config_table_launcher { CONFIG_TABLE_LAUNCHER_NONE, CONFIG_TABLE_LAUNCHER_MPIRUN };
+
+struct coordinator_config {
+    const char *model; /* the one positional argument: a model directory */
+
+    int64_t tensor_parallel_size, pipeline_parallel_size, replicas;
+    const char *listen; /* "HOST:PORT" or "unix:PATH" */
+    const char *http;   /* "HOST:PORT" or "off" */
+
+    int device;       /* enum config_table_device */
+    int dtype;        /* enum config_table_auto_dtype */
+    int kv_dtype;     /* enum config_table_auto_dtype */
+    int load_format;  /* enum config_table_load_format */
+    int kv_placement; /* enum plan_placement: the choices are in its order */
+
+    int launcher;       /* enum config_table_launcher */
+    const char *mpirun; /* program */
+    const char *mpirun_args;
+    const char *worker; /* program; NULL: kvasir-worker beside this executable */
+
+    int64_t max_model_len; /* 0: the model's */
+    int64_t max_num_seqs, max_num_batched_tokens;
+    int64_t kv_cache_memory_bytes; /* per rank; 0: the worker decides */
+    int64_t threads;               /* per rank; 0: cores / ranks */
+    const char *served_model_name; /* NULL: the directory's name */
+
+    int64_t max_num_queued_reqs, max_num_queued_tokens;
+    double shutdown_timeout_s, heartbeat_timeout_s;
+    const char *join_token_file;
+    int log_level; /* enum log_level: the choices are in its order */
+};
+
+/* The table, for config_load; *n_rows_out is its length. */
+const struct config_row *config_table_rows(size_t *n_rows_out);
+
+/* Takes the positional MODEL out of the set and checks what rows alone cannot say. */
+MUST_USE status_t config_table_check(const struct config_set *set,
+                                     struct coordinator_config *config);

@@ -1,0 +1,366 @@
+#include "coordinator/validate.h"
+
+#include "base/log.h"
+
+#include <math.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+// ---- numbers: one row each ----
+
+enum number_kind { NUMBER_FLOAT, NUMBER_I32, NUMBER_U32 };
+
+struct number_row {
+    const char *field;
+    int kind; /* enum number_kind */
+    size_t offset;
+    double min, max;   /* the range, ends included ... */
+    bool min_excluded; /* ... but for this one */
+};
+
+#define AT(field) offsetof(struct wire_generate_request, field)
+
+static const struct number_row number_rows[] = {
+    {"sampling.temperature", NUMBER_FLOAT, AT(sampling.temperature), 0, 100, false},
+    {"sampling.top_p", NUMBER_FLOAT, AT(sampling.top_p), 0, 1, true},
+    {"sampling.top_k", NUMBER_I32, AT(sampling.top_k), -1, INT32_MAX, false},
+    {"sampling.min_p", NUMBER_FLOAT, AT(sampling.min_p), 0, 1, false},
+    {"sampling.repetition_penalty", NUMBER_FLOAT, AT(sampling.repetition_penalty), 0, 100, true},
+    {"sampling.presence_penalty", NUMBER_FLOAT, AT(sampling.presence_penalty), -2, 2, false},
+    {"sampling.frequency_penalty", NUMBER_FLOAT, AT(sampling.frequency_penalty), -2, 2, false},
+    {"sampling.n", NUMBER_U32, AT(sampling.n), 1, 128, false},
+    {"sampling.beam_width", NUMBER_U32, AT(sampling.beam_width), 0, 128, false},
+    {"sampling.length_penalty", NUMBER_FLOAT, AT(sampling.length_penalty), -100, 100, false},
+    {"stopping.max_tokens", NUMBER_U32, AT(stopping.max_tokens), 1, UINT32_MAX, false},
+    {"output.logprobs", NUMBER_U32, AT(output.logprobs), 0, VALIDATE_MAX_LOGPROBS, false},
+    {"output.prompt_logprobs", NUMBER_U32, AT(output.prompt_logprobs), 0, VALIDATE_MAX_LOGPROBS,
+     false},
+};
+
+static double number_value(const struct wire_generate_request *m, const struct number_row *row)
+{
+    const char *at = (const char *)m + row->offset;
+    float f;
+    int32_t i;
+    uint32_t u;
+    switch (row->kind) {
+    case NUMBER_FLOAT:
+        memcpy(&f, at, sizeof f);
+        return (double)f;
+    case NUMBER_I32:
+        memcpy(&i, at, sizeof i);
+        return (double)i;
+    default:
+        memcpy(&u, at, sizeof u);
+        return (double)u;
+    }
+}
+
+#define NUMBER_TEXT_BYTES 32
+
+/* As few digits as still say this very number: 0.1f is "0.1", and what is just over 100 does not print as 100. */
+static const char *number_text(double value, int kind, char buf[NUMBER_TEXT_BYTES])
+{
+    if (isnan(value)) {
+        return "nan"; // printf adds the sign that some have
+    }
+    for (int digits = 6; digits <= 17; digits++) {
+        snprintf(buf, NUMBER_TEXT_BYTES, "%.*g", digits, value);
+        const double back = strtod(buf, NULL);
+        if (kind == NUMBER_FLOAT ? (float)back == (float)value : back == value) {
+            break;
+        }
+    }
+    return buf;
+}
+
+static status_t check_number(const struct wire_generate_request *m, const struct number_row *row)
+{
+    const double value = number_value(m, row);
+    const bool above = row->min_excluded ? value > row->min : value >= row->min;
+    if (above && value <= row->max) { // false for a NaN
+        return status_ok();
+    }
+    char got[NUMBER_TEXT_BYTES], min[NUMBER_TEXT_BYTES], max[NUMBER_TEXT_BYTES];
+    return status_errorf(STATUS_INVALID_ARGUMENT, "%s: %s is not in %c%s, %s]", row->field,
+                         number_text(value, row->kind, got), row->min_excluded ? '(' : '[',
+                         number_text(row->min, NUMBER_I32, min),
+                         number_text(row->max, NUMBER_I32, max));
+}
+
+// ---- what this version does not have: one row each ----
+
+struct missing_row {
+    const char *field;
+    bool (*is_used)(const struct wire_generate_request *m);
+};
+
+static bool uses_n(const struct wire_generate_request *m)
+{
+    return m->sampling.n > 1;
+}
+
+static bool uses_beams(const struct wire_generate_request *m)
+{
+    return m->sampling.beam_width > 0;
+}
+
+static bool uses_repetition_penalty(const struct wire_generate_request *m)
+{
+    return m->sampling.repetition_penalty != 1.0F;
+}
+
+static bool uses_presence_penalty(const struct wire_generate_request *m)
+{
+    return m->sampling.presence_penalty != 0.0F;
+}
+
+static bool uses_frequency_penalty(const struct wire_generate_request *m)
+{
+    return m->sampling.frequency_penalty != 0.0F;
+}
+
+static bool uses_logit_bias(const struct wire_generate_request *m)
+{
+    return m->sampling.n_logit_bias > 0;
+}
+
+static bool uses_allowed_tokens(const struct wire_generate_request *m)
+{
+    return m->sampling.allowed_token_ids.n > 0;
+}
+
+static bool uses_prompt_logprobs(const struct wire_generate_request *m)
+{
+    return m->output.has_prompt_logprobs;
+}
+
+static bool uses_echo(const struct wire_generate_request *m)
+{
+    return m->output.echo;
+}
+
+static bool uses_resume_from(const struct wire_generate_request *m)
+{
+    return m->has_resume_from;
+}
+
+static bool uses_cache_salt(const struct wire_generate_request *m)
+{
+    return m->cache_salt[0] != '\0';
+}
+
+static const struct missing_row missing_rows[] = {
+    {"sampling.n > 1", uses_n},
+    {"sampling.beam_width", uses_beams},
+    {"sampling.repetition_penalty", uses_repetition_penalty},
+    {"sampling.presence_penalty", uses_presence_penalty},
+    {"sampling.frequency_penalty", uses_frequency_penalty},
+    {"sampling.logit_bias", uses_logit_bias},
+    {"sampling.allowed_token_ids", uses_allowed_tokens},
+    {"output.prompt_logprobs", uses_prompt_logprobs},
+    {"output.echo", uses_echo},
+    {"resume_from", uses_resume_from},
+    {"cache_salt", uses_cache_salt},
+};
+
+static status_t check_missing(const struct wire_generate_request *m)
+{
+    for (size_t i = 0; i < sizeof missing_rows / sizeof missing_rows[0]; i++) {
+        if (missing_rows[i].is_used(m)) {
+            return status_errorf(STATUS_UNIMPLEMENTED, "%s is not built in this version",
+                                 missing_rows[i].field);
+        }
+    }
+    return status_ok();
+}
+
+// ---- lists and texts ----
+
+static status_t check_count(const char *field, size_t n, size_t max)
+{
+    if (n > max) {
+        return status_errorf(STATUS_INVALID_ARGUMENT, "%s: %zu entries, at most %zu", field, n,
+                             max);
+    }
+    return status_ok();
+}
+
+status_t validate_token_ids(const char *field, const struct wire_token_ids *ids, uint32_t n_vocab)
+{
+    for (size_t i = 0; i < ids->n; i++) {
+        if (ids->ids[i] >= n_vocab) {
+            return status_errorf(STATUS_INVALID_ARGUMENT,
+                                 "%s[%zu]: %u is not below %u, the vocabulary", field, i,
+                                 ids->ids[i], n_vocab);
+        }
+    }
+    return status_ok();
+}
+
+status_t validate_text(const char *field, size_t size, const struct validate_limits *limits)
+{
+    if (size > limits->prompt_bytes) {
+        return status_errorf(STATUS_INVALID_ARGUMENT, "%s: %zu bytes, at most %zu", field, size,
+                             limits->prompt_bytes);
+    }
+    return status_ok();
+}
+
+static status_t check_stop_strings(const struct wire_stopping *stopping)
+{
+    TRY(check_count("stopping.stop", stopping->n_stop, VALIDATE_MAX_STOP_STRINGS));
+    for (size_t i = 0; i < stopping->n_stop; i++) {
+        const size_t size = strlen(stopping->stop[i]);
+        if (size < 1 || size > VALIDATE_MAX_STOP_BYTES) {
+            return status_errorf(STATUS_INVALID_ARGUMENT,
+                                 "stopping.stop[%zu]: %zu bytes is not in [1, %d]", i, size,
+                                 VALIDATE_MAX_STOP_BYTES);
+        }
+    }
+    return status_ok();
+}
+
+static status_t check_stopping(const struct wire_stopping *stopping,
+                               const struct validate_limits *limits)
+{
+    if (stopping->min_tokens > stopping->max_tokens) {
+        return status_errorf(STATUS_INVALID_ARGUMENT,
+                             "stopping.min_tokens: %u is more than stopping.max_tokens %u",
+                             stopping->min_tokens, stopping->max_tokens);
+    }
+    TRY(check_stop_strings(stopping));
+    TRY(check_count("stopping.stop_token_ids", stopping->stop_token_ids.n,
+                    VALIDATE_MAX_STOP_TOKENS));
+    return validate_token_ids("stopping.stop_token_ids", &stopping->stop_token_ids,
+                              limits->n_vocab);
+}
+
+static status_t check_logit_bias(const struct wire_sampling *sampling,
+                                 const struct validate_limits *limits)
+{
+    TRY(check_count("sampling.logit_bias", sampling->n_logit_bias, VALIDATE_MAX_LOGIT_BIAS));
+    for (size_t i = 0; i < sampling->n_logit_bias; i++) {
+        const struct wire_logit_bias *entry = &sampling->logit_bias[i];
+        if (entry->token_id >= limits->n_vocab) {
+            return status_errorf(STATUS_INVALID_ARGUMENT,
+                                 "sampling.logit_bias[%zu].token_id: %u is not below %u, the "
+                                 "vocabulary",
+                                 i, entry->token_id, limits->n_vocab);
+        }
+        if (!(entry->bias >= -100.0F && entry->bias <= 100.0F)) {
+            return status_errorf(STATUS_INVALID_ARGUMENT,
+                                 "sampling.logit_bias[%zu].bias: %g is not in [-100, 100]", i,
+                                 (double)entry->bias);
+        }
+    }
+    return status_ok();
+}
+
+static status_t check_messages(const struct wire_generate_request *m,
+                               const struct validate_limits *limits)
+{
+    static const char *const roles[] = {"system", "user", "assistant", "tool"};
+    if (m->n_messages < 1) {
+        return status_errorf(STATUS_INVALID_ARGUMENT, "messages: is empty");
+    }
+    TRY(check_count("messages", m->n_messages, VALIDATE_MAX_MESSAGES));
+    size_t total = 0;
+    for (size_t i = 0; i < m->n_messages; i++) {
+        bool known = false;
+        for (size_t r = 0; r < sizeof roles / sizeof roles[0]; r++) {
+            known = known || strcmp(m->messages[i].role, roles[r]) == 0;
+        }
+        if (!known) {
+            char role[64];
+            return status_errorf(STATUS_INVALID_ARGUMENT,
+                                 "messages[%zu].role: %s is not system, user, assistant or tool", i,
+                                 log_quote(m->messages[i].role, role, sizeof role));
+        }
+        total += strlen(m->messages[i].content);
+    }
+    return validate_text("messages", total, limits);
+}
+
+static status_t check_prompt(const struct wire_generate_request *m,
+                             const struct validate_limits *limits)
+{
+    switch (m->prompt_kind) {
+    case WIRE_PROMPT_TEXT:
+        if (m->prompt_bytes == 0) {
+            return status_errorf(STATUS_INVALID_ARGUMENT, "prompt: is empty");
+        }
+        return validate_text("prompt", m->prompt_bytes, limits);
+    case WIRE_PROMPT_TOKENS:
+        if (m->prompt_token_ids.n == 0) {
+            return status_errorf(STATUS_INVALID_ARGUMENT, "prompt_token_ids: is empty");
+        }
+        return validate_token_ids("prompt_token_ids", &m->prompt_token_ids, limits->n_vocab);
+    case WIRE_PROMPT_MESSAGES:
+        return check_messages(m, limits);
+    default:
+        return status_errorf(STATUS_INVALID_ARGUMENT,
+                             "prompt: none of prompt, prompt_token_ids and messages is set");
+    }
+}
+
+/* Ids go into logs and file names of those who call: only characters that need no quoting anywhere. */
+static status_t check_request_id(const char *id)
+{
+    const size_t size = strlen(id);
+    if (size > VALIDATE_MAX_REQUEST_ID) {
+        return status_errorf(STATUS_INVALID_ARGUMENT, "request_id: %zu bytes, at most %d", size,
+                             VALIDATE_MAX_REQUEST_ID);
+    }
+    const size_t good = strspn(id, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+                                   "._-");
+    if (good != size) {
+        return status_errorf(STATUS_INVALID_ARGUMENT,
+                             "request_id: byte 0x%02x at %zu is not one of A-Z a-z 0-9 . _ -",
+                             (unsigned)(unsigned char)id[good], good);
+    }
+    return status_ok();
+}
+
+static status_t check_model(const char *model, const struct validate_limits *limits)
+{
+    if (model[0] == '\0' || strcmp(model, limits->model) == 0) {
+        return status_ok();
+    }
+    char quoted[128];
+    return status_errorf(STATUS_NOT_FOUND, "model: %s is not served here, %s is",
+                         log_quote(model, quoted, sizeof quoted), limits->model);
+}
+
+status_t validate_request(const struct wire_generate_request *m,
+                          const struct validate_limits *limits)
+{
+    TRY(check_request_id(m->request_id));
+    TRY(check_model(m->model, limits));
+    for (size_t i = 0; i < sizeof number_rows / sizeof number_rows[0]; i++) {
+        TRY(check_number(m, &number_rows[i]));
+    }
+    TRY(check_stopping(&m->stopping, limits));
+    TRY(check_logit_bias(&m->sampling, limits));
+    TRY(validate_token_ids("sampling.allowed_token_ids", &m->sampling.allowed_token_ids,
+                           limits->n_vocab));
+    TRY(check_prompt(m, limits));
+    return check_missing(m);
+}
+
+status_t validate_length(size_t n_prompt_tokens, uint32_t max_tokens,
+                         const struct validate_limits *limits)
+{
+    if (n_prompt_tokens == 0) {
+        return status_errorf(STATUS_INVALID_ARGUMENT, "prompt: has no tokens");
+    }
+    if (n_prompt_tokens + max_tokens > limits->context_tokens) {
+        return status_errorf(STATUS_INVALID_ARGUMENT,
+                             "prompt of %zu tokens + stopping.max_tokens %u is over the context of "
+                             "%u tokens",
+                             n_prompt_tokens, max_tokens, limits->context_tokens);
+    }
+    return status_ok();
+}
