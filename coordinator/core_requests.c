@@ -1,0 +1,473 @@
+/*
+ * core_requests.c - requests from admission to their end
+ *
+ * A request that is QUEUED or RUNNING is in three places: the list `live` and the tables by id and by sequence. It is
+ * put into them by admit alone, and taken out by end alone, which every way out leads through.
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "coordinator/core_parts.h"
+#include "coordinator/validate.h"
+
+/* Refused clients are told to come back after the queue ahead of them, within reason. */
+#define MIN_RETRY_MS 20
+#define MAX_RETRY_MS 10000
+
+// ---- the tables ----
+
+static struct request **seq_bucket(struct core *core, uint64_t seq_id)
+{
+    return &core->by_seq[seq_id & (CORE_HASH_BUCKETS - 1)];
+}
+
+/* FNV-1a. Ids are short, and collisions only cost a comparison. */
+static struct request **id_bucket(struct core *core, const char *id)
+{
+    uint64_t hash = 0xcbf29ce484222325u;
+    for (const char *c = id; *c != '\0'; c++) {
+        hash = (hash ^ (uint8_t)*c) * 0x100000001b3u;
+    }
+    return &core->by_id[(hash ^ (hash >> 32)) & (CORE_HASH_BUCKETS - 1)];
+}
+
+static struct request *find_seq(struct core *core, uint64_t seq_id)
+{
+    struct request *request = *seq_bucket(core, seq_id);
+    while (request != NULL && request->seq_id != seq_id) {
+        request = request->next_by_seq;
+    }
+    return request;
+}
+
+static struct request *find_id(struct core *core, const char *id)
+{
+    struct request *request = *id_bucket(core, id);
+    while (request != NULL && strcmp(request->wire.request_id, id) != 0) {
+        request = request->next_by_id;
+    }
+    return request;
+}
+
+static void enter_tables(struct core *core, struct request *request)
+{
+    struct request **by_seq = seq_bucket(core, request->seq_id);
+    request->next_by_seq = *by_seq;
+    *by_seq = request;
+    struct request **by_id = id_bucket(core, request->wire.request_id);
+    request->next_by_id = *by_id;
+    *by_id = request;
+    request->next_live = core->live;
+    request->previous_live = &core->live;
+    if (core->live != NULL) {
+        core->live->previous_live = &request->next_live;
+    }
+    core->live = request;
+    core->n_live++;
+}
+
+static void leave_tables(struct core *core, struct request *request)
+{
+    struct request **by_seq = seq_bucket(core, request->seq_id);
+    while (*by_seq != request) {
+        by_seq = &(*by_seq)->next_by_seq;
+    }
+    *by_seq = request->next_by_seq;
+    struct request **by_id = id_bucket(core, request->wire.request_id);
+    while (*by_id != request) {
+        by_id = &(*by_id)->next_by_id;
+    }
+    *by_id = request->next_by_id;
+    *request->previous_live = request->next_live;
+    if (request->next_live != NULL) {
+        request->next_live->previous_live = request->previous_live;
+    }
+    core->n_live--;
+}
+
+// ---- the end ----
+
+static void update_retry(struct core *core)
+{
+    // Smoothed over some eight ends; the wait is the queue times that.
+    const uint64_t gap = core->now_ns - core->ended_ns;
+    const uint64_t bounded = gap < NS_PER_S ? gap : NS_PER_S;
+    core->interval_ns += (bounded >> 3);
+    core->interval_ns -= (core->interval_ns >> 3);
+    core->ended_ns = core->now_ns;
+    const uint64_t wait_ms = (core->router.n_queued + 1) * core->interval_ns / NS_PER_MS;
+    const uint64_t at_least = wait_ms < MIN_RETRY_MS ? MIN_RETRY_MS : wait_ms;
+    atomic_store(&core->gate->retry_ms,
+                 (unsigned)(at_least > MAX_RETRY_MS ? MAX_RETRY_MS : at_least));
+}
+
+/* Takes the request out of everything and drops the pipeline's reference. The call has been answered. */
+static void end(struct core *core, struct request *request)
+{
+    if (request->state == REQUEST_QUEUED) {
+        router_remove(&core->router, &request->queue);
+    } else if (core->groups[request->group].state == WIRE_GROUP_READY) {
+        router_done(&core->router, request->group);
+    }
+    core->n_running -= request->state == REQUEST_RUNNING ? 1 : 0;
+    request->state = REQUEST_ENDED;
+    leave_tables(core, request);
+    update_retry(core);
+    request_release(request);
+}
+
+static void end_badly(struct core *core, struct request *request, const status_t *status)
+{
+    log_write(&core->log, LOG_DEBUG, "request failed", "req=%s seq=%llu code=%s",
+              request->wire.request_id, (unsigned long long)request->seq_id,
+              status_code_name(status->code));
+    request_refuse(request, status);
+    end(core, request);
+}
+
+/* The worker must not compute for a request that has ended. */
+static void cancel_at_worker(struct core *core, const struct request *request)
+{
+    if (request->state != REQUEST_RUNNING) {
+        return;
+    }
+    struct core_group *group = &core->groups[request->group];
+    if (group->link == NULL) {
+        return;
+    }
+    const struct wire_coordinator_message m = {.kind = WIRE_COORDINATOR_CANCEL,
+                                               .cancel_seq_id = request->seq_id};
+    const status_t s = link_send(group->link, &m);
+    if (!status_is_ok(&s)) {
+        core_groups_lost(core, request->group, METRICS_RESTART_LOST, &s);
+    }
+}
+
+static void count_end(struct core *core, struct request *request, int reason)
+{
+    metrics_finish(core->metrics, reason);
+    metrics_observe(core->metrics, METRICS_E2E_LATENCY, core->now_ns - request->received_ns);
+    metrics_observe(core->metrics, METRICS_REQUEST_GENERATION_TOKENS, request->answer.n_tokens);
+}
+
+/* The client is gone or out of time: nobody listens any more. */
+static void end_unheard(struct core *core, struct request *request)
+{
+    const int code = atomic_load(&request->closed) - 1;
+    count_end(core, request,
+              code == STATUS_DEADLINE_EXCEEDED ? WIRE_FINISH_DEADLINE : WIRE_FINISH_CANCELLED);
+    log_write(&core->log, LOG_DEBUG, "request cancelled", "req=%s seq=%llu tokens=%u code=%s",
+              request->wire.request_id, (unsigned long long)request->seq_id,
+              request->answer.n_tokens, status_code_name(code));
+    // Losing the group over the cancel ends its requests, this one included: hold on to it.
+    request_acquire(request);
+    cancel_at_worker(core, request);
+    if (request->state != REQUEST_ENDED) {
+        const status_t s = status_errorf(STATUS_CANCELLED, "the call is over");
+        request_refuse(request, &s);
+        end(core, request);
+    }
+    request_release(request);
+}
+
+void core_requests_gone(struct core *core, struct request *request)
+{
+    if (request->state == REQUEST_QUEUED || request->state == REQUEST_RUNNING) {
+        end_unheard(core, request);
+    }
+    request_release(request);
+}
+
+void core_requests_sweep(struct core *core)
+{
+    struct request *next = NULL;
+    for (struct request *request = core->live; request != NULL; request = next) {
+        next = request->next_live;
+        if (request_is_closed(request)) {
+            end_unheard(core, request);
+            next = core->live; // a lost group may have taken others with it: from the start
+        }
+    }
+}
+
+uint32_t core_requests_fail(struct core *core, int group, const status_t *status)
+{
+    uint32_t n = 0;
+    struct request *next = NULL;
+    for (struct request *request = core->live; request != NULL; request = next) {
+        next = request->next_live;
+        const bool theirs = request->state == REQUEST_RUNNING && request->group == group;
+        if (group < 0 || theirs) {
+            metrics_finish(core->metrics, WIRE_FINISH_ERROR);
+            end_badly(core, request, status);
+            n++;
+        }
+    }
+    return n;
+}
+
+// ---- admission ----
+
+static status_t check_admission(struct core *core, const struct request *request)
+{
+    if (find_id(core, request->wire.request_id) != NULL) {
+        return status_errorf(STATUS_ALREADY_EXISTS, "request_id: %s is live",
+                             request->wire.request_id);
+    }
+    const int mode = atomic_load(&core->gate->mode);
+    if (mode != GATE_OPEN) {
+        metrics_reject(core->metrics, mode == GATE_DRAINING ? METRICS_REJECTED_DRAINING
+                                                            : METRICS_REJECTED_NOT_READY);
+        return status_errorf(STATUS_UNAVAILABLE, "%s", gate_reason(mode));
+    }
+    // What a group can hold may be less than the model's context: better said now than never finished.
+    uint64_t most = 0;
+    for (int i = 0; i < core->n_groups; i++) {
+        const uint64_t tokens = core->groups[i].n_blocks_per_lane * PLAN_BLOCK_TOKENS;
+        most = core->groups[i].state == WIRE_GROUP_READY && tokens > most ? tokens : most;
+    }
+    const struct validate_limits limits = {.context_tokens = most < core->model->context_tokens
+                                                                 ? (uint32_t)most
+                                                                 : core->model->context_tokens};
+    return validate_length(request->prompt.n, request->wire.stopping.max_tokens, &limits);
+}
+
+void core_requests_admit(struct core *core, struct request *request)
+{
+    if (request_is_closed(request)) {
+        metrics_finish(core->metrics, WIRE_FINISH_CANCELLED);
+        const status_t s = status_errorf(STATUS_CANCELLED, "the call is over");
+        request_refuse(request, &s);
+        request_release(request);
+        return;
+    }
+    request->queue.priority = request->wire.priority;
+    request->queue.n_tokens = (uint32_t)request->prompt.n;
+    status_t s = check_admission(core, request);
+    if (status_is_ok(&s)) {
+        s = router_admit(&core->router, &request->queue);
+    }
+    if (!status_is_ok(&s)) {
+        if (s.code != STATUS_UNAVAILABLE) {
+            metrics_reject(core->metrics, s.code == STATUS_RESOURCE_EXHAUSTED
+                                              ? METRICS_REJECTED_OVERLOAD
+                                              : METRICS_REJECTED_INVALID);
+        }
+        request_refuse(request, &s);
+        request_release(request);
+        return;
+    }
+    request->state = REQUEST_QUEUED;
+    request->seq_id = core->next_seq_id++;
+    enter_tables(core, request);
+    metrics_add(core->metrics, METRICS_PROMPT_TOKENS, request->prompt.n);
+    metrics_observe(core->metrics, METRICS_REQUEST_PROMPT_TOKENS, request->prompt.n);
+    log_write(&core->log, LOG_DEBUG, "request admitted", "req=%s seq=%llu prompt_tokens=%zu",
+              request->wire.request_id, (unsigned long long)request->seq_id, request->prompt.n);
+    core_requests_dispatch(core);
+}
+
+// ---- dispatch ----
+
+/* Stop tokens of the request, and the model's unless they are to be ignored. */
+static struct wire_token_ids gather_stop_tokens(const struct core *core,
+                                                const struct request *request,
+                                                uint32_t ids[CORE_MAX_STOP_TOKENS])
+{
+    const struct model_spec *spec = &core->model->spec;
+    const struct wire_stopping *stopping = &request->wire.stopping;
+    size_t n = 0;
+    for (int32_t i = 0; i < spec->n_eos && !stopping->ignore_eos; i++) {
+        ids[n++] = (uint32_t)spec->eos_ids[i];
+    }
+    for (size_t i = 0; i < stopping->stop_token_ids.n && n < CORE_MAX_STOP_TOKENS; i++) {
+        ids[n++] = stopping->stop_token_ids.ids[i];
+    }
+    return (struct wire_token_ids){.ids = ids, .n = n};
+}
+
+static status_t submit(struct core *core, const struct request *request)
+{
+    const struct wire_sampling *sampling = &request->wire.sampling;
+    const struct wire_stopping *stopping = &request->wire.stopping;
+    uint32_t stop_ids[CORE_MAX_STOP_TOKENS];
+    const struct wire_coordinator_message m = {
+        .kind = WIRE_COORDINATOR_SUBMIT,
+        .submit = {.seq_id = request->seq_id,
+                   .tokens = {.ids = (const uint32_t *)request->prompt.ids, .n = request->prompt.n},
+                   .temperature = sampling->temperature,
+                   .top_p = sampling->top_p,
+                   .min_p = sampling->min_p,
+                   .top_k = sampling->top_k > 0 ? sampling->top_k : 0,
+                   .seed = sampling->seed,
+                   .max_tokens = stopping->max_tokens,
+                   .min_tokens = stopping->min_tokens,
+                   .stop_token_ids = gather_stop_tokens(core, request, stop_ids),
+                   .n_top = request->wire.output.has_logprobs
+                                ? (int32_t)request->wire.output.logprobs
+                                : -1,
+                   .priority = request->wire.priority}};
+    return link_send(core->groups[request->group].link, &m);
+}
+
+/* What was packed goes to the client; one that does not read loses its request. */
+static status_t send_packed(struct core *core, const struct request *request)
+{
+    if (core->packed.size == 0) {
+        return status_ok();
+    }
+    const status_t s = rpc_send(request->call, core->packed.data, core->packed.size);
+    if (s.code == STATUS_RESOURCE_EXHAUSTED) {
+        metrics_add(core->metrics, METRICS_SLOW_READERS, 1);
+        return status_errorf(STATUS_RESOURCE_EXHAUSTED,
+                             "the client reads too slowly: %zu bytes wait to be sent",
+                             rpc_queued_bytes(request->call));
+    }
+    // A call that is over ends its request by on_closed, which is on its way.
+    return status_ok();
+}
+
+static status_t send_prompt(struct core *core, struct request *request)
+{
+    bytes_clear(&core->packed);
+    TRY(answer_prompt(&request->answer, &core->packed));
+    return send_packed(core, request);
+}
+
+void core_requests_dispatch(struct core *core)
+{
+    int group;
+    struct router_item *item;
+    while ((item = router_next(&core->router, &group)) != NULL) {
+        struct request *request =
+            (struct request *)((char *)item - offsetof(struct request, queue));
+        if (link_is_backlogged(core->groups[group].link)) {
+            router_put_back(&core->router, item, group);
+            return; // the next tick tries again
+        }
+        request->state = REQUEST_RUNNING;
+        request->group = group;
+        request->submitted_ns = core->now_ns;
+        core->n_running++;
+        metrics_observe(core->metrics, METRICS_QUEUE_TIME, core->now_ns - request->received_ns);
+        status_t s = submit(core, request);
+        if (!status_is_ok(&s)) {
+            const status_t lost = status_wrapf(s, "submit");
+            core_groups_lost(core, group, METRICS_RESTART_LOST, &lost);
+            continue;
+        }
+        s = send_prompt(core, request);
+        if (!status_is_ok(&s)) {
+            cancel_at_worker(core, request);
+            end_badly(core, request, &s);
+        }
+    }
+}
+
+// ---- output ----
+
+static status_t deliver_token(struct core *core, struct request *request,
+                              const struct wire_token_info *token, int flags, int *stop_out)
+{
+    bytes_clear(&core->packed);
+    const bool first = request->answer.n_tokens == 0;
+    TRY(answer_token(&request->answer, token, flags, &core->packed, stop_out));
+    TRY(send_packed(core, request));
+    metrics_add(core->metrics, METRICS_GENERATION_TOKENS, 1);
+    if (first) {
+        metrics_observe(core->metrics, METRICS_TIME_TO_FIRST_TOKEN,
+                        core->now_ns - request->received_ns);
+    } else {
+        metrics_observe(core->metrics, METRICS_INTER_TOKEN_LATENCY,
+                        core->now_ns - request->last_token_ns);
+    }
+    request->last_token_ns = core->now_ns;
+    return status_ok();
+}
+
+static status_t deliver_end(struct core *core, struct request *request,
+                            const struct wire_finished *finished, int stop)
+{
+    int reason = WIRE_FINISH_NONE;
+    bytes_clear(&core->packed);
+    TRY(answer_finish(&request->answer, finished, stop, &core->packed, &reason));
+    TRY(send_packed(core, request));
+    count_end(core, request, reason);
+    log_write(&core->log, LOG_DEBUG, "request finished", "req=%s seq=%llu tokens=%u reason=%s",
+              request->wire.request_id, (unsigned long long)request->seq_id,
+              request->answer.n_tokens, wire_finish_reason_name(reason));
+    request_complete(request);
+    return status_ok();
+}
+
+/* True when the token ended the completion at the worker, and so is not text. */
+static bool is_last(const struct wire_seq_output *output, size_t i)
+{
+    return output->finish == WIRE_FINISH_STOP && output->has_stop_token_id &&
+           i + 1 == output->n_tokens && output->tokens[i].id == output->stop_token_id;
+}
+
+/* Tokens and end of one output. *ended_out: the call was answered; what the worker still sends is dropped. */
+static status_t deliver(struct core *core, struct request *request,
+                        const struct wire_seq_output *output, bool *ended_out)
+{
+    *ended_out = false;
+    if (output->n_tokens > 0 && output->first_position != request->answer.n_tokens) {
+        return status_errorf(STATUS_INTERNAL, "worker group %d sent token %u, expected %u",
+                             request->group, output->first_position, request->answer.n_tokens);
+    }
+    if (output->n_tokens > request->wire.stopping.max_tokens - request->answer.n_tokens) {
+        return status_errorf(STATUS_INTERNAL,
+                             "worker group %d sent more than the %u tokens asked for",
+                             request->group, request->wire.stopping.max_tokens);
+    }
+    struct wire_finished finished = {.reason = output->finish,
+                                     .has_stop_token_id = output->has_stop_token_id,
+                                     .stop_token_id = output->stop_token_id};
+    int stop = SESSION_NO_STOP;
+    size_t i = 0;
+    for (; i < output->n_tokens && stop == SESSION_NO_STOP; i++) {
+        const int flags = is_last(output, i) ? ANSWER_LAST : 0;
+        TRY(deliver_token(core, request, &output->tokens[i], flags, &stop));
+    }
+    if (stop != SESSION_NO_STOP) {
+        finished.reason = WIRE_FINISH_STOP;
+    } else if (output->finish == WIRE_FINISH_ERROR) {
+        return output->error.code != STATUS_OK
+                   ? output->error
+                   : status_errorf(STATUS_INTERNAL, "the worker gave no reason");
+    } else if (output->finish == WIRE_FINISH_NONE) {
+        return status_ok();
+    }
+    TRY(deliver_end(core, request, &finished, stop));
+    *ended_out = true;
+    return status_ok();
+}
+
+void core_requests_output(struct core *core, int group, const struct wire_seq_output *output)
+{
+    struct request *request = find_seq(core, output->seq_id);
+    if (request == NULL || request->state != REQUEST_RUNNING || request->group != group) {
+        return; // it was cancelled meanwhile
+    }
+    bool ended = false;
+    const status_t s = deliver(core, request, output, &ended);
+    if (status_is_ok(&s) && !ended) {
+        return;
+    }
+    // Ended by a stop string, or by us: the worker does not know yet. Losing the group over the cancel
+    // would end the request a second time.
+    request_acquire(request);
+    if (output->finish == WIRE_FINISH_NONE) {
+        cancel_at_worker(core, request);
+    }
+    if (request->state == REQUEST_RUNNING) {
+        if (!status_is_ok(&s)) {
+            metrics_finish(core->metrics, WIRE_FINISH_ERROR);
+            end_badly(core, request, &s);
+        } else {
+            end(core, request);
+        }
+    }
+    request_release(request);
+}

@@ -1,0 +1,85 @@
+/*
+ * request.h - one Generate or Complete, from the call to its end
+ *
+ * What:      moves through the threads with the messages that carry it:
+ *
+ *              poller           ingress thread            core thread
+ *              ------           --------------            -----------
+ *              new, gate  --->  read, check, tokenize --->  QUEUED --> RUNNING --> ENDED
+ *                 |                    | bad: answer           |          |           ^
+ *                 |                    v                       +----------+-----------+
+ *                 +--- call over: `closed` set, told to the core -----> cancelled at the worker
+ *
+ * Ownership: counted references: one is the call's (dropped when on_closed has run), one is the pipeline's (whoever
+ *            holds the request in the drawing). The pipeline answers the call, exactly once.
+ * Thread:    as the groups of fields say.
+ */
+#pragma once
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/arena.h"
+#include "coordinator/answer.h"
+#include "coordinator/core_message.h"
+#include "coordinator/router.h"
+#include "coordinator/tokenizer/tokenizer.h"
+#include "proto/rpc/rpc.h"
+#include "proto/wire/inference.h"
+
+#define REQUEST_ID_BYTES 40 /* of an id that we make up */
+
+enum request_state { REQUEST_NEW, REQUEST_QUEUED, REQUEST_RUNNING, REQUEST_ENDED };
+
+struct gate;
+
+struct request {
+    /* fixed when it is made */
+    struct rpc_call *call; /* a reference */
+    struct gate *gate;
+    int shape; /* enum answer_shape */
+    uint64_t received_ns;
+
+    /* any thread */
+    atomic_int refs;
+    atomic_int closed; /* 0, or 1 + the code the call ended with */
+    struct core_message arrived, gone;
+
+    /* owner: the pipeline */
+    uint8_t *raw; /* the message as it came, until it is read */
+    size_t raw_bytes;
+    struct arena arena; /* wire borrows from it */
+    struct wire_generate_request wire;
+    char made_up_id[REQUEST_ID_BYTES];
+    struct token_list prompt;
+    struct answer answer;
+    bool entered; /* through the gate */
+
+    /* owner: core */
+    int state; /* enum request_state */
+    struct router_item queue;
+    int group;
+    uint64_t seq_id;
+    uint64_t submitted_ns, last_token_ns;
+    struct request *next_by_seq, *next_by_id;   /* hash chains */
+    struct request *next_live, **previous_live; /* all QUEUED and RUNNING */
+};
+
+/* Copies the message. The caller gets both references. */
+MUST_USE status_t request_new(struct rpc_call *call, struct gate *gate, const uint8_t *data,
+                              size_t size, struct request **request_out);
+void request_acquire(struct request *request);
+void request_release(struct request *request);
+
+/* Whether the call is over: work on the request is for nothing. */
+static inline bool request_is_closed(const struct request *request)
+{
+    return atomic_load(&request->closed) != 0;
+}
+
+/* Ends the call with a failure and lets go of the gate. */
+void request_refuse(struct request *request, const status_t *status);
+
+/* Ends the call well; the answer has been sent. */
+void request_complete(struct request *request);
