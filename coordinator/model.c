@@ -1,0 +1,184 @@
+#include "coordinator/model.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "parallel/plan_print.h"
+#include "proto/wire/cluster.h"
+#include "proto/wire/inference.h"
+
+#define MAX_PLAN_BYTES ((size_t)256 * 1024 * 1024)
+
+/* A token stands for four bytes or so, in any script for far less than this. */
+#define PROMPT_BYTES_PER_TOKEN ((size_t)16)
+#define MIN_PROMPT_BYTES       ((size_t)1024 * 1024)
+
+static status_t resolve_dir(const char *dir, char out[4096])
+{
+    char *absolute = realpath(dir, NULL);
+    if (absolute == NULL && errno != ENOENT) {
+        return status_errorf(STATUS_PERMISSION_DENIED, "model %s: %s", dir, strerror(errno));
+    }
+    // What is missing is spec_load's to say: it knows how a model directory looks.
+    const int n = snprintf(out, 4096, "%s", absolute != NULL ? absolute : dir);
+    free(absolute);
+    return n < 4096 ? status_ok()
+                    : status_errorf(STATUS_INVALID_ARGUMENT, "model: path of %d bytes", n);
+}
+
+/* The last part of the path as it was given: behind a link there may be a name that says nothing. */
+static status_t resolve_name(const struct coordinator_config *config, struct model *model)
+{
+    const char *name = config->served_model_name;
+    size_t size;
+    if (name != NULL) {
+        size = strlen(name);
+    } else {
+        const char *path = config->model;
+        size_t end = strlen(path);
+        while (end > 0 && path[end - 1] == '/') {
+            end--;
+        }
+        size_t begin = end;
+        while (begin > 0 && path[begin - 1] != '/') {
+            begin--;
+        }
+        name = path + begin;
+        size = end - begin;
+        if (size == 0 || strncmp(name, ".", size) == 0 || strncmp(name, "..", size) == 0) {
+            name = model->spec.name;
+            size = strlen(name);
+        }
+    }
+    if (size >= sizeof model->name) {
+        return status_errorf(STATUS_INVALID_ARGUMENT, "--served-model-name: %zu bytes, at most %zu",
+                             size, sizeof model->name - 1);
+    }
+    snprintf(model->name, sizeof model->name, "%.*s", (int)size, name);
+    return status_ok();
+}
+
+static int resolve_dtype(int wanted, int fallback)
+{
+    switch (wanted) {
+    case CONFIG_TABLE_FLOAT32:
+        return DTYPE_F32;
+    case CONFIG_TABLE_BFLOAT16:
+        return DTYPE_BF16;
+    default:
+        return fallback == DTYPE_F16 ? DTYPE_F32 : fallback; // float16 fits into float32 exactly
+    }
+}
+
+static status_t resolve_context(const struct coordinator_config *config, struct model *model)
+{
+    const int64_t wanted = config->max_model_len;
+    if (wanted > model->spec.max_positions) {
+        return status_errorf(STATUS_INVALID_ARGUMENT,
+                             "--max-model-len %lld is more than the model's %d "
+                             "(config.json: max_position_embeddings)",
+                             (long long)wanted, model->spec.max_positions);
+    }
+    model->context_tokens = (uint32_t)(wanted > 0 ? wanted : model->spec.max_positions);
+    const size_t bytes = PROMPT_BYTES_PER_TOKEN * model->context_tokens;
+    model->prompt_bytes = bytes > MIN_PROMPT_BYTES ? bytes : MIN_PROMPT_BYTES;
+    return status_ok();
+}
+
+static status_t make_plan(const struct coordinator_config *config, struct model *model)
+{
+    const struct plan_request request = {.tp = (int32_t)config->tensor_parallel_size,
+                                         .pp = (int32_t)config->pipeline_parallel_size,
+                                         .placement = config->kv_placement};
+    TRY(plan_make(&model->spec, &request, &model->plan));
+    model->kv_replication = plan_kv_replication(&model->plan, &model->spec);
+    model->kv_bytes_per_token = (double)spec_kv_bytes_per_token(&model->spec, model->kv_dtype);
+    return plan_pack(&model->plan, &model->packed_plan);
+}
+
+static status_t pack_plan_response(struct model *model)
+{
+    struct bytes json;
+    bytes_init(&json, MAX_PLAN_BYTES);
+    const struct plan_print_args args = {.plan = &model->plan,
+                                         .spec = &model->spec,
+                                         .dtype = model->dtype,
+                                         .kv_dtype = model->kv_dtype};
+    status_t s;
+    TRY_GOTO(s, plan_print_json(&args, &json), done);
+    TRY_GOTO(s, bytes_append(&json, "", 1), done); // the NUL
+    s = wire_plan_response_pack((const char *)json.data, &model->plan_response);
+done:
+    bytes_destroy(&json);
+    return s;
+}
+
+static status_t pack_info_response(struct model *model)
+{
+    const struct model_spec *spec = &model->spec;
+    uint32_t *kv_heads = calloc((size_t)spec->n_layers, sizeof *kv_heads);
+    if (kv_heads == NULL) {
+        return status_errorf(STATUS_RESOURCE_EXHAUSTED, "out of memory for %d layers",
+                             spec->n_layers);
+    }
+    for (int32_t i = 0; i < spec->n_layers; i++) {
+        kv_heads[i] = (uint32_t)spec->layers[i].n_kv_heads;
+    }
+    const struct wire_model_info info = {
+        .name = model->name,
+        .architecture = spec->architecture,
+        .context_length = model->context_tokens,
+        .vocab_size = (uint32_t)spec->n_vocab,
+        .n_layers = (uint32_t)spec->n_layers,
+        .n_heads = (uint32_t)spec->n_heads,
+        .kv_heads = kv_heads,
+        .n_kv_heads = (size_t)spec->n_layers,
+        .eos_token_ids = {.ids = (const uint32_t *)spec->eos_ids, .n = (size_t)spec->n_eos},
+        .has_chat_template = model->chat.kind != CHAT_TEMPLATE_NONE,
+        .parameters = (uint64_t)spec_parameters(spec),
+    };
+    const status_t s = wire_model_info_pack(&info, &model->info_response);
+    free(kv_heads);
+    return s;
+}
+
+static status_t load(const struct coordinator_config *config, struct model *model)
+{
+    TRY(resolve_dir(config->model, model->dir));
+    TRY(spec_load(model->dir, &model->spec));
+    TRY(resolve_name(config, model));
+    model->dtype = resolve_dtype(config->dtype, model->spec.dtype);
+    model->kv_dtype = resolve_dtype(config->kv_dtype, model->dtype);
+    TRY(resolve_context(config, model));
+    TRY(make_plan(config, model));
+    TRY(tokenizer_load(model->dir, &model->tokenizer));
+    TRY(chat_template_load(model->dir, &model->chat));
+    TRY(pack_info_response(model));
+    return pack_plan_response(model);
+}
+
+status_t model_load(const struct coordinator_config *config, struct model *model_out)
+{
+    memset(model_out, 0, sizeof *model_out);
+    bytes_init(&model_out->packed_plan, MAX_PLAN_BYTES);
+    bytes_init(&model_out->info_response, MAX_PLAN_BYTES);
+    bytes_init(&model_out->plan_response, MAX_PLAN_BYTES);
+    const status_t s = load(config, model_out);
+    if (!status_is_ok(&s)) {
+        model_destroy(model_out);
+    }
+    return s;
+}
+
+void model_destroy(struct model *model)
+{
+    tokenizer_free(model->tokenizer);
+    plan_destroy(&model->plan);
+    spec_destroy(&model->spec);
+    bytes_destroy(&model->packed_plan);
+    bytes_destroy(&model->info_response);
+    bytes_destroy(&model->plan_response);
+    memset(model, 0, sizeof *model);
+}
