@@ -1,0 +1,69 @@
+/*
+ * convert.h - bfloat16 and float16 to float32 and back, one element at a time
+ *
+ * Thread: any
+ * Source: IEEE 754-2019; bfloat16 is the upper half of a float32.
+ */
+#pragma once
+
+#include <stdint.h>
+#include <string.h>
+
+#include "base/dtype.h"
+
+static inline uint32_t f32_bits(float x)
+{
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+static inline float f32_from_bits(uint32_t bits)
+{
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+static inline float f32_from_bf16(uint16_t x)
+{
+    return f32_from_bits((uint32_t)x << 16);
+}
+
+/* Round to nearest, ties to even. A NaN stays a NaN, made quiet so that its upper half is not an infinity. */
+static inline uint16_t bf16_from_f32(float x)
+{
+    const uint32_t bits = f32_bits(x);
+    if ((bits & 0x7FFFFFFFu) > 0x7F800000u) {
+        return (uint16_t)(bits >> 16 | 0x40u);
+    }
+    return (uint16_t)((bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16);
+}
+
+static inline float f32_from_f16(uint16_t x)
+{
+    const uint32_t sign = (uint32_t)(x & 0x8000u) << 16;
+    const uint32_t magnitude = x & 0x7FFFu;
+    if (magnitude >= 0x7C00u) { // infinity, NaN
+        return f32_from_bits(sign | 0x7F800000u | (magnitude & 0x3FFu) << 13);
+    }
+    if (magnitude < 0x400u) { // zero, subnormal: units of 2^-24, exact in float32
+        return f32_from_bits(f32_bits((float)magnitude * 0x1p-24f) | sign);
+    }
+    return f32_from_bits(sign | ((magnitude << 13) + (112u << 23)));
+}
+
+/* n elements of any dtype, at any alignment, to float32. */
+static inline void f32_from_any(const void *src, int dtype, int64_t n, float *dst)
+{
+    if (dtype == DTYPE_F32) {
+        memcpy(dst, src, (size_t)n * sizeof *dst);
+        return;
+    }
+    const char *const bytes = src;
+    for (int64_t i = 0; i < n; i++) {
+        uint16_t half;
+        memcpy(&half, bytes + i * 2, sizeof half);
+        dst[i] = dtype == DTYPE_BF16 ? f32_from_bf16(half) : f32_from_f16(half);
+    }
+}

@@ -1,0 +1,96 @@
+/*
+ * cpu.h - what the files of the CPU backend share, and what its tests reach into
+ *
+ * What:      the stream (a thread count, an instruction set, scratch memory), the team that runs tasks on threads, the
+ *            packed matrix, and the ops of the backend table.
+ * Ownership: a stream owns its scratch; nothing is allocated after cpu_stream_new_isa.
+ * Thread:    a stream is used by one thread at a time.
+ */
+#pragma once
+
+#include "kernels/backend.h"
+#include "kernels/cpu/isa.h"
+
+/* ---- stream ------------------------------------------------------------------------------------ */
+
+enum {
+    CPU_MAX_THREADS = 1024,
+    CPU_MAX_VOCAB = 1 << 20, /* bounds the banned set of sample */
+};
+
+/* One a thread; only the op that runs uses it. */
+struct cpu_scratch {
+    float k_tile[CPU_TILE_TOKENS * CPU_MAX_HEAD_DIM]; /* attention: a bfloat16 tile as float32 */
+    float v_tile[CPU_TILE_TOKENS * CPU_MAX_HEAD_DIM];
+    int32_t cursor_seq; /* attention: the sequence that task cursor_task begins */
+    int64_t cursor_task;
+    uint64_t banned[CPU_MAX_VOCAB / 64]; /* sample: one bit an id */
+    double histogram[1 << 11];           /* sample */
+};
+
+struct backend_stream {
+    int n_threads;
+    const struct cpu_isa *isa;
+    struct cpu_scratch *scratch; /* [n_threads] */
+};
+
+/* As backend->stream_new with the instruction set named, for tests: "avx512", "avx2", "portable", or "auto". UNIMPLEMENTED
+ * when this machine lacks it. */
+MUST_USE status_t cpu_stream_new_isa(int n_threads, const char *isa,
+                                     struct backend_stream **stream_out);
+
+/* ---- team -------------------------------------------------------------------------------------- */
+
+/* Runs one task; thread is in [0, n_threads) and no two tasks run on one at the same time. */
+typedef void cpu_task_fn(void *context, int64_t task, int thread);
+
+/*
+ * Runs tasks [0, n_tasks), in any order, and returns when all are done. On the calling thread alone when there
+ * is one thread or one task. team_openmp.c is the product's; team_threads.c stands in for it under the thread
+ * sanitizer, which does not see libgomp's barriers.
+ */
+void cpu_team_run(int n_threads, int64_t n_tasks, cpu_task_fn *fn, void *context);
+
+/* How many of n_items to give to one task so that a task is worth waking a thread for; at least 1. `item_cost` is in
+ * vector operations, roughly nanoseconds. */
+int64_t cpu_items_per_task(int64_t n_items, int64_t item_cost);
+
+/* ---- matrix ------------------------------------------------------------------------------------ */
+
+/*
+ * Panels of 16 outputs, each [n_words][16] words of 32 bits, so that a panel is read front to back whatever the
+ * number of rows of x. A word is one float32, or two bfloat16 of neighbouring k: the lower half is the even k. Missing outputs of
+ * the last panel and a missing last k are zeros.
+ */
+struct matrix {
+    int dtype; /* DTYPE_F32 or DTYPE_BF16 */
+    int32_t n_out, n_in;
+    int32_t n_panels;
+    int32_t n_words;   /* of a row: n_in, or half of it rounded up */
+    size_t data_bytes; /* n_panels * n_words * 16 * 4 */
+    uint32_t *data;    /* 64-byte aligned */
+};
+
+size_t cpu_matrix_bytes(int dtype, int32_t n_out, int32_t n_in);
+MUST_USE status_t cpu_matrix_new(int dtype, int32_t n_out, int32_t n_in,
+                                 struct matrix **matrix_out);
+void cpu_matrix_free(struct matrix *matrix);
+MUST_USE status_t cpu_matrix_write(struct matrix *matrix, int32_t row_begin, int32_t n_rows,
+                                   const void *src, int src_dtype, int64_t ld_src);
+
+/* ---- memory ------------------------------------------------------------------------------------ */
+
+MUST_USE status_t cpu_mem_alloc(size_t size, void **ptr_out);
+void cpu_mem_free(void *ptr);
+
+/* ---- ops: see kernels/backend.h ------------------------------------------------------------------ */
+
+MUST_USE status_t cpu_embedding(struct backend_stream *stream, const struct embedding_args *a);
+MUST_USE status_t cpu_matmul(struct backend_stream *stream, const struct matmul_args *a);
+MUST_USE status_t cpu_rmsnorm(struct backend_stream *stream, const struct rmsnorm_args *a);
+MUST_USE status_t cpu_rope(struct backend_stream *stream, const struct rope_args *a);
+MUST_USE status_t cpu_kv_append(struct backend_stream *stream, const struct kv_append_args *a);
+MUST_USE status_t cpu_attention(struct backend_stream *stream, const struct attention_args *a);
+MUST_USE status_t cpu_swiglu(struct backend_stream *stream, const struct swiglu_args *a);
+MUST_USE status_t cpu_add(struct backend_stream *stream, const struct add_args *a);
+MUST_USE status_t cpu_sample(struct backend_stream *stream, const struct sample_args *a);

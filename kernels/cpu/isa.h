@@ -1,0 +1,77 @@
+/*
+ * isa.h - the inner loops of the CPU backend, one table for each instruction set
+ *
+ * What:      each isa_*.c compiles the same templates (matmul_tiles.h, attention_rows.h, row_ops.h) over its own vectors
+ *            (vec_*.h) with its own compiler flags. Everything that branches on shapes stays in the op files,
+ *            which are compiled once.
+ * Invariant: for a given instruction set the bits of a result do not depend on which entry computed it: a tile of six
+ *            rows gives each row what a tile of one row gives it.
+ * Thread:    any; the tables are constant.
+ */
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "kernels/backend.h"
+
+enum {
+    CPU_PANEL = 16,         /* outputs of a packed panel */
+    CPU_MAX_TILE_ROWS = 8,  /* of any instruction set */
+    CPU_TILE_TOKENS = 16,   /* keys an attention row looks at between two updates of its maximum */
+    CPU_MAX_TASK_ROWS = 32, /* query rows of an attention task */
+    CPU_MAX_HEAD_DIM = 512,
+};
+
+/* out[r, 0 .. 16 * panels) = (resume ? out : 0) + sum over k of x[r, k] w[k, :], k ascending, one chain of fma each. */
+struct cpu_tile {
+    const float *x; /* first row, first k */
+    int64_t ld_x;
+    const uint32_t *w;  /* first panel, first word */
+    size_t panel_words; /* from one panel to the next: n_words * 16 */
+    int32_t n_k;        /* odd only at the end of a row */
+    int32_t
+        resume; /* 1: continue the sums in out; a float32 stored and loaded is the same float32 */
+    float *out;
+    int64_t ld_out;
+};
+
+typedef void cpu_tile_fn(const struct cpu_tile *tile);
+
+/* How a tile of r rows is computed: wide takes n_panels panels, single one. */
+struct cpu_tile_kernel {
+    int n_panels;
+    cpu_tile_fn *wide;
+    cpu_tile_fn *single;
+};
+
+/* Rows [row_begin, row_end) of one KV head of one sequence; row = query * group + head of the group. */
+struct cpu_attention_task {
+    const struct attention_args *args;
+    const struct attention_seq *seq;
+    int32_t head;               /* of the sequence's n_kv_heads */
+    int64_t row_begin, row_end; /* at most CPU_MAX_TASK_ROWS */
+    float *k_tile, *v_tile;     /* scratch [CPU_TILE_TOKENS, head_dim] */
+};
+
+struct cpu_isa {
+    const char *name;
+    int max_tile_rows;
+    struct cpu_tile_kernel tile_f32[CPU_MAX_TILE_ROWS + 1]; /* by rows, 1 .. max_tile_rows */
+    struct cpu_tile_kernel tile_bf16[CPU_MAX_TILE_ROWS + 1];
+
+    void (*attention)(const struct cpu_attention_task *task);
+
+    /* out = x / sqrt(mean(x^2) + eps) * weight; out may be x */
+    void (*rmsnorm)(const float *x, const float *weight, float eps, int32_t n, float *out);
+    /* (a, b) = (a cos - b sin, b cos + a sin) */
+    void (*rotate)(float *a, float *b, const float *cos, const float *sin, int32_t n);
+    void (*swiglu)(const float *gate, const float *up, int64_t n, float *out);
+    void (*add)(float *x, const float *y, int64_t n);
+    /* out = e^((x - shift) / divisor) */
+    void (*exp_scaled)(const float *x, float shift, float divisor, int32_t n, float *out);
+};
+
+extern const struct cpu_isa cpu_isa_avx512;
+extern const struct cpu_isa cpu_isa_avx2;
+extern const struct cpu_isa cpu_isa_portable;

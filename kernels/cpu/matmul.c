@@ -1,0 +1,165 @@
+/*
+ * matmul.c - y = x W^T over packed weights
+ *
+ * Shapes:   x [M, K] (ld_x), W [N, K] packed (struct matrix), out [M, N] (ld_out); any M, N, K.
+ * Mapping:  a task is a block of rows by a group of panels. Inside it k is cut into stretches that keep a stretch of
+ *           x in the second-level cache and of a panel in the first; register tiles (matmul_tiles.h) continue the sums
+ *           they left in out. Few rows take k in one stretch.
+ * Numerics: an output is one chain of fp32 fma over ascending k, whatever M, the blocks and the threads.
+ * Cost:     memory bound up to about 16 rows: N K elements of weights. Above, 2 M N K flops.
+ */
+#include <string.h>
+
+#include "kernels/cpu/cpu.h"
+
+enum {
+    ROW_BLOCK = 96,        /* rows of a task */
+    PANEL_GROUP = 8,       /* panels of a task */
+    PANELS_AT_ONCE = 4,    /* of those, in the inner loop */
+    K_STRETCH = 512,       /* even: a bfloat16 word holds two k */
+    SERIAL_MACS = 1 << 18, /* below, waking another thread costs more than it saves */
+};
+
+struct matmul_plan {
+    const struct matmul_args *args;
+    const struct cpu_isa *isa;
+    const struct cpu_tile_kernel *kernels; /* of the weight's dtype, by rows */
+    int32_t rows_per_task, n_row_blocks;
+    int32_t panels_per_task;
+    int32_t k_stretch;
+};
+
+/* One stretch of k for the tiles of a task. */
+struct stretch {
+    int32_t k_begin, n_k;
+    int32_t row_begin, row_end;
+};
+
+static struct cpu_tile make_tile(const struct matmul_plan *plan, const struct stretch *s,
+                                 int32_t row, int32_t panel)
+{
+    const struct matmul_args *a = plan->args;
+    const struct matrix *w = a->weight;
+    const size_t panel_words = (size_t)w->n_words * CPU_PANEL;
+    const int32_t word = w->dtype == DTYPE_BF16 ? s->k_begin / 2 : s->k_begin;
+    return (struct cpu_tile){
+        .x = a->x + row * a->ld_x + s->k_begin,
+        .ld_x = a->ld_x,
+        .w = w->data + (size_t)panel * panel_words + (size_t)word * CPU_PANEL,
+        .panel_words = panel_words,
+        .n_k = s->n_k,
+        .resume = s->k_begin > 0,
+        .out = a->out + row * a->ld_out + (int64_t)panel * CPU_PANEL,
+        .ld_out = a->ld_out,
+    };
+}
+
+/* The last panel when N is not a multiple of 16: a tile beside out, so that nothing is written past the row. */
+static void run_last_panel(const struct cpu_tile *tile, cpu_tile_fn *fn, int32_t n_rows,
+                           int32_t n_columns)
+{
+    float buffer[CPU_MAX_TILE_ROWS * CPU_PANEL];
+    const size_t row_bytes = (size_t)n_columns * sizeof(float);
+    struct cpu_tile aside = *tile;
+    aside.out = buffer;
+    aside.ld_out = CPU_PANEL;
+    if (tile->resume) {
+        memset(buffer, 0, sizeof buffer);
+        for (int32_t r = 0; r < n_rows; r++) {
+            memcpy(buffer + r * CPU_PANEL, tile->out + r * tile->ld_out, row_bytes);
+        }
+    }
+    fn(&aside);
+    for (int32_t r = 0; r < n_rows; r++) {
+        memcpy(tile->out + r * tile->ld_out, buffer + r * CPU_PANEL, row_bytes);
+    }
+}
+
+/* One tile of rows over panels [begin, end). */
+static void run_row_tile(const struct matmul_plan *plan, const struct stretch *s, int32_t row,
+                         int32_t panel_begin, int32_t panel_end)
+{
+    const int32_t n_out = plan->args->weight->n_out;
+    const int32_t n_whole = n_out / CPU_PANEL;
+    const int32_t left = s->row_end - row;
+    const int32_t n_rows = left < plan->isa->max_tile_rows ? left : plan->isa->max_tile_rows;
+    const struct cpu_tile_kernel *kernel = &plan->kernels[n_rows];
+    int32_t panel = panel_begin;
+    while (panel < panel_end) {
+        const struct cpu_tile tile = make_tile(plan, s, row, panel);
+        if (panel == n_whole) {
+            run_last_panel(&tile, kernel->single, n_rows, n_out % CPU_PANEL);
+            panel++;
+        } else if (panel + kernel->n_panels <= (panel_end < n_whole ? panel_end : n_whole)) {
+            kernel->wide(&tile);
+            panel += kernel->n_panels;
+        } else {
+            kernel->single(&tile);
+            panel++;
+        }
+    }
+}
+
+static void run_task(void *context, int64_t task, int thread)
+{
+    (void)thread;
+    const struct matmul_plan *plan = context;
+    const struct matmul_args *a = plan->args;
+    const struct matrix *w = a->weight;
+    const int32_t row_begin = (int32_t)(task % plan->n_row_blocks) * plan->rows_per_task;
+    const int32_t panel_begin = (int32_t)(task / plan->n_row_blocks) * plan->panels_per_task;
+    const int32_t rows_left = a->n_rows - row_begin;
+    const int32_t panels_left = w->n_panels - panel_begin;
+    const int32_t n_rows = rows_left < plan->rows_per_task ? rows_left : plan->rows_per_task;
+    const int32_t n_panels =
+        panels_left < plan->panels_per_task ? panels_left : plan->panels_per_task;
+    struct stretch s = {.row_begin = row_begin, .row_end = row_begin + n_rows};
+    for (s.k_begin = 0; s.k_begin < w->n_in; s.k_begin += s.n_k) {
+        s.n_k = w->n_in - s.k_begin < plan->k_stretch ? w->n_in - s.k_begin : plan->k_stretch;
+        // A few panels at a time: their stretch stays near while every tile of rows passes over it.
+        for (int32_t done = 0; done < n_panels; done += PANELS_AT_ONCE) {
+            const int32_t n = n_panels - done < PANELS_AT_ONCE ? n_panels - done : PANELS_AT_ONCE;
+            for (int32_t row = s.row_begin; row < s.row_end; row += plan->isa->max_tile_rows) {
+                run_row_tile(plan, &s, row, panel_begin + done, panel_begin + done + n);
+            }
+        }
+    }
+}
+
+static status_t check(const struct matmul_args *a)
+{
+    if (a->n_rows < 0 || a->ld_x < a->weight->n_in || a->ld_out < a->weight->n_out) {
+        return status_errorf(
+            STATUS_INVALID_ARGUMENT, "matmul [%d, %d]: %d rows, strides %lld in and %lld out",
+            a->weight->n_out, a->weight->n_in, a->n_rows, (long long)a->ld_x, (long long)a->ld_out);
+    }
+    return status_ok();
+}
+
+status_t cpu_matmul(struct backend_stream *stream, const struct matmul_args *a)
+{
+    TRY(check(a));
+    if (a->n_rows == 0) {
+        return status_ok();
+    }
+    const struct matrix *w = a->weight;
+    const struct cpu_isa *isa = stream->isa;
+    struct matmul_plan plan = {
+        .args = a,
+        .isa = isa,
+        .kernels = w->dtype == DTYPE_BF16 ? isa->tile_bf16 : isa->tile_f32,
+        .panels_per_task = PANEL_GROUP,
+        .k_stretch = a->n_rows <= isa->max_tile_rows ? w->n_in : K_STRETCH,
+    };
+    // Blocks of rows of nearly the same size, whole tiles each.
+    const int32_t n_blocks = (a->n_rows - 1) / ROW_BLOCK + 1;
+    const int32_t n_tiles = (a->n_rows - 1) / isa->max_tile_rows + 1;
+    plan.rows_per_task = ((n_tiles - 1) / n_blocks + 1) * isa->max_tile_rows;
+    plan.n_row_blocks = (a->n_rows - 1) / plan.rows_per_task + 1;
+
+    const int64_t n_groups = (w->n_panels - 1) / plan.panels_per_task + 1;
+    const int64_t macs = (int64_t)a->n_rows * w->n_out * w->n_in;
+    cpu_team_run(macs < SERIAL_MACS ? 1 : stream->n_threads, n_groups * plan.n_row_blocks, run_task,
+                 &plan);
+    return status_ok();
+}

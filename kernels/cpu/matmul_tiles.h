@@ -1,0 +1,141 @@
+/*
+ * matmul_tiles.h - the register tiles of matmul
+ *
+ * What:      a template; include after a vec_*.h. A tile keeps rows x (panels * 16) sums in registers and walks k once.
+ *            Each sum is one chain of fma over ascending k, so its bits know nothing of the tile's shape.
+ * Cost:      a chain waits 4 cycles for itself: tiles hold at least 8 vectors of sums where the registers allow it, which
+ *            is why few rows take several panels at a time.
+ * Layout:    struct cpu_tile; w as struct matrix stores it.
+ * Thread:    any
+ */
+#pragma once
+
+#include "kernels/cpu/isa.h"
+
+#define ALWAYS_INLINE static inline __attribute__((always_inline))
+
+#if defined(__clang__)
+#    define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#    define UNROLL _Pragma("GCC unroll 16")
+#endif
+
+enum {
+    PANEL_VECS = CPU_PANEL / VEC_LANES,
+    MAX_TILE_VECS = 4 * PANEL_VECS,
+};
+
+/*
+ * rows and panels are constants in every caller. Unrolling is asked for and not left to the optimiser: only then does it
+ * see that acc can live in registers.
+ */
+ALWAYS_INLINE void tile_begin(const struct cpu_tile *t, int rows, int panels,
+                              vf acc[VEC_TILE_ROWS][MAX_TILE_VECS])
+{
+    UNROLL
+    for (int r = 0; r < rows; r++) {
+        UNROLL
+        for (int v = 0; v < panels * PANEL_VECS; v++) {
+            acc[r][v] = t->resume ? vf_load(t->out + r * t->ld_out + v * VEC_LANES) : vf_zero();
+        }
+    }
+}
+
+ALWAYS_INLINE void tile_end(const struct cpu_tile *t, int rows, int panels,
+                            vf acc[VEC_TILE_ROWS][MAX_TILE_VECS])
+{
+    UNROLL
+    for (int r = 0; r < rows; r++) {
+        UNROLL
+        for (int v = 0; v < panels * PANEL_VECS; v++) {
+            vf_store(t->out + r * t->ld_out + v * VEC_LANES, acc[r][v]);
+        }
+    }
+}
+
+/* acc += x[:, k] w, for one k. */
+ALWAYS_INLINE void tile_step(const float *x_k, int64_t ld_x, int rows, int vecs,
+                             const vf w[MAX_TILE_VECS], vf acc[VEC_TILE_ROWS][MAX_TILE_VECS])
+{
+    UNROLL
+    for (int r = 0; r < rows; r++) {
+        const vf x = vf_set1(x_k[r * ld_x]);
+        UNROLL
+        for (int v = 0; v < vecs; v++) {
+            acc[r][v] = vf_fma(x, w[v], acc[r][v]);
+        }
+    }
+}
+
+ALWAYS_INLINE void load_f32(const float *w_k, size_t panel_words, int panels, vf w[MAX_TILE_VECS])
+{
+    UNROLL
+    for (int v = 0; v < panels * PANEL_VECS; v++) {
+        const size_t panel = (size_t)(v / PANEL_VECS);
+        w[v] = vf_load(w_k + panel * panel_words + v % PANEL_VECS * VEC_LANES);
+    }
+}
+
+/* Of a word of two k, the lower (even) or the upper (odd). */
+ALWAYS_INLINE void load_bf16(const uint32_t *w_k, size_t panel_words, int panels, int odd,
+                             vf w[MAX_TILE_VECS])
+{
+    UNROLL
+    for (int v = 0; v < panels * PANEL_VECS; v++) {
+        const size_t panel = (size_t)(v / PANEL_VECS);
+        const uint16_t *const at =
+            (const uint16_t *)(w_k + panel * panel_words + v % PANEL_VECS * VEC_LANES);
+        w[v] = odd ? vf_load_bf16_odd(at) : vf_load_bf16_even(at);
+    }
+}
+
+ALWAYS_INLINE void tile_f32(const struct cpu_tile *t, int rows, int panels)
+{
+    vf acc[VEC_TILE_ROWS][MAX_TILE_VECS];
+    tile_begin(t, rows, panels, acc);
+    const int64_t ld_x = t->ld_x;
+    const size_t panel_words = t->panel_words;
+    const float *w_k = (const float *)t->w;
+    const float *x = t->x;
+    for (const float *const end = x + t->n_k; x < end; x++, w_k += CPU_PANEL) {
+        vf w[MAX_TILE_VECS];
+        load_f32(w_k, panel_words, panels, w);
+        tile_step(x, ld_x, rows, panels * PANEL_VECS, w, acc);
+    }
+    tile_end(t, rows, panels, acc);
+}
+
+ALWAYS_INLINE void tile_bf16(const struct cpu_tile *t, int rows, int panels)
+{
+    vf acc[VEC_TILE_ROWS][MAX_TILE_VECS];
+    tile_begin(t, rows, panels, acc);
+    const int64_t ld_x = t->ld_x;
+    const size_t panel_words = t->panel_words;
+    const uint32_t *w_k = t->w;
+    const float *x = t->x;
+    for (const float *const end = x + (t->n_k & ~1); x < end; x += 2, w_k += CPU_PANEL) {
+        vf even[MAX_TILE_VECS], odd[MAX_TILE_VECS];
+        load_bf16(w_k, panel_words, panels, 0, even);
+        tile_step(x, ld_x, rows, panels * PANEL_VECS, even, acc);
+        load_bf16(w_k, panel_words, panels, 1, odd);
+        tile_step(x + 1, ld_x, rows, panels * PANEL_VECS, odd, acc);
+    }
+    if (t->n_k & 1) {
+        vf even[MAX_TILE_VECS];
+        load_bf16(w_k, panel_words, panels, 0, even);
+        tile_step(x, ld_x, rows, panels * PANEL_VECS, even, acc);
+    }
+    tile_end(t, rows, panels, acc);
+}
+
+/* The function of one tile shape, and the row of the table that offers it. */
+#define DEFINE_TILE(kind, rows, panels)                               \
+    static void kind##_##rows##x##panels(const struct cpu_tile *tile) \
+    {                                                                 \
+        kind(tile, rows, panels);                                     \
+    }
+
+#define TILE_KERNEL(kind, rows, panels)                                                       \
+    {                                                                                         \
+        .n_panels = (panels), .wide = kind##_##rows##x##panels, .single = kind##_##rows##x##1 \
+    }

@@ -1,0 +1,111 @@
+/*
+ * row_ops.h - the elementwise and norm loops
+ *
+ * What:      a template; include after a vec_*.h and vec_exp.h.
+ * Invariant: the elementwise ops give an element the same bits wherever it stands in the row: the last, partial
+ *            vector runs the same operations as the full ones.
+ * Thread:    any
+ */
+#pragma once
+
+#include <math.h>
+
+static void row_add(float *x, const float *y, int64_t n)
+{
+    int64_t i = 0;
+    for (; i + VEC_LANES <= n; i += VEC_LANES) {
+        vf_store(x + i, vf_add(vf_load(x + i), vf_load(y + i)));
+    }
+    if (i < n) {
+        const int rest = (int)(n - i);
+        vf_store_n(x + i, vf_add(vf_load_n(x + i, rest), vf_load_n(y + i, rest)), rest);
+    }
+}
+
+/* silu(g) u = g / (1 + e^-g) u */
+static inline vf swiglu_lanes(vf g, vf u)
+{
+    const vf e = vf_exp(vf_sub(vf_zero(), g));
+    return vf_mul(vf_div(g, vf_add(vf_set1(1.0f), e)), u);
+}
+
+static void row_swiglu(const float *gate, const float *up, int64_t n, float *out)
+{
+    int64_t i = 0;
+    for (; i + VEC_LANES <= n; i += VEC_LANES) {
+        vf_store(out + i, swiglu_lanes(vf_load(gate + i), vf_load(up + i)));
+    }
+    if (i < n) {
+        const int rest = (int)(n - i);
+        vf_store_n(out + i, swiglu_lanes(vf_load_n(gate + i, rest), vf_load_n(up + i, rest)), rest);
+    }
+}
+
+static void row_exp_scaled(const float *x, float shift, float divisor, int32_t n, float *out)
+{
+    const vf s = vf_set1(shift);
+    const vf d = vf_set1(divisor);
+    int32_t i = 0;
+    for (; i + VEC_LANES <= n; i += VEC_LANES) {
+        vf_store(out + i, vf_exp(vf_div(vf_sub(vf_load(x + i), s), d)));
+    }
+    if (i < n) {
+        vf_store_n(out + i, vf_exp(vf_div(vf_sub(vf_load_n(x + i, n - i), s), d)), n - i);
+    }
+}
+
+/* Products before sums, each rounded, as the reference implementations compute it. */
+static void row_rotate(float *a, float *b, const float *cos, const float *sin, int32_t n)
+{
+    int32_t i = 0;
+    for (; i + VEC_LANES <= n; i += VEC_LANES) {
+        const vf x = vf_load(a + i), y = vf_load(b + i);
+        const vf c = vf_load(cos + i), s = vf_load(sin + i);
+        vf_store(a + i, vf_sub(vf_mul(x, c), vf_mul(y, s)));
+        vf_store(b + i, vf_add(vf_mul(y, c), vf_mul(x, s)));
+    }
+    if (i < n) {
+        const int rest = n - i;
+        const vf x = vf_load_n(a + i, rest), y = vf_load_n(b + i, rest);
+        const vf c = vf_load_n(cos + i, rest), s = vf_load_n(sin + i, rest);
+        vf_store_n(a + i, vf_sub(vf_mul(x, c), vf_mul(y, s)), rest);
+        vf_store_n(b + i, vf_add(vf_mul(y, c), vf_mul(x, s)), rest);
+    }
+}
+
+/* Two chains of VEC_LANES sums: one would wait for itself, and each stays short enough for float32. */
+static float sum_of_squares(const float *x, int32_t n)
+{
+    vf even = vf_zero(), odd = vf_zero();
+    int32_t i = 0;
+    for (; i + 2 * VEC_LANES <= n; i += 2 * VEC_LANES) {
+        const vf a = vf_load(x + i), b = vf_load(x + i + VEC_LANES);
+        even = vf_fma(a, a, even);
+        odd = vf_fma(b, b, odd);
+    }
+    if (i + VEC_LANES <= n) {
+        const vf a = vf_load(x + i);
+        even = vf_fma(a, a, even);
+        i += VEC_LANES;
+    }
+    if (i < n) {
+        const vf b = vf_load_n(x + i, n - i);
+        odd = vf_fma(b, b, odd);
+    }
+    return vf_sum(vf_add(even, odd));
+}
+
+static void row_rmsnorm(const float *x, const float *weight, float eps, int32_t n, float *out)
+{
+    const float mean = sum_of_squares(x, n) / (float)n;
+    const vf scale = vf_set1(1.0f / sqrtf(mean + eps));
+    int32_t i = 0;
+    for (; i + VEC_LANES <= n; i += VEC_LANES) {
+        vf_store(out + i, vf_mul(vf_mul(vf_load(x + i), scale), vf_load(weight + i)));
+    }
+    if (i < n) {
+        const int rest = n - i;
+        const vf y = vf_mul(vf_mul(vf_load_n(x + i, rest), scale), vf_load_n(weight + i, rest));
+        vf_store_n(out + i, y, rest);
+    }
+}

@@ -1,0 +1,214 @@
+/*
+ * bench_matmul.c - speed of packed matmul beside what this machine can do
+ *
+ * What:  `bench_kernels [threads] [isa]` prints the fp32 FMA peak and the speed of reading memory, measured here, and for
+ *        n = 5632, k = 2048 and several m the GFLOP/s, the GB/s of weights, and the fraction of the peak. Not a test: nothing
+ *        fails. The matmuls of one m run over several matrices in turn, more than the last cache holds.
+ * Units: GB is 1e9 bytes; a fused multiply-add is 2 flops. The best of several rounds, as other work on the machine
+ *        only ever takes away.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "kernels/cpu/cpu.h"
+
+enum { N_OUT = 5632, N_IN = 2048, N_MATRICES = 4, ROUNDS = 5 };
+
+/* One thread is timed by its own processor time, which other work on the machine hardly touches; a team by the wall. */
+static double seconds(int n_threads)
+{
+    struct timespec t;
+    clock_gettime(n_threads == 1 ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+static void require(status_t s)
+{
+    if (!status_is_ok(&s)) {
+        status_print(stderr, &s);
+        exit(status_exit_code(&s));
+    }
+}
+
+// ---- what the machine can do ----
+
+enum { FMA_CHAINS = 12, FMA_STEPS = 1 << 22 };
+
+/* Twelve chains that do nothing but multiply and add: more than the latency of one needs. */
+#define FMA_PEAK(name, lanes, features)                                                     \
+    static __attribute__((target(features))) double name(void)                              \
+    {                                                                                       \
+        typedef float v __attribute__((vector_size((lanes)*4)));                            \
+        const v a = (v){0} + 0.999f, b = (v){0} + 0.001f;                                   \
+        v c0 = a, c1 = a, c2 = a, c3 = a, c4 = a, c5 = a;                                   \
+        v c6 = a, c7 = a, c8 = a, c9 = a, c10 = a, c11 = a;                                 \
+        for (int i = 0; i < FMA_STEPS; i++) {                                               \
+            __asm__ volatile("vfmadd213ps %7, %6, %0; vfmadd213ps %7, %6, %1;"              \
+                             "vfmadd213ps %7, %6, %2; vfmadd213ps %7, %6, %3;"              \
+                             "vfmadd213ps %7, %6, %4; vfmadd213ps %7, %6, %5;"              \
+                             : "+x"(c0), "+x"(c1), "+x"(c2), "+x"(c3), "+x"(c4), "+x"(c5)   \
+                             : "x"(a), "x"(b));                                             \
+            __asm__ volatile("vfmadd213ps %7, %6, %0; vfmadd213ps %7, %6, %1;"              \
+                             "vfmadd213ps %7, %6, %2; vfmadd213ps %7, %6, %3;"              \
+                             "vfmadd213ps %7, %6, %4; vfmadd213ps %7, %6, %5;"              \
+                             : "+x"(c6), "+x"(c7), "+x"(c8), "+x"(c9), "+x"(c10), "+x"(c11) \
+                             : "x"(a), "x"(b));                                             \
+        }                                                                                   \
+        return 2.0 * (lanes)*FMA_CHAINS * (double)FMA_STEPS;                                \
+    }
+
+FMA_PEAK(fma_avx2, 8, "avx2,fma")
+FMA_PEAK(fma_avx512, 16, "avx512f")
+
+static void fma_task(void *context, int64_t task, int thread)
+{
+    (void)thread;
+    double *flops = context;
+    flops[task] = __builtin_cpu_supports("avx512f") ? fma_avx512() : fma_avx2();
+}
+
+static double fma_peak(int n_threads)
+{
+    double best = 0.0;
+    double flops[CPU_MAX_THREADS] = {0};
+    for (int round = 0; round < ROUNDS; round++) {
+        const double begin = seconds(n_threads);
+        cpu_team_run(n_threads, n_threads, fma_task, flops);
+        const double speed = flops[0] * n_threads / (seconds(n_threads) - begin) * 1e-9;
+        best = speed > best ? speed : best;
+    }
+    return best;
+}
+
+enum { READ_BYTES = 1 << 28, READ_STRETCH = 1 << 20 };
+
+static void read_task(void *context, int64_t task, int thread)
+{
+    (void)thread;
+    const char *data = (const char *)context + task * READ_STRETCH;
+    uint64_t sum[8] = {0};
+    for (int i = 0; i < READ_STRETCH; i += 64) {
+        uint64_t line[8];
+        memcpy(line, data + i, sizeof line);
+        for (int j = 0; j < 8; j++) {
+            sum[j] ^= line[j];
+        }
+    }
+    volatile uint64_t sink = sum[0] ^ sum[1] ^ sum[2] ^ sum[3] ^ sum[4] ^ sum[5] ^ sum[6] ^ sum[7];
+    (void)sink;
+}
+
+static double read_speed(int n_threads)
+{
+    void *data = NULL;
+    require(cpu_mem_alloc(READ_BYTES, &data));
+    memset(data, 1, READ_BYTES);
+    double best = 0.0;
+    for (int round = 0; round < ROUNDS; round++) {
+        const double begin = seconds(n_threads);
+        cpu_team_run(n_threads, READ_BYTES / READ_STRETCH, read_task, data);
+        const double speed = READ_BYTES / (seconds(n_threads) - begin) * 1e-9;
+        best = speed > best ? speed : best;
+    }
+    cpu_mem_free(data);
+    return best;
+}
+
+// ---- matmul ----
+
+struct weights {
+    struct matrix *matrix[N_MATRICES];
+};
+
+static void make_weights(int dtype, struct weights *weights)
+{
+    float *rows = malloc((size_t)N_OUT * N_IN * sizeof *rows);
+    if (rows == NULL) {
+        exit(1);
+    }
+    for (size_t i = 0; i < (size_t)N_OUT * N_IN; i++) {
+        rows[i] = (float)(i * 2654435761u % 1000) * 1e-3f - 0.5f;
+    }
+    for (int i = 0; i < N_MATRICES; i++) {
+        const double begin = seconds(1);
+        require(cpu_matrix_new(dtype, N_OUT, N_IN, &weights->matrix[i]));
+        require(cpu_matrix_write(weights->matrix[i], 0, N_OUT, rows, DTYPE_F32, N_IN));
+        if (i == N_MATRICES - 1) {
+            printf("  packing from float32: %.0f ms, %.2f G elements/s\n",
+                   (seconds(1) - begin) * 1e3, N_OUT * (double)N_IN / (seconds(1) - begin) * 1e-9);
+        }
+    }
+    free(rows);
+}
+
+static double time_matmul(struct backend_stream *stream, const struct weights *weights, int m,
+                          const float *x, float *out)
+{
+    const int repeats = m >= 64 ? 1 : 4;
+    double best = 1e30;
+    for (int round = 0; round < ROUNDS; round++) {
+        const double begin = seconds(stream->n_threads);
+        for (int i = 0; i < repeats * N_MATRICES; i++) {
+            const struct matmul_args args = {
+                .weight = weights->matrix[i % N_MATRICES],
+                .x = x,
+                .ld_x = N_IN,
+                .n_rows = m,
+                .out = out,
+                .ld_out = N_OUT,
+            };
+            require(cpu_matmul(stream, &args));
+        }
+        const double each = (seconds(stream->n_threads) - begin) / (repeats * N_MATRICES);
+        best = each < best ? each : best;
+    }
+    return best;
+}
+
+static void bench_dtype(struct backend_stream *stream, int dtype, double peak, double read)
+{
+    static const int ms[] = {1, 2, 4, 8, 16, 32, 64, 128, 512};
+    const int max_m = 512;
+    float *x = malloc((size_t)max_m * N_IN * sizeof *x);
+    float *out = malloc((size_t)max_m * N_OUT * sizeof *out);
+    if (x == NULL || out == NULL) {
+        exit(1);
+    }
+    for (int i = 0; i < max_m * N_IN; i++) {
+        x[i] = (float)(i % 17) * 0.1f - 0.8f;
+    }
+    printf("%s weights, n = %d, k = %d\n", dtype_name(dtype), N_OUT, N_IN);
+    struct weights weights;
+    make_weights(dtype, &weights);
+    for (size_t i = 0; i < sizeof ms / sizeof ms[0]; i++) {
+        const double s = time_matmul(stream, &weights, ms[i], x, out);
+        const double gflops = 2.0 * ms[i] * N_OUT * N_IN / s * 1e-9;
+        const double gbytes = (double)N_OUT * N_IN * (double)dtype_bytes(dtype) / s * 1e-9;
+        printf(
+            "  m = %3d: %8.3f ms  %6.1f GFLOP/s (%3.0f %% of peak)  %5.1f GB/s (%3.0f %% of reading)\n",
+            ms[i], s * 1e3, gflops, 100.0 * gflops / peak, gbytes, 100.0 * gbytes / read);
+    }
+    for (int i = 0; i < N_MATRICES; i++) {
+        cpu_matrix_free(weights.matrix[i]);
+    }
+    free(x);
+    free(out);
+}
+
+int main(int argc, char **argv)
+{
+    const int n_threads = argc > 1 ? (int)strtol(argv[1], NULL, 10) : 1;
+    struct backend_stream *stream = NULL;
+    require(cpu_stream_new_isa(n_threads, argc > 2 ? argv[2] : "auto", &stream));
+
+    const double peak = fma_peak(n_threads);
+    const double read = read_speed(n_threads);
+    printf("%s, %d threads: fp32 FMA %.0f GFLOP/s, memory read %.1f GB/s\n", stream->isa->name,
+           n_threads, peak, read);
+    bench_dtype(stream, DTYPE_F32, peak, read);
+    bench_dtype(stream, DTYPE_BF16, peak, read);
+    backend_cpu()->stream_free(stream);
+    return 0;
+}
