@@ -91,8 +91,8 @@ MUST_USE status_t rpc_server_new(const struct rpc_server_options *options,
 MUST_USE status_t rpc_server_add(struct rpc_server *server, const struct rpc_method *method);
 
 /* A method that is described but not built: every call ends with UNIMPLEMENTED and this message. */
-MUST_USE status_t rpc_server_add_unimplemented(struct rpc_server *server, const char *path, int shape,
-                                               const char *message);
+MUST_USE status_t rpc_server_add_unimplemented(struct rpc_server *server, const char *path,
+                                               int shape, const char *message);
 
 /* grpc.health.v1.Health and grpc.reflection.v1 + v1alpha over everything that was added. */
 MUST_USE status_t rpc_server_add_health(struct rpc_server *server);

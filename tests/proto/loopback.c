@@ -314,8 +314,8 @@ struct rpc_channel *loop_channel(const char *address)
     return channel;
 }
 
-void loop_call_start(struct loop_call *call, struct rpc_channel *channel, const char *path,
-                     uint64_t timeout_ns)
+static void start(struct loop_call *call, struct rpc_channel *channel, const char *path,
+                  uint64_t timeout_ns, int flags)
 {
     *call = (struct loop_call){0};
     pthread_mutex_init(&call->mutex, NULL);
@@ -325,8 +325,20 @@ void loop_call_start(struct loop_call *call, struct rpc_channel *channel, const 
         .handlers = &client_handlers,
         .user = call,
         .timeout_ns = timeout_ns,
+        .flags = flags,
     };
     assert_status_ok(rpc_start(channel, &args, &call->call));
+}
+
+void loop_call_start(struct loop_call *call, struct rpc_channel *channel, const char *path,
+                     uint64_t timeout_ns)
+{
+    start(call, channel, path, timeout_ns, 0);
+}
+
+void loop_call_start_waiting(struct loop_call *call, struct rpc_channel *channel, const char *path)
+{
+    start(call, channel, path, RPC_NO_DEADLINE, RPC_WAIT_FOR_READY);
 }
 
 static void call_wait(struct loop_call *call, const size_t *counter, size_t n)

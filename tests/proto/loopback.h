@@ -23,16 +23,15 @@ struct loop_server {
     size_t n_writable;
     size_t n_refused; /* sends */
     size_t n_closed;
-    size_t n_closed_with[17];     /* by status code */
-    struct rpc_call *held;        /* the last call of Hold or Never; one reference */
-    size_t in_callback, overlaps; /* of Chat calls on one call at a time */
+    size_t n_closed_with[17]; /* by status code */
+    struct rpc_call *held;    /* the first call of Hold or Never; one reference */
 };
 
 /* options may be NULL; its address may be NULL: any port. */
 void loop_server_start(struct loop_server *loop, const struct rpc_server_options *options);
 void loop_server_stop(struct loop_server *loop);
 
-/* Waits at most 5 s until *counter is at least n. */
+/* Waits at most 20 s until *counter is at least n. */
 void loop_server_wait(struct loop_server *loop, const size_t *counter, size_t n);
 struct rpc_call *loop_server_take_held(struct loop_server *loop);
 
@@ -52,6 +51,10 @@ struct loop_call {
 struct rpc_channel *loop_channel(const char *address);
 void loop_call_start(struct loop_call *call, struct rpc_channel *channel, const char *path,
                      uint64_t timeout_ns);
+
+/* Likewise, with RPC_WAIT_FOR_READY and no deadline. */
+void loop_call_start_waiting(struct loop_call *call, struct rpc_channel *channel, const char *path);
+
 void loop_call_wait_messages(struct loop_call *call, size_t n);
 
 /* Waits for the end and returns its status. */
