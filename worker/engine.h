@@ -50,6 +50,9 @@ struct backend_stream *engine_stream(const struct engine *engine);
 uint64_t engine_weight_bytes(const struct engine *engine);
 uint64_t engine_kv_bytes(const struct engine *engine);
 
+/* Bytes of tensors this rank read from the checkpoint; over all ranks each byte is read once. */
+uint64_t engine_bytes_read(const struct engine *engine);
+
 /* Computes the step. On rank 0 *logits_out is [n_logits, n_vocab] in the order of the sequences that want them,
  * valid until the next step; NULL elsewhere. */
 MUST_USE status_t engine_step(struct engine *engine, const struct step_plan *plan,

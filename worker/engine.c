@@ -1,0 +1,371 @@
+#include "worker/engine.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "worker/checkpoint.h"
+#include "worker/forward.h"
+#include "worker/host.h"
+#include "worker/kv_pool.h"
+#include "worker/weights.h"
+
+/* Of the host's available memory, for the KV pools of all its ranks, when nothing else is said. */
+#define KV_MEMORY_SHARE 0.4
+
+/* Block ids are int32. */
+#define MAX_BLOCKS_PER_LANE ((int64_t)INT32_MAX)
+
+struct engine {
+    struct group *group;
+    const struct model_spec *spec;
+    const struct plan *plan;
+    struct engine_options options;
+    int32_t rank;
+    struct step_limits limits;
+
+    struct backend_stream *stream;
+    struct weights weights;
+    struct kv_pool pool;
+    struct forward forward;
+    uint64_t bytes_read;
+};
+
+/* Needed while loading only. */
+struct loading {
+    struct checkpoint *checkpoint;
+    struct weight_loader loader;
+    uint64_t bytes_total;
+};
+
+// ---- options ----
+
+static int64_t blocks_per_seq(const struct engine *e)
+{
+    return ((int64_t)e->options.max_model_len + PLAN_BLOCK_TOKENS - 1) / PLAN_BLOCK_TOKENS;
+}
+
+static status_t check_dtypes(const struct engine_options *o)
+{
+    if ((o->dtype != DTYPE_F32 && o->dtype != DTYPE_BF16) ||
+        (o->kv_dtype != DTYPE_F32 && o->kv_dtype != DTYPE_BF16)) {
+        return status_errorf(STATUS_INVALID_ARGUMENT,
+                             "weights in %s and KV in %s; both are float32 or bfloat16",
+                             dtype_name(o->dtype), dtype_name(o->kv_dtype));
+    }
+    return status_ok();
+}
+
+static status_t check_options(const struct engine *e)
+{
+    const struct engine_options *o = &e->options;
+    TRY(check_dtypes(o));
+    if (o->max_num_seqs < 1 || o->max_num_batched_tokens < 1 || o->max_model_len < 1) {
+        return status_errorf(
+            STATUS_INVALID_ARGUMENT,
+            "--max-num-seqs %d, --max-num-batched-tokens %d, --max-model-len %d: at least 1 each",
+            o->max_num_seqs, o->max_num_batched_tokens, o->max_model_len);
+    }
+    if (o->max_model_len > e->spec->max_positions) {
+        return status_errorf(STATUS_FAILED_PRECONDITION,
+                             "--max-model-len %d is more than the model's %d positions" STATUS_FIX
+                             "--max-model-len %d",
+                             o->max_model_len, e->spec->max_positions, e->spec->max_positions);
+    }
+    if (e->plan->tp != group_size(e->group)) {
+        return status_errorf(STATUS_INTERNAL, "plan for %d ranks, the group has %d", e->plan->tp,
+                             group_size(e->group));
+    }
+    if (o->max_num_seqs > INT32_MAX / blocks_per_seq(e)) {
+        return status_errorf(
+            STATUS_INVALID_ARGUMENT,
+            "--max-num-seqs %d of --max-model-len %d: more KV blocks than can be counted",
+            o->max_num_seqs, o->max_model_len);
+    }
+    return status_ok();
+}
+
+// ---- checkpoint and weights ----
+
+static int embedding_dtype(const struct checkpoint *checkpoint)
+{
+    checkpoint_tensor_t tensor;
+    const status_t s = checkpoint_find(checkpoint, "model.embed_tokens.weight", &tensor);
+    return status_is_ok(&s) ? tensor.tensor->dtype : DTYPE_F32;
+}
+
+/* Everything that one rank can find out alone: what is on disk, and its own memory. */
+static status_t prepare(struct engine *e, struct loading *l)
+{
+    TRY(check_options(e));
+    TRY(checkpoint_open(e->options.model_dir, &l->checkpoint));
+    TRY(weights_check(l->checkpoint, e->spec, &l->bytes_total));
+    const int32_t share = host_cores() / group_host_size(e->group);
+    const int32_t threads = e->options.threads > 0 ? e->options.threads : share > 0 ? share : 1;
+    TRY(e->options.backend->stream_new(threads, &e->stream));
+    const struct weights_request request = {
+        .backend = e->options.backend,
+        .spec = e->spec,
+        .plan = e->plan,
+        .rank = e->rank,
+        .dtype = e->options.dtype,
+        .checkpoint_dtype = embedding_dtype(l->checkpoint),
+    };
+    TRY(weights_alloc(&request, &e->weights));
+    return weight_loader_init(&l->loader, l->checkpoint, group_comm(e->group), e->options.backend,
+                              weights_max_row_bytes(e->spec));
+}
+
+static status_t load(struct engine *e, struct loading *l)
+{
+    const struct weights_progress progress = {
+        .report = e->rank == 0 ? e->options.progress : NULL,
+        .user = e->options.user,
+        .bytes_total = l->bytes_total,
+    };
+    const uint64_t start = clock_now_ns(clock_system());
+    TRY(weights_load(&e->weights, &l->loader, &progress));
+    e->bytes_read = checkpoint_bytes_read(l->checkpoint);
+    const uint64_t elapsed_ms = (clock_now_ns(clock_system()) - start) / NS_PER_MS;
+    log_write(&e->options.log, LOG_INFO, "weights loaded",
+              "bytes_read=%" PRIu64 " bytes_packed=%" PRIu64 " ms=%" PRIu64, e->bytes_read,
+              e->weights.bytes, elapsed_ms);
+    return status_ok();
+}
+
+static void loading_end(struct loading *l)
+{
+    weight_loader_destroy(&l->loader);
+    checkpoint_close(l->checkpoint);
+}
+
+static status_t load_weights(struct engine *e)
+{
+    struct loading l = {0};
+    status_t s;
+    TRY_GOTO(s, group_agree(e->group, prepare(e, &l)), done);
+    TRY_GOTO(s, group_agree(e->group, load(e, &l)), done);
+done:
+    loading_end(&l);
+    return s;
+}
+
+// ---- KV pool ----
+
+/* Blocks a lane needs when max_num_seqs sequences of max_model_len are spread over the lanes. */
+static int64_t wanted_blocks(const struct engine *e)
+{
+    const int64_t lanes = e->plan->n_lanes;
+    return (e->options.max_num_seqs + lanes - 1) / lanes * blocks_per_seq(e);
+}
+
+static status_t affordable_blocks(const struct engine *e, int64_t block_bytes, int64_t *blocks_out)
+{
+    const uint64_t available = host_memory_available() / (uint64_t)group_host_size(e->group);
+    const uint64_t asked = e->options.kv_cache_bytes;
+    if (asked > 0 && available > 0 && asked > available) {
+        return status_errorf(STATUS_FAILED_PRECONDITION,
+                             "--kv-cache-memory %" PRIu64 ": %" PRIu64
+                             " bytes are available for each rank of this host" STATUS_FIX
+                             "--kv-cache-memory %" PRIu64,
+                             asked, available, (uint64_t)((double)available * 0.9));
+    }
+    int64_t blocks = wanted_blocks(e);
+    if (asked > 0) {
+        blocks = (int64_t)(asked / (uint64_t)block_bytes);
+    } else if (available > 0) {
+        const int64_t fit = (int64_t)((double)available * KV_MEMORY_SHARE / (double)block_bytes);
+        blocks = fit < blocks ? fit : blocks;
+    }
+    *blocks_out = blocks < MAX_BLOCKS_PER_LANE ? blocks : MAX_BLOCKS_PER_LANE;
+    return status_ok();
+}
+
+/* The smallest of every rank's number: block ids must be good on all of them. */
+static status_t smallest(struct comm *comm, int64_t *value)
+{
+    int64_t least = *value;
+    for (int32_t rank = 0; rank < comm->size; rank++) {
+        int64_t theirs = *value;
+        TRY(comm->ops->broadcast(comm, &theirs, sizeof theirs, rank));
+        least = theirs < least ? theirs : least;
+    }
+    *value = least;
+    return status_ok();
+}
+
+static status_t check_blocks(const struct engine *e, int64_t blocks, int64_t block_bytes)
+{
+    if (blocks >= blocks_per_seq(e)) {
+        return status_ok();
+    }
+    const int64_t need = blocks_per_seq(e) * block_bytes;
+    if (blocks == 0) {
+        return status_errorf(
+            STATUS_FAILED_PRECONDITION,
+            "no KV block fits: one of %d tokens takes %lld bytes on a rank" STATUS_FIX
+            "--kv-cache-memory %lld",
+            PLAN_BLOCK_TOKENS, (long long)block_bytes, (long long)need);
+    }
+    return status_errorf(
+        STATUS_FAILED_PRECONDITION,
+        "KV memory holds sequences of %lld tokens, --max-model-len is %d" STATUS_FIX
+        "--max-model-len %lld, or --kv-cache-memory %lld (bytes on each rank)",
+        (long long)blocks * PLAN_BLOCK_TOKENS, e->options.max_model_len,
+        (long long)blocks * PLAN_BLOCK_TOKENS, (long long)need);
+}
+
+static status_t size_pool(const struct engine *e, int64_t *blocks_out)
+{
+    const int64_t bytes = plan_kv_block_bytes(e->plan, e->rank, e->options.kv_dtype);
+    const int64_t block_bytes = bytes > 0 ? bytes : 1;
+    int64_t blocks = 0;
+    TRY(group_agree(e->group, affordable_blocks(e, block_bytes, &blocks)));
+    TRY(group_agree(e->group, smallest(group_comm(e->group), &blocks)));
+    TRY(group_agree(e->group, check_blocks(e, blocks, block_bytes)));
+    *blocks_out = blocks;
+    return status_ok();
+}
+
+// ---- buffers ----
+
+static status_t alloc_rest(struct engine *e, int64_t blocks_per_lane)
+{
+    const struct kv_pool_request request = {
+        .backend = e->options.backend,
+        .plan = e->plan,
+        .rank = e->rank,
+        .kv_dtype = e->options.kv_dtype,
+        .blocks_per_lane = blocks_per_lane,
+        .max_rows = e->options.max_num_batched_tokens,
+    };
+    TRY(kv_pool_init(&e->pool, &request));
+    const struct forward_parts parts = {
+        .spec = e->spec,
+        .plan = e->plan,
+        .backend = e->options.backend,
+        .stream = e->stream,
+        .comm = group_comm(e->group),
+        .weights = &e->weights,
+        .pool = &e->pool,
+    };
+    const struct forward_limits limits = {
+        .max_seqs = e->options.max_num_seqs,
+        .max_rows = e->options.max_num_batched_tokens,
+        .max_model_len = e->options.max_model_len,
+    };
+    return forward_init(&e->forward, &parts, &limits);
+}
+
+static void set_limits(struct engine *e, int64_t blocks_per_lane)
+{
+    e->limits = (struct step_limits){
+        .max_seqs = e->options.max_num_seqs,
+        .max_rows = e->options.max_num_batched_tokens,
+        .max_blocks = (int32_t)(e->options.max_num_seqs * blocks_per_seq(e)),
+        .n_lanes = e->plan->n_lanes,
+        .n_vocab = e->spec->n_vocab,
+        .blocks_per_lane = blocks_per_lane,
+    };
+}
+
+// ---- the engine ----
+
+static status_t build(struct engine *e)
+{
+    TRY(load_weights(e));
+    int64_t blocks_per_lane;
+    TRY(size_pool(e, &blocks_per_lane));
+    TRY(group_agree(e->group, alloc_rest(e, blocks_per_lane)));
+    set_limits(e, blocks_per_lane);
+    log_write(&e->options.log, LOG_INFO, "kv pool ready",
+              "lanes=%d blocks_per_lane=%lld bytes=%" PRIu64, e->plan->n_lanes,
+              (long long)blocks_per_lane, e->pool.bytes);
+    return status_ok();
+}
+
+status_t engine_new(struct group *group, const struct model_spec *spec, const struct plan *plan,
+                    const struct engine_options *options, struct engine **engine_out)
+{
+    struct engine *e = calloc(1, sizeof *e);
+    const bool made = e != NULL;
+    status_t s = group_agree(
+        group,
+        made ? status_ok() : status_errorf(STATUS_RESOURCE_EXHAUSTED, "no memory for an engine"));
+    if (!made || !status_is_ok(&s)) {
+        free(e);
+        return s;
+    }
+    e->group = group;
+    e->spec = spec;
+    e->plan = plan;
+    e->options = *options;
+    e->rank = group_rank(group);
+    s = build(e);
+    if (!status_is_ok(&s)) {
+        engine_free(e);
+        return s;
+    }
+    *engine_out = e;
+    return status_ok();
+}
+
+void engine_free(struct engine *e)
+{
+    if (e == NULL) {
+        return;
+    }
+    forward_destroy(&e->forward);
+    kv_pool_destroy(&e->pool);
+    weights_free(&e->weights);
+    e->options.backend->stream_free(e->stream);
+    free(e);
+}
+
+const struct step_limits *engine_limits(const struct engine *e)
+{
+    return &e->limits;
+}
+
+struct backend_stream *engine_stream(const struct engine *e)
+{
+    return e->stream;
+}
+
+uint64_t engine_weight_bytes(const struct engine *e)
+{
+    return e->weights.bytes;
+}
+
+uint64_t engine_kv_bytes(const struct engine *e)
+{
+    return e->pool.bytes;
+}
+
+uint64_t engine_bytes_read(const struct engine *e)
+{
+    return e->bytes_read;
+}
+
+/* What a plan's own limits cannot say: no position beyond the rope table. */
+static status_t check_step(const struct engine *e, const struct step_plan *plan)
+{
+    for (int32_t i = 0; i < plan->n_seqs; i++) {
+        const struct step_seq *seq = &plan->seqs[i];
+        if (seq->n_tokens > e->options.max_model_len - seq->n_computed) {
+            return status_errorf(
+                STATUS_INTERNAL,
+                "step %" PRIu64 ", sequence %" PRIu64 ": %d tokens after %d, --max-model-len is %d",
+                plan->step, seq->seq_id, seq->n_tokens, seq->n_computed, e->options.max_model_len);
+        }
+    }
+    return status_ok();
+}
+
+status_t engine_step(struct engine *e, const struct step_plan *plan, const float **logits_out)
+{
+    TRY(check_step(e, plan));
+    const status_t s = forward_run(&e->forward, plan, logits_out);
+    return status_is_ok(&s) ? s : status_wrapf(s, "step %" PRIu64, plan->step);
+}

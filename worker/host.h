@@ -1,0 +1,15 @@
+/*
+ * host.h - what this host can give a process
+ *
+ * Thread: any
+ */
+#pragma once
+
+#include <stdint.h>
+
+/* Bytes that can be allocated without driving the host, or the container, out of memory: the kernel's MemAvailable,
+ * or what is left of the cgroup's limit when that is less; 0 when neither can be read. */
+uint64_t host_memory_available(void);
+
+/* Cores this process may be scheduled on, at least 1. */
+int32_t host_cores(void);

@@ -1,0 +1,219 @@
+#include "worker/kv_pool.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static status_t no_memory(void)
+{
+    return status_errorf(STATUS_RESOURCE_EXHAUSTED, "no memory for the tables of the KV pool");
+}
+
+static size_t unit_bytes(const struct kv_pool *pool)
+{
+    return (size_t)PLAN_BLOCK_TOKENS * (size_t)pool->plan->head_dim * dtype_bytes(pool->kv_dtype);
+}
+
+size_t kv_pool_part_bytes(const struct kv_pool *pool, const struct kv_class *kv_class)
+{
+    return (size_t)kv_class->part_units * unit_bytes(pool);
+}
+
+// ---- classes ----
+
+/* True when in some layer of the class the rank's query heads begin or end inside a group. */
+static bool has_partial_groups(const struct plan *plan, int32_t class_index, int32_t rank)
+{
+    const struct plan_class *plan_class = &plan->classes[class_index];
+    if (plan_class->placement != PLAN_REPLICATE) {
+        return false;
+    }
+    const int32_t group = plan->n_heads / plan_class->n_kv_heads;
+    for (int32_t layer = 0; layer < plan->n_layers; layer++) {
+        const plan_interval_t q = plan_q_heads(plan, layer, rank);
+        if (plan->layers[layer].class_index == class_index &&
+            (q.begin % group != 0 || q.end % group != 0)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void fill_lane(const struct kv_pool *pool, int32_t class_index, int32_t lane)
+{
+    struct kv_class *kv_class = &pool->classes[class_index];
+    const int32_t *heads;
+    const int32_t n = plan_held(pool->plan, class_index, pool->rank, lane, &heads);
+    struct kv_lane *to = &kv_class->lanes[lane];
+    to->first_head = n > 0 ? heads[0] : 0;
+    to->n_heads = n;
+    if (kv_class->split) {
+        to->unit_base = lane * pool->blocks_per_lane;
+        to->units_per_block = 1;
+    } else {
+        to->unit_base =
+            plan_unit_base(pool->plan, class_index, pool->rank, lane, pool->blocks_per_lane);
+        to->units_per_block = n;
+    }
+}
+
+static status_t init_class(struct kv_pool *pool, int32_t class_index, int32_t max_rows)
+{
+    struct kv_class *kv_class = &pool->classes[class_index];
+    const struct plan *plan = pool->plan;
+    kv_class->split = has_partial_groups(plan, class_index, pool->rank);
+    kv_class->part_units = plan->n_lanes * pool->blocks_per_lane;
+    kv_class->group = plan->n_heads / plan->classes[class_index].n_kv_heads;
+    kv_class->n_runs = plan_kv_runs(plan, class_index, pool->rank, kv_class->runs);
+    kv_class->lanes = calloc((size_t)plan->n_lanes, sizeof *kv_class->lanes);
+    if (kv_class->lanes == NULL) {
+        return no_memory();
+    }
+    for (int32_t lane = 0; lane < plan->n_lanes; lane++) {
+        fill_lane(pool, class_index, lane);
+    }
+    for (int32_t i = 0; i < kv_class->n_runs; i++) {
+        kv_class->units[i] = calloc((size_t)max_rows, sizeof *kv_class->units[i]);
+        if (kv_class->units[i] == NULL) {
+            return no_memory();
+        }
+    }
+    return status_ok();
+}
+
+// ---- planes ----
+
+static status_t alloc_plane(struct kv_pool *pool, size_t size, void **plane_out)
+{
+    if (size == 0) {
+        *plane_out = NULL;
+        return status_ok();
+    }
+    TRY(pool->backend->mem_alloc(size, plane_out));
+    pool->bytes += size;
+    return status_ok();
+}
+
+static status_t alloc_planes(struct kv_pool *pool)
+{
+    const struct plan *plan = pool->plan;
+    for (int32_t layer = 0; layer < plan->n_layers; layer++) {
+        const int64_t units =
+            plan_units(plan, plan->layers[layer].class_index, pool->rank, pool->blocks_per_lane);
+        const size_t size = (size_t)units * unit_bytes(pool);
+        status_t s = alloc_plane(pool, size, &pool->layers[layer].k);
+        if (status_is_ok(&s)) {
+            s = alloc_plane(pool, size, &pool->layers[layer].v);
+        }
+        if (!status_is_ok(&s)) {
+            return status_wrapf(s, "KV pool of layer %d of %d", layer, plan->n_layers);
+        }
+    }
+    return status_ok();
+}
+
+static status_t init(struct kv_pool *pool, int32_t max_rows)
+{
+    const struct plan *plan = pool->plan;
+    pool->classes = calloc((size_t)plan->n_classes, sizeof *pool->classes);
+    pool->layers = calloc((size_t)plan->n_layers, sizeof *pool->layers);
+    pool->offsets = calloc((size_t)max_rows, sizeof *pool->offsets);
+    pool->lane_rows = calloc((size_t)plan->n_lanes + 1, sizeof *pool->lane_rows);
+    if (pool->classes == NULL || pool->layers == NULL || pool->offsets == NULL ||
+        pool->lane_rows == NULL) {
+        return no_memory();
+    }
+    for (int32_t c = 0; c < plan->n_classes; c++) {
+        TRY(init_class(pool, c, max_rows));
+    }
+    return alloc_planes(pool);
+}
+
+status_t kv_pool_init(struct kv_pool *pool, const struct kv_pool_request *request)
+{
+    struct kv_pool made = {
+        .backend = request->backend,
+        .plan = request->plan,
+        .rank = request->rank,
+        .kv_dtype = request->kv_dtype,
+        .blocks_per_lane = request->blocks_per_lane,
+    };
+    const status_t s = init(&made, request->max_rows);
+    if (!status_is_ok(&s)) {
+        kv_pool_destroy(&made);
+        return s;
+    }
+    *pool = made;
+    return status_ok();
+}
+
+void kv_pool_destroy(struct kv_pool *pool)
+{
+    if (pool->plan == NULL) {
+        return;
+    }
+    for (int32_t layer = 0; pool->layers != NULL && layer < pool->plan->n_layers; layer++) {
+        pool->backend->mem_free(pool->layers[layer].k);
+        pool->backend->mem_free(pool->layers[layer].v);
+    }
+    for (int32_t c = 0; pool->classes != NULL && c < pool->plan->n_classes; c++) {
+        free(pool->classes[c].lanes);
+        for (int32_t i = 0; i < PLAN_MAX_RUNS; i++) {
+            free(pool->classes[c].units[i]);
+        }
+    }
+    free(pool->classes);
+    free(pool->layers);
+    free(pool->offsets);
+    free(pool->lane_rows);
+    memset(pool, 0, sizeof *pool);
+}
+
+// ---- a step ----
+
+static void place_lanes(struct kv_pool *pool, const struct step_plan *step)
+{
+    int32_t lane = 0;
+    for (int32_t i = 0; i < step->n_seqs; i++) {
+        while (lane <= step->seqs[i].lane) {
+            pool->lane_rows[lane++] = step->seqs[i].first_row;
+        }
+    }
+    while (lane <= pool->plan->n_lanes) {
+        pool->lane_rows[lane++] = step->n_rows;
+    }
+}
+
+static void place_run(const struct kv_pool *pool, struct kv_class *kv_class, int32_t run_index,
+                      const struct step_plan *step)
+{
+    const plan_run_t run = kv_class->runs[run_index];
+    int64_t *units = kv_class->units[run_index];
+    const int32_t first_row = pool->lane_rows[run.lane_begin];
+    for (int32_t i = 0; i < step->n_seqs; i++) {
+        const struct step_seq *seq = &step->seqs[i];
+        if (seq->lane < run.lane_begin || seq->lane >= run.lane_end) {
+            continue;
+        }
+        const struct kv_lane *lane = &kv_class->lanes[seq->lane];
+        const int32_t slot = kv_class->split ? 0 : run.head_begin - lane->first_head;
+        for (int32_t t = 0; t < seq->n_tokens; t++) {
+            const int32_t index = (seq->n_computed + t) / PLAN_BLOCK_TOKENS;
+            const int64_t block = step->blocks[seq->first_block + index];
+            units[seq->first_row + t - first_row] =
+                lane->unit_base + block * lane->units_per_block + slot;
+        }
+    }
+}
+
+void kv_pool_place(struct kv_pool *pool, const struct step_plan *step)
+{
+    place_lanes(pool, step);
+    for (int32_t row = 0; row < step->n_rows; row++) {
+        pool->offsets[row] = step->positions[row] % PLAN_BLOCK_TOKENS;
+    }
+    for (int32_t c = 0; c < pool->plan->n_classes; c++) {
+        for (int32_t i = 0; i < pool->classes[c].n_runs; i++) {
+            place_run(pool, &pool->classes[c], i, step);
+        }
+    }
+}

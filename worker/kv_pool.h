@@ -1,0 +1,78 @@
+/*
+ * kv_pool.h - the rank's keys and values, and where a step's rows go in them
+ *
+ * What:      one K and one V plane a layer, sized by what the rank holds of that layer's KV heads: nothing is padded to
+ *            the largest layer. Layers of a lane class share block ids and addresses; kv_pool_place works these out
+ *            once a step.
+ * Layout:    a plane is [unit][PLAN_BLOCK_TOKENS][head_dim], a unit being one KV head of one block.
+ *            Lane u's block b is units unit_base(u) + b*n .. + n-1, its n held heads in ascending order (plan.h).
+ *            Under replicate, where the rank's query heads cover a group in part, the number of query heads a KV head
+ *            serves differs from head to head, and one attention call cannot take them all. Such a class is `split`:
+ *            the plane is cut into one part of equal size for each held head, and a head's part is [lane][block].
+ * Ownership: the pool owns planes and tables; the plan is borrowed.
+ * Thread:    owner:the rank's main thread.
+ * Errors:    RESOURCE_EXHAUSTED for memory.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "kernels/backend.h"
+#include "parallel/plan.h"
+#include "worker/step_plan.h"
+
+struct kv_lane {
+    int64_t unit_base;
+    int32_t units_per_block;
+    int32_t first_head; /* of the KV heads held for the lane */
+    int32_t n_heads;
+};
+
+struct kv_class {
+    bool split;
+    int64_t part_units; /* split: units of one head's part */
+    int32_t group;      /* query heads a KV head serves, over all ranks */
+    int32_t n_runs;
+    plan_run_t runs[PLAN_MAX_RUNS];
+    struct kv_lane *lanes; /* [n_lanes] */
+    int64_t *units
+        [PLAN_MAX_RUNS]; /* of the step: the unit of the run's first head, by row of the run's lanes */
+};
+
+struct kv_planes {
+    void *k, *v;
+};
+
+struct kv_pool {
+    const struct backend *backend;
+    const struct plan *plan;
+    int32_t rank;
+    int kv_dtype;
+    int64_t blocks_per_lane;
+    uint64_t bytes;
+    struct kv_class *classes; /* [n_classes] */
+    struct kv_planes *layers; /* [n_layers] */
+
+    /* Of the step. */
+    int32_t *offsets;   /* [max_rows]: token within its block */
+    int32_t *lane_rows; /* [n_lanes + 1]: the rows of lane u are [lane_rows[u], lane_rows[u + 1]) */
+};
+
+struct kv_pool_request {
+    const struct backend *backend;
+    const struct plan *plan;
+    int32_t rank;
+    int kv_dtype;
+    int64_t blocks_per_lane;
+    int32_t max_rows;
+};
+
+MUST_USE status_t kv_pool_init(struct kv_pool *pool, const struct kv_pool_request *request);
+void kv_pool_destroy(struct kv_pool *pool); /* accepts a zeroed pool */
+
+/* Works out where the rows of a step go. */
+void kv_pool_place(struct kv_pool *pool, const struct step_plan *step);
+
+/* Bytes of one head's part of a split class's plane. */
+size_t kv_pool_part_bytes(const struct kv_pool *pool, const struct kv_class *kv_class);

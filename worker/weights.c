@@ -1,0 +1,473 @@
+#include "worker/weights.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "worker/weight_loader.h"
+
+#define NAME_BYTES 128
+
+// ---- names and shapes ----
+
+enum layer_tensor {
+    ATTENTION_NORM,
+    Q_PROJ,
+    K_PROJ,
+    V_PROJ,
+    O_PROJ,
+    FFN_NORM,
+    GATE_PROJ,
+    UP_PROJ,
+    DOWN_PROJ,
+    N_LAYER_TENSORS,
+};
+
+static const char *const layer_names[N_LAYER_TENSORS] = {
+    [ATTENTION_NORM] = "input_layernorm", [Q_PROJ] = "self_attn.q_proj",
+    [K_PROJ] = "self_attn.k_proj",        [V_PROJ] = "self_attn.v_proj",
+    [O_PROJ] = "self_attn.o_proj",        [FFN_NORM] = "post_attention_layernorm",
+    [GATE_PROJ] = "mlp.gate_proj",        [UP_PROJ] = "mlp.up_proj",
+    [DOWN_PROJ] = "mlp.down_proj",
+};
+
+static const char embedding_name[] = "model.embed_tokens.weight";
+static const char final_norm_name[] = "model.norm.weight";
+static const char head_name[] = "lm_head.weight";
+
+/* A name and the shape the spec wants; n_columns 0: one dimension. */
+struct wanted {
+    char name[NAME_BYTES];
+    int32_t n_rows, n_columns;
+};
+
+static struct wanted want(const char *name, int32_t n_rows, int32_t n_columns)
+{
+    struct wanted wanted = {.n_rows = n_rows, .n_columns = n_columns};
+    snprintf(wanted.name, sizeof wanted.name, "%s", name);
+    return wanted;
+}
+
+static struct wanted want_layer(const struct model_spec *spec, int32_t layer,
+                                enum layer_tensor which)
+{
+    const int32_t q_rows = spec->n_heads * spec->head_dim;
+    const int32_t kv_rows = spec->layers[layer].n_kv_heads * spec->head_dim;
+    const int32_t n_ff = spec->layers[layer].n_ff;
+    const int32_t n_hidden = spec->n_hidden;
+    const int32_t shapes[N_LAYER_TENSORS][2] = {
+        [ATTENTION_NORM] = {n_hidden, 0}, [Q_PROJ] = {q_rows, n_hidden},
+        [K_PROJ] = {kv_rows, n_hidden},   [V_PROJ] = {kv_rows, n_hidden},
+        [O_PROJ] = {n_hidden, q_rows},    [FFN_NORM] = {n_hidden, 0},
+        [GATE_PROJ] = {n_ff, n_hidden},   [UP_PROJ] = {n_ff, n_hidden},
+        [DOWN_PROJ] = {n_hidden, n_ff},
+    };
+    struct wanted wanted = {.n_rows = shapes[which][0], .n_columns = shapes[which][1]};
+    snprintf(wanted.name, sizeof wanted.name, "model.layers.%d.%s.weight", layer,
+             layer_names[which]);
+    return wanted;
+}
+
+static void print_shape(const struct safetensors_tensor *tensor, char *buf, size_t size)
+{
+    size_t at = (size_t)snprintf(buf, size, "[");
+    for (int32_t i = 0; i < tensor->n_dims && at < size; i++) {
+        at += (size_t)snprintf(buf + at, size - at, "%s%" PRId64, i > 0 ? ", " : "",
+                               tensor->shape[i]);
+    }
+    if (at < size) {
+        snprintf(buf + at, size - at, "]");
+    }
+}
+
+static status_t check_shape(const struct wanted *wanted, checkpoint_tensor_t found)
+{
+    const struct safetensors_tensor *t = found.tensor;
+    const int32_t n_dims = wanted->n_columns > 0 ? 2 : 1;
+    if (t->n_dims == n_dims && t->shape[0] == wanted->n_rows &&
+        (n_dims == 1 || t->shape[1] == wanted->n_columns)) {
+        return status_ok();
+    }
+    char text[160];
+    char need[32];
+    print_shape(t, text, sizeof text);
+    snprintf(need, sizeof need, n_dims == 2 ? "[%d, %d]" : "[%d]", wanted->n_rows,
+             wanted->n_columns);
+    return status_errorf(STATUS_DATA_LOSS, "%s: tensor %s is %s, config.json needs %s",
+                         found.file->path, wanted->name, text, need);
+}
+
+/* The tensor, when it is what the spec needs. */
+static status_t find(const struct checkpoint *checkpoint, const struct wanted *wanted,
+                     checkpoint_tensor_t *tensor_out)
+{
+    checkpoint_tensor_t found;
+    status_t s = checkpoint_find(checkpoint, wanted->name, &found);
+    if (!status_is_ok(&s)) {
+        s.code = STATUS_DATA_LOSS; // the directory is there; what is in it is incomplete
+        return status_wrapf(s, "weights do not fit config.json");
+    }
+    TRY(check_shape(wanted, found));
+    if (found.tensor->dtype == SAFETENSORS_OTHER_DTYPE) {
+        return status_errorf(
+            STATUS_DATA_LOSS,
+            "%s: tensor %s is %s, only F32, F16 and BF16 weights can be loaded" STATUS_FIX
+            "use an unquantised checkpoint of the model",
+            found.file->path, wanted->name, found.tensor->dtype_name);
+    }
+    *tensor_out = found;
+    return status_ok();
+}
+
+static status_t check_one(const struct checkpoint *checkpoint, const struct wanted *wanted,
+                          uint64_t *bytes)
+{
+    checkpoint_tensor_t tensor;
+    TRY(find(checkpoint, wanted, &tensor));
+    *bytes += tensor.tensor->size_bytes;
+    return status_ok();
+}
+
+/* A linear bias that were left out would give wrong text, silently. */
+static status_t check_no_bias(const struct checkpoint *checkpoint)
+{
+    static const char prefix[] = "model.layers.";
+    static const char suffix[] = ".bias";
+    const size_t n = checkpoint_n_tensors(checkpoint);
+    for (size_t i = 0; i < n; i++) {
+        const char *name = checkpoint_tensor_at(checkpoint, i).tensor->name;
+        const size_t length = strlen(name);
+        if (length >= sizeof prefix + sizeof suffix - 2 &&
+            strncmp(name, prefix, sizeof prefix - 1) == 0 &&
+            strcmp(name + length - (sizeof suffix - 1), suffix) == 0) {
+            return status_errorf(STATUS_UNIMPLEMENTED,
+                                 "tensor %.200s: this architecture is built without biases", name);
+        }
+    }
+    return status_ok();
+}
+
+status_t weights_check(const struct checkpoint *checkpoint, const struct model_spec *spec,
+                       uint64_t *bytes_out)
+{
+    uint64_t bytes = 0;
+    const struct wanted embedding = want(embedding_name, spec->n_vocab, spec->n_hidden);
+    const struct wanted final_norm = want(final_norm_name, spec->n_hidden, 0);
+    const struct wanted head = want(head_name, spec->n_vocab, spec->n_hidden);
+    TRY(check_one(checkpoint, &embedding, &bytes));
+    for (int32_t layer = 0; layer < spec->n_layers; layer++) {
+        for (int which = 0; which < N_LAYER_TENSORS; which++) {
+            const struct wanted wanted = want_layer(spec, layer, (enum layer_tensor)which);
+            TRY(check_one(checkpoint, &wanted, &bytes));
+        }
+    }
+    TRY(check_one(checkpoint, &final_norm, &bytes));
+    if (!spec->tied_head) {
+        TRY(check_one(checkpoint, &head, &bytes));
+    }
+    TRY(check_no_bias(checkpoint));
+    *bytes_out = bytes;
+    return status_ok();
+}
+
+// ---- memory ----
+
+/* An empty slice has no matrix. */
+static status_t add_matrix(struct weights *w, int32_t n_out, int32_t n_in,
+                           struct matrix **matrix_out)
+{
+    if (n_out == 0 || n_in == 0) {
+        *matrix_out = NULL;
+        return status_ok();
+    }
+    TRY(w->backend->matrix_new(w->dtype, n_out, n_in, matrix_out));
+    w->bytes += w->backend->matrix_bytes(w->dtype, n_out, n_in);
+    return status_ok();
+}
+
+static status_t add_array(struct weights *w, int64_t n, int dtype, void **array_out)
+{
+    const size_t size = (size_t)n * dtype_bytes(dtype);
+    TRY(w->backend->mem_alloc(size, array_out));
+    w->bytes += size;
+    return status_ok();
+}
+
+static status_t add_norm(struct weights *w, float **norm_out)
+{
+    void *array;
+    TRY(add_array(w, w->spec->n_hidden, DTYPE_F32, &array));
+    *norm_out = array;
+    return status_ok();
+}
+
+static status_t alloc_layer(struct weights *w, int32_t layer)
+{
+    struct layer_weights *to = &w->layers[layer];
+    const int32_t n_hidden = w->spec->n_hidden;
+    const int32_t head_dim = w->spec->head_dim;
+    const plan_interval_t q = plan_q_heads(w->plan, layer, w->rank);
+    const plan_interval_t ffn = plan_ffn_columns(w->plan, layer, w->rank);
+    const int32_t n_q = (q.end - q.begin) * head_dim;
+    const int32_t n_ff = ffn.end - ffn.begin;
+    plan_run_t runs[PLAN_MAX_RUNS];
+    const int32_t n_runs = plan_kv_runs(w->plan, w->plan->layers[layer].class_index, w->rank, runs);
+
+    TRY(add_norm(w, &to->attention_norm));
+    TRY(add_norm(w, &to->ffn_norm));
+    TRY(add_matrix(w, n_q, n_hidden, &to->q));
+    TRY(add_matrix(w, n_hidden, n_q, &to->o));
+    for (int32_t i = 0; i < n_runs; i++) {
+        const int32_t n_kv = (runs[i].head_end - runs[i].head_begin) * head_dim;
+        TRY(add_matrix(w, n_kv, n_hidden, &to->k[i]));
+        TRY(add_matrix(w, n_kv, n_hidden, &to->v[i]));
+    }
+    TRY(add_matrix(w, 2 * n_ff, n_hidden, &to->gate_up));
+    return add_matrix(w, n_hidden, n_ff, &to->down);
+}
+
+static status_t alloc_all(struct weights *w)
+{
+    const plan_interval_t rows = plan_vocab_rows(w->plan, w->rank);
+    const int32_t n_rows = rows.end - rows.begin;
+    w->layers = calloc((size_t)w->spec->n_layers, sizeof *w->layers);
+    if (w->layers == NULL) {
+        return status_errorf(STATUS_RESOURCE_EXHAUSTED, "no memory for %d layers",
+                             w->spec->n_layers);
+    }
+    if (n_rows > 0) {
+        TRY(add_array(w, (int64_t)n_rows * w->spec->n_hidden, w->embedding_dtype, &w->embedding));
+    }
+    TRY(add_norm(w, &w->final_norm));
+    TRY(add_matrix(w, n_rows, w->spec->n_hidden, &w->head));
+    for (int32_t layer = 0; layer < w->spec->n_layers; layer++) {
+        const status_t s = alloc_layer(w, layer);
+        if (!status_is_ok(&s)) {
+            return status_wrapf(s, "weights of layer %d of %d", layer, w->spec->n_layers);
+        }
+    }
+    return status_ok();
+}
+
+status_t weights_alloc(const struct weights_request *request, struct weights *weights_out)
+{
+    struct weights made = {
+        .backend = request->backend,
+        .spec = request->spec,
+        .plan = request->plan,
+        .rank = request->rank,
+        .dtype = request->dtype,
+        // Looking a row up converts it to float32, exactly: narrower rows need not grow.
+        .embedding_dtype = request->dtype == DTYPE_BF16 ? DTYPE_BF16 : request->checkpoint_dtype,
+    };
+    const status_t s = alloc_all(&made);
+    if (!status_is_ok(&s)) {
+        weights_free(&made);
+        return s;
+    }
+    *weights_out = made;
+    return status_ok();
+}
+
+static void free_layer(const struct backend *backend, struct layer_weights *layer)
+{
+    backend->mem_free(layer->attention_norm);
+    backend->mem_free(layer->ffn_norm);
+    backend->matrix_free(layer->q);
+    backend->matrix_free(layer->o);
+    for (int32_t i = 0; i < PLAN_MAX_RUNS; i++) {
+        backend->matrix_free(layer->k[i]);
+        backend->matrix_free(layer->v[i]);
+    }
+    backend->matrix_free(layer->gate_up);
+    backend->matrix_free(layer->down);
+}
+
+void weights_free(struct weights *w)
+{
+    if (w->backend == NULL) {
+        return;
+    }
+    for (int32_t layer = 0; w->layers != NULL && layer < w->spec->n_layers; layer++) {
+        free_layer(w->backend, &w->layers[layer]);
+    }
+    free(w->layers);
+    w->backend->mem_free(w->embedding);
+    w->backend->mem_free(w->final_norm);
+    w->backend->matrix_free(w->head);
+    memset(w, 0, sizeof *w);
+}
+
+// ---- loading ----
+
+struct loading {
+    struct weights *weights;
+    struct weight_loader *loader;
+    const struct weights_progress *progress;
+    uint64_t bytes_done;
+};
+
+static void report(struct loading *l, checkpoint_tensor_t tensor)
+{
+    l->bytes_done += tensor.tensor->size_bytes;
+    if (l->progress->report != NULL) {
+        l->progress->report(l->progress->user, l->bytes_done, l->progress->bytes_total);
+    }
+}
+
+/* Rows l->loader->wanted of a tensor into the sinks. */
+static status_t load_rows(struct loading *l, const struct wanted *wanted,
+                          const struct weight_sink *sinks, int32_t n_sinks)
+{
+    struct weight_rows job = {.wanted = l->loader->wanted, .sinks = sinks, .n_sinks = n_sinks};
+    TRY(find(l->loader->checkpoint, wanted, &job.tensor));
+    TRY(weight_loader_rows(l->loader, &job));
+    report(l, job.tensor);
+    return status_ok();
+}
+
+static status_t load_columns(struct loading *l, const struct wanted *wanted, const int32_t *cuts,
+                             struct matrix *matrix)
+{
+    checkpoint_tensor_t tensor;
+    TRY(find(l->loader->checkpoint, wanted, &tensor));
+    TRY(weight_loader_columns(l->loader, tensor, cuts, matrix));
+    report(l, tensor);
+    return status_ok();
+}
+
+/* wanted[r] = [cuts[r], cuts[r + 1]) * unit; returns this rank's. */
+static plan_interval_t want_cuts(struct loading *l, const int32_t *cuts, int32_t unit)
+{
+    for (int32_t r = 0; r < l->weights->plan->tp; r++) {
+        l->loader->wanted[r] = (plan_interval_t){cuts[r] * unit, cuts[r + 1] * unit};
+    }
+    return l->loader->wanted[l->weights->rank];
+}
+
+static status_t load_norm(struct loading *l, const struct wanted *wanted, float *norm)
+{
+    const plan_interval_t all = {0, wanted->n_rows};
+    for (int32_t r = 0; r < l->weights->plan->tp; r++) {
+        l->loader->wanted[r] = all;
+    }
+    const struct weight_sink sink = {.rows = all, .array = norm, .array_dtype = DTYPE_F32};
+    return load_rows(l, wanted, &sink, 1);
+}
+
+/* k_proj or v_proj: the ranks that share a head each keep it. */
+static status_t load_kv(struct loading *l, int32_t layer, enum layer_tensor which)
+{
+    const struct weights *w = l->weights;
+    const int32_t class_index = w->plan->layers[layer].class_index;
+    const int32_t head_dim = w->spec->head_dim;
+    struct matrix *const *matrices = which == K_PROJ ? w->layers[layer].k : w->layers[layer].v;
+    for (int32_t r = 0; r < w->plan->tp; r++) {
+        const plan_interval_t heads = plan_kv_weight_heads(w->plan, class_index, r);
+        l->loader->wanted[r] = (plan_interval_t){heads.begin * head_dim, heads.end * head_dim};
+    }
+    plan_run_t runs[PLAN_MAX_RUNS];
+    struct weight_sink sinks[PLAN_MAX_RUNS];
+    const int32_t n_runs = plan_kv_runs(w->plan, class_index, w->rank, runs);
+    for (int32_t i = 0; i < n_runs; i++) {
+        sinks[i] = (struct weight_sink){
+            .rows = {runs[i].head_begin * head_dim, runs[i].head_end * head_dim},
+            .matrix = matrices[i],
+        };
+    }
+    const struct wanted wanted = want_layer(w->spec, layer, which);
+    return load_rows(l, &wanted, sinks, n_runs);
+}
+
+/* A tensor whose rows are cut as `cuts` says, into the rank's matrix from matrix_row on. */
+static status_t load_own_rows(struct loading *l, const struct wanted *wanted, plan_interval_t rows,
+                              struct matrix *matrix, int32_t matrix_row)
+{
+    const struct weight_sink sink = {.rows = rows, .matrix = matrix, .matrix_row = matrix_row};
+    return load_rows(l, wanted, &sink, matrix != NULL ? 1 : 0);
+}
+
+static status_t load_attention(struct loading *l, int32_t layer)
+{
+    const struct weights *w = l->weights;
+    const struct layer_weights *to = &w->layers[layer];
+    const struct wanted norm = want_layer(w->spec, layer, ATTENTION_NORM);
+    const struct wanted q = want_layer(w->spec, layer, Q_PROJ);
+    const struct wanted o = want_layer(w->spec, layer, O_PROJ);
+    TRY(load_norm(l, &norm, to->attention_norm));
+    const plan_interval_t rows = want_cuts(l, w->plan->layers[layer].q_cuts, w->spec->head_dim);
+    TRY(load_own_rows(l, &q, rows, to->q, 0));
+    TRY(load_kv(l, layer, K_PROJ));
+    TRY(load_kv(l, layer, V_PROJ));
+
+    for (int32_t r = 0; r <= w->plan->tp; r++) {
+        l->loader->cuts[r] = w->plan->layers[layer].q_cuts[r] * w->spec->head_dim;
+    }
+    return load_columns(l, &o, l->loader->cuts, to->o);
+}
+
+static status_t load_ffn(struct loading *l, int32_t layer)
+{
+    const struct weights *w = l->weights;
+    const struct layer_weights *to = &w->layers[layer];
+    const struct wanted norm = want_layer(w->spec, layer, FFN_NORM);
+    const struct wanted gate = want_layer(w->spec, layer, GATE_PROJ);
+    const struct wanted up = want_layer(w->spec, layer, UP_PROJ);
+    const struct wanted down = want_layer(w->spec, layer, DOWN_PROJ);
+    const int32_t *cuts = w->plan->layers[layer].ffn_cuts;
+    TRY(load_norm(l, &norm, to->ffn_norm));
+    const plan_interval_t rows = want_cuts(l, cuts, 1);
+    TRY(load_own_rows(l, &gate, rows, to->gate_up, 0));
+    TRY(load_own_rows(l, &up, rows, to->gate_up, rows.end - rows.begin));
+    return load_columns(l, &down, cuts, to->down);
+}
+
+/* A tied head is the embedding packed: both are filled from one read. */
+static status_t load_vocabulary(struct loading *l)
+{
+    const struct weights *w = l->weights;
+    const struct wanted embedding = want(embedding_name, w->spec->n_vocab, w->spec->n_hidden);
+    const struct wanted head = want(head_name, w->spec->n_vocab, w->spec->n_hidden);
+    const plan_interval_t rows = want_cuts(l, w->plan->vocab_cuts, 1);
+    const struct weight_sink sinks[2] = {
+        {.rows = rows, .array = w->embedding, .array_dtype = w->embedding_dtype},
+        {.rows = rows, .matrix = w->head},
+    };
+    const int32_t n = w->embedding == NULL ? 0 : 1;
+    if (w->spec->tied_head) {
+        return load_rows(l, &embedding, sinks, 2 * n);
+    }
+    TRY(load_rows(l, &embedding, sinks, n));
+    return load_rows(l, &head, sinks + 1, n);
+}
+
+static status_t load_all(struct loading *l)
+{
+    const struct weights *w = l->weights;
+    TRY(load_vocabulary(l));
+    for (int32_t layer = 0; layer < w->spec->n_layers; layer++) {
+        TRY(load_attention(l, layer));
+        TRY(load_ffn(l, layer));
+    }
+    const struct wanted final_norm = want(final_norm_name, w->spec->n_hidden, 0);
+    TRY(load_norm(l, &final_norm, w->final_norm));
+    return l->loader->failure;
+}
+
+size_t weights_max_row_bytes(const struct model_spec *spec)
+{
+    int32_t longest = spec->n_hidden;
+    const int32_t n_q = spec->n_heads * spec->head_dim;
+    longest = n_q > longest ? n_q : longest;
+    for (int32_t i = 0; i < spec->n_layers; i++) {
+        longest = spec->layers[i].n_ff > longest ? spec->layers[i].n_ff : longest;
+    }
+    return (size_t)longest * sizeof(float);
+}
+
+status_t weights_load(struct weights *weights, struct weight_loader *loader,
+                      const struct weights_progress *progress)
+{
+    struct loading loading = {.weights = weights, .loader = loader, .progress = progress};
+    return load_all(&loading);
+}

@@ -1,0 +1,75 @@
+/*
+ * weights.h - a rank's slices of the checkpoint, packed for the device
+ *
+ * What:      checks that the checkpoint has every tensor the spec needs, allocates the rank's matrices and loads them.
+ * Layout:    H query heads, F columns and V rows below are the rank's own; D is the hidden size, h the head size.
+ *              q [H*h, D]   k, v [heads of a KV run * h, D], one pair a run   o [D, H*h]
+ *              gate_up [2F, D]: the F rows of gate, then those of up   down [D, F]
+ *              embedding [V, D] as plain rows   head [V, D]   norms [D] float32, whole on every rank
+ * Ownership: the weights own matrices and arrays.
+ * Thread:    owner:the rank's main thread.
+ * Collective: weights_load: yes; the others: no.
+ * Errors:    DATA_LOSS naming the tensor, the shape wanted and the shape found.
+ */
+#pragma once
+
+#include <stdint.h>
+
+#include "kernels/backend.h"
+#include "parallel/comm.h"
+#include "parallel/plan.h"
+#include "parallel/spec.h"
+#include "worker/checkpoint.h"
+#include "worker/weight_loader.h"
+
+struct layer_weights {
+    float *attention_norm, *ffn_norm;
+    struct matrix *q, *o;
+    struct matrix *k[PLAN_MAX_RUNS], *v[PLAN_MAX_RUNS]; /* in the order of plan_kv_runs */
+    struct matrix *gate_up, *down;                      /* NULL: the rank has no columns here */
+};
+
+struct weights {
+    const struct backend *backend;
+    const struct model_spec *spec;
+    const struct plan *plan;
+    int32_t rank;
+    int dtype; /* of the matrices */
+
+    void *embedding; /* NULL: the rank has no rows */
+    int embedding_dtype;
+    float *final_norm;
+    struct matrix *head; /* NULL: the rank has no rows */
+    struct layer_weights *layers;
+    uint64_t bytes;
+};
+
+/* Every tensor the model needs is there, with the right shape and a dtype that can be loaded; their bytes. */
+MUST_USE status_t weights_check(const struct checkpoint *checkpoint, const struct model_spec *spec,
+                                uint64_t *bytes_out);
+
+struct weights_request {
+    const struct backend *backend;
+    const struct model_spec *spec;
+    const struct plan *plan;
+    int32_t rank;
+    int dtype;            /* DTYPE_F32 or DTYPE_BF16 */
+    int checkpoint_dtype; /* of embed_tokens: the rows stay as they are when nothing is lost by it */
+};
+
+MUST_USE status_t weights_alloc(const struct weights_request *request, struct weights *weights_out);
+void weights_free(struct weights *weights); /* accepts zeroed weights */
+
+/* Bytes of the tensors done so far: ranks go through them in step, so that rank 0's count is about the group's. */
+struct weights_progress {
+    void (*report)(void *user, uint64_t bytes_done, uint64_t bytes_total); /* may be NULL */
+    void *user;
+    uint64_t bytes_total;
+};
+
+/* Bytes of the longest row of any tensor: what weight_loader_init asks for. */
+size_t weights_max_row_bytes(const struct model_spec *spec);
+
+/* Fills what weights_alloc made. Every rank returns from it, whatever its own reads did. */
+MUST_USE status_t weights_load(struct weights *weights, struct weight_loader *loader,
+                               const struct weights_progress *progress);
