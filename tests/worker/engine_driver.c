@@ -1,0 +1,140 @@
+#include "tests/worker/engine_driver.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "tests/support/test.h"
+
+#define MAX_SEQS      24
+#define MAX_MODEL_LEN 96
+
+void engine_driver_dir(struct group *group, char *dir)
+{
+    memset(dir, 0, TEST_PATH_BYTES);
+    if (group_rank(group) == 0) {
+        test_tmpdir(dir);
+    }
+    struct comm *comm = group_comm(group);
+    assert_status_ok(comm->ops->broadcast(comm, dir, TEST_PATH_BYTES, 0));
+}
+
+void engine_driver_dir_end(struct group *group, const char *dir)
+{
+    assert_status_ok(group_agree(group, status_ok())); // nobody reads any more
+    if (group_rank(group) == 0) {
+        test_tmpdir_remove(dir);
+    }
+}
+
+void engine_driver_open(struct engine_driver *driver, struct group *group,
+                        const struct test_model *model, const char *dir,
+                        const struct driver_options *options)
+{
+    memset(driver, 0, sizeof *driver);
+    driver->group = group;
+    model_writer_spec(model, dir, &driver->spec);
+    const struct plan_request request = {
+        .tp = group_size(group), .pp = 1, .placement = options->placement};
+    assert_status_ok(plan_make(&driver->spec, &request, &driver->plan));
+    const struct engine_options engine_options = {
+        .model_dir = dir,
+        .backend = backend_cpu(),
+        .dtype = options->dtype,
+        .kv_dtype = options->kv_dtype,
+        .max_num_seqs = MAX_SEQS,
+        .max_num_batched_tokens = options->max_rows,
+        .max_model_len = MAX_MODEL_LEN,
+        .threads = group_size(group) > 1 ? 1 : 2,
+        .log = {.fd = -1},
+    };
+    assert_status_ok(
+        engine_new(group, &driver->spec, &driver->plan, &engine_options, &driver->engine));
+    assert_status_ok(step_plan_init(&driver->step, engine_limits(driver->engine)));
+}
+
+void engine_driver_close(struct engine_driver *driver)
+{
+    step_plan_destroy(&driver->step);
+    engine_free(driver->engine);
+    plan_destroy(&driver->plan);
+    spec_destroy(&driver->spec);
+    memset(driver, 0, sizeof *driver);
+}
+
+/* Block ids go round through the pool with a stride, so that a sequence's are neither in order nor together. */
+static void give_blocks(struct engine_driver *driver, struct driver_seq *seq)
+{
+    const int64_t n_pool = driver->step.limits.blocks_per_lane;
+    const int32_t n = (seq->n_tokens + PLAN_BLOCK_TOKENS - 1) / PLAN_BLOCK_TOKENS;
+    assert_true(n <= 64);
+    for (int32_t i = 0; i < n; i++) {
+        seq->blocks[i] = driver->next_block;
+        driver->next_block = (int32_t)((driver->next_block + 5) % n_pool);
+    }
+    seq->n_done = 0;
+}
+
+/* Adds the next chunk of each unfinished sequence that fits; returns how many. */
+static int32_t pack_step(struct engine_driver *driver, struct driver_seq *seqs, int32_t n_seqs,
+                         int32_t chunk, int32_t *added)
+{
+    struct step_plan *step = &driver->step;
+    int32_t n = 0;
+    step_plan_clear(step);
+    for (int32_t i = 0; i < n_seqs; i++) {
+        struct driver_seq *seq = &seqs[i];
+        const int32_t room = step->limits.max_rows - step->n_rows;
+        int32_t n_tokens = seq->n_tokens - seq->n_done;
+        n_tokens = n_tokens < chunk ? n_tokens : chunk;
+        n_tokens = n_tokens < room ? n_tokens : room;
+        if (n_tokens == 0) {
+            continue;
+        }
+        const struct step_seq entry = {
+            .seq_id = (uint64_t)i,
+            .lane = seq->lane,
+            .n_computed = seq->n_done,
+            .n_tokens = n_tokens,
+            .n_blocks = (seq->n_done + n_tokens + PLAN_BLOCK_TOKENS - 1) / PLAN_BLOCK_TOKENS,
+            // Some chunks want no logits, so that rows with and without stand side by side.
+            .wants_logits = seq->n_done + n_tokens == seq->n_tokens || (i + seq->n_done) % 3 != 0,
+        };
+        assert_status_ok(step_plan_add(step, &entry, seq->tokens + seq->n_done, seq->blocks));
+        added[n++] = i;
+    }
+    return n;
+}
+
+static void take_logits(struct engine_driver *driver, struct driver_seq *seqs, const int32_t *added,
+                        const float *logits)
+{
+    const struct step_plan *step = &driver->step;
+    const size_t n_vocab = (size_t)step->limits.n_vocab;
+    size_t row = 0;
+    for (int32_t i = 0; i < step->n_seqs; i++) {
+        struct driver_seq *seq = &seqs[added[i]];
+        seq->n_done += step->seqs[i].n_tokens;
+        if (step->seqs[i].wants_logits == 1 && logits != NULL) {
+            memcpy(seq->logits + (size_t)(seq->n_done - 1) * n_vocab, logits + row * n_vocab,
+                   n_vocab * sizeof *logits);
+            row++;
+        }
+    }
+}
+
+void engine_driver_run(struct engine_driver *driver, struct driver_seq *seqs, int32_t n_seqs,
+                       int32_t chunk)
+{
+    assert_true(n_seqs <= MAX_SEQS);
+    for (int32_t i = 0; i < n_seqs; i++) {
+        give_blocks(driver, &seqs[i]);
+    }
+    int32_t added[MAX_SEQS];
+    while (pack_step(driver, seqs, n_seqs, chunk, added) > 0) {
+        const float *logits = (const float *)driver; // must be set
+        assert_status_ok(engine_step(driver->engine, &driver->step, &logits));
+        assert_true((logits != NULL) == (group_rank(driver->group) == 0));
+        take_logits(driver, seqs, added, logits);
+        driver->step.step++;
+    }
+}

@@ -1,0 +1,52 @@
+/*
+ * engine_driver.h - feeds sequences to an engine, the same way on every rank, for tests
+ *
+ * What:      stands in for the scheduler: gives each sequence a lane and scattered KV blocks, cuts it into chunks and
+ *            packs chunks of several sequences into steps. What it does depends on its arguments alone, so that every
+ *            rank makes the same steps without a word.
+ * Ownership: owns the engine, spec and plan, and the logits it keeps.
+ * Collective: all but the last.
+ */
+#pragma once
+
+#include "parallel/group.h"
+#include "tests/worker/model_writer.h"
+#include "worker/engine.h"
+
+struct engine_driver {
+    struct group *group;
+    struct model_spec spec;
+    struct plan plan;
+    struct engine *engine;
+    struct step_plan step;
+    int32_t next_block; /* of every lane */
+};
+
+struct driver_seq {
+    const int32_t *tokens;
+    int32_t n_tokens;
+    int32_t lane;
+    float *logits;  /* rank 0: [n_tokens, n_vocab]; rows that were computed are filled */
+    int32_t n_done; /* owner: the driver */
+    int32_t blocks[64];
+};
+
+struct driver_options {
+    int placement;
+    int dtype, kv_dtype;
+    int32_t max_rows;
+};
+
+/* model is written in dir already. */
+void engine_driver_open(struct engine_driver *driver, struct group *group,
+                        const struct test_model *model, const char *dir,
+                        const struct driver_options *options);
+void engine_driver_close(struct engine_driver *driver);
+
+/* Runs the sequences, which must be in lane order, together; chunk: tokens of each in a step at most. */
+void engine_driver_run(struct engine_driver *driver, struct driver_seq *seqs, int32_t n_seqs,
+                       int32_t chunk);
+
+/* The directory rank 0 made for all ranks; *_end removes it. Both collective. */
+void engine_driver_dir(struct group *group, char *dir);
+void engine_driver_dir_end(struct group *group, const char *dir);
