@@ -55,7 +55,7 @@ class CheckSource(unittest.TestCase):
         output = ".git/empty.o"
         if "#include" not in text and text.strip():
             output = ".git/" + path.replace("/", "_") + ".o"
-            subprocess.run(["cc", "-w", "-o", output, "-c", path], check=True)
+            subprocess.run(["cc", "-w", "-fPIE", "-o", output, "-c", path], check=True)
         return {"directory": os.getcwd(), "command": f"cc -o {output} -c {path}",
                 "file": os.path.join(os.getcwd(), path)}
 
@@ -123,11 +123,15 @@ class CheckSource(unittest.TestCase):
         self.expect("symbol", {"base/good.c": "int bad_value(void)\n{\n    return 1;\n}\n"})
         self.assertEqual(self.run_check({
             "base/good.c": "", "base/pair_args.c": "void pair_x(void)\n{\n}\n",
-            "kernels/cpu/rope.c": "void cpu_rope(void)\n{\n}\n"}), [])
+            "kernels/cpu/rope.c": "void cpu_rope(void)\n{\n}\n",
+            "kernels/cpu/backend_cpu.c": "void cpu_mem_free(void)\n{\n}\n"}), [])
 
     def test_mutable_globals(self):
         self.expect("global", {"base/good.c": "int good_count = 1;\n"})
+        self.expect("global", {"base/good.c": "int good_count;\n"})
+        table = "extern const char *const good_names[];\nconst char *const good_names[] = {\"a\"};\n"
         self.assertEqual(self.run_check({"base/good.c": "const int good_count = 1;\n"}), [])
+        self.assertEqual(self.run_check({"base/good.c": table}), [])
 
     def test_recursive_messages(self):
         head = 'syntax = "proto3";\npackage kvasir.v1;\n'
