@@ -1,0 +1,366 @@
+/*
+ * Waiting. A blocking MPI call burns its core until it returns. Inside a step that is right: the others are
+ * microseconds away. Between steps, at the start and at the end it is not: there this file tests, spins for
+ * a short while, and then sleeps longer and longer (struct patience).
+ *
+ * The leader's message goes to every follower directly, one message of its real size, and a follower asks for
+ * its size before it takes it (MPI_Improbe). A tree would be shorter for many ranks, but a sleeping rank in
+ * its middle would add its sleep to everybody below it.
+ *
+ *     world    every process of the job              roles, end of the job
+ *     ranks    the processes of this role            collectives of comm.h
+ *     control  the same, apart                       group_agree, group_broadcast
+ */
+#include "parallel/group.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <limits.h>
+#include <mpi.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "parallel/comm_mpi.h"
+
+#define ROLE_BYTES     32
+#define MESSAGE_TAG    1
+#define N_SPINS        1000
+#define FIRST_SLEEP_US 20
+
+/* How long agreement and the end of the job sleep at most between two looks. */
+#define AGREE_SLEEP_US 1000
+#define CLOSE_SLEEP_US 20000
+
+struct group {
+    MPI_Comm ranks;
+    MPI_Comm control;
+    struct comm *comm;
+    MPI_Request *requests; /* [size] */
+    int rank, size;
+    int host_rank, host_size;
+};
+
+// ---- waiting ----
+
+struct patience {
+    uint32_t n_spins;
+    uint32_t sleep_us, max_sleep_us;
+};
+
+static struct patience patience_new(uint32_t max_sleep_us)
+{
+    const struct patience patience = {.sleep_us = FIRST_SLEEP_US, .max_sleep_us = max_sleep_us};
+    return patience;
+}
+
+static void patience_pause(struct patience *patience)
+{
+    if (patience->n_spins < N_SPINS) {
+        patience->n_spins++;
+        return;
+    }
+    const uint32_t sleep_us =
+        patience->sleep_us < patience->max_sleep_us ? patience->sleep_us : patience->max_sleep_us;
+    const struct timespec pause = {.tv_sec = sleep_us / 1000000,
+                                   .tv_nsec = (long)(sleep_us % 1000000) * 1000};
+    (void)nanosleep(&pause, NULL); // waking early only means looking early
+    patience->sleep_us = sleep_us < patience->max_sleep_us ? 2 * sleep_us : sleep_us;
+}
+
+/* MPI_Waitall that sleeps. */
+static int wait_all(int n, MPI_Request *requests, uint32_t max_sleep_us)
+{
+    struct patience patience = patience_new(max_sleep_us);
+    for (;;) {
+        int done = 0;
+        const int rc = MPI_Testall(n, requests, &done, MPI_STATUSES_IGNORE);
+        if (rc != MPI_SUCCESS || done) {
+            return rc;
+        }
+        patience_pause(&patience);
+    }
+}
+
+// ---- start ----
+
+/*
+ * Settings of Open MPI that suit every rank here, unless somebody set them: ranks give up the processor while
+ * they wait (their neighbours compute with several threads), and crashes stay with the system's handlers.
+ */
+static void set_defaults(void)
+{
+    (void)setenv("OMPI_MCA_mpi_yield_when_idle", "1", 0);
+    (void)setenv("OMPI_MCA_opal_signal", "", 0);
+}
+
+static status_t start_mpi(void)
+{
+    int started = 0;
+    TRY(comm_mpi_status(MPI_Initialized(&started), "MPI_Initialized", -1));
+    if (started) {
+        return status_errorf(STATUS_FAILED_PRECONDITION, "MPI is already started in this process");
+    }
+    set_defaults();
+    int provided = MPI_THREAD_SINGLE;
+    TRY(comm_mpi_status(MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided),
+                        "MPI_Init_thread", -1));
+    if (provided < MPI_THREAD_FUNNELED) {
+        return status_errorf(STATUS_UNAVAILABLE,
+                             "MPI cannot be used beside other threads (level %d)", provided);
+    }
+    return comm_mpi_status(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN),
+                           "MPI_Comm_set_errhandler", -1);
+}
+
+/* The lowest rank of the job with this role: the same number in all its processes, and in no others. */
+static status_t role_color(const char *role, int *color_out)
+{
+    int size = 0;
+    char mine[ROLE_BYTES] = "";
+    assert(strlen(role) < ROLE_BYTES);
+    memcpy(mine, role, strlen(role));
+    TRY(comm_mpi_status(MPI_Comm_size(MPI_COMM_WORLD, &size), "MPI_Comm_size", -1));
+    char *all = calloc((size_t)size, ROLE_BYTES);
+    if (all == NULL) {
+        return status_errorf(STATUS_RESOURCE_EXHAUSTED, "no memory for the roles of %d ranks",
+                             size);
+    }
+    const int rc =
+        MPI_Allgather(mine, ROLE_BYTES, MPI_CHAR, all, ROLE_BYTES, MPI_CHAR, MPI_COMM_WORLD);
+    int color = 0;
+    while (rc == MPI_SUCCESS && memcmp(all + (size_t)color * ROLE_BYTES, mine, ROLE_BYTES) != 0) {
+        color++;
+    }
+    free(all);
+    *color_out = color;
+    return comm_mpi_status(rc, "exchange of roles", -1);
+}
+
+/* New communicators inherit MPI_ERRORS_RETURN from the world. */
+static status_t split(struct group *group, const char *role)
+{
+    int color = 0;
+    int world_rank = 0;
+    TRY(role_color(role, &color));
+    TRY(comm_mpi_status(MPI_Comm_rank(MPI_COMM_WORLD, &world_rank), "MPI_Comm_rank", -1));
+    TRY(comm_mpi_status(MPI_Comm_split(MPI_COMM_WORLD, color, world_rank, &group->ranks),
+                        "MPI_Comm_split", world_rank));
+    TRY(comm_mpi_status(MPI_Comm_dup(group->ranks, &group->control), "MPI_Comm_dup", world_rank));
+    TRY(comm_mpi_status(MPI_Comm_rank(group->ranks, &group->rank), "MPI_Comm_rank", world_rank));
+    return comm_mpi_status(MPI_Comm_size(group->ranks, &group->size), "MPI_Comm_size", world_rank);
+}
+
+static status_t find_host(struct group *group)
+{
+    MPI_Comm host = MPI_COMM_NULL;
+    TRY(comm_mpi_status(
+        MPI_Comm_split_type(group->ranks, MPI_COMM_TYPE_SHARED, group->rank, MPI_INFO_NULL, &host),
+        "MPI_Comm_split_type", group->rank));
+    TRY(comm_mpi_status(MPI_Comm_rank(host, &group->host_rank), "MPI_Comm_rank", group->rank));
+    TRY(comm_mpi_status(MPI_Comm_size(host, &group->host_size), "MPI_Comm_size", group->rank));
+    return comm_mpi_status(MPI_Comm_free(&host), "MPI_Comm_free", group->rank);
+}
+
+static status_t open_parts(struct group *group, const char *role)
+{
+    TRY(start_mpi());
+    TRY(split(group, role));
+    TRY(find_host(group));
+    group->requests = calloc((size_t)group->size, sizeof(MPI_Request));
+    if (group->requests == NULL) {
+        return status_errorf(STATUS_RESOURCE_EXHAUSTED, "no memory for %d ranks", group->size);
+    }
+    return comm_mpi_new(group->ranks, &group->comm);
+}
+
+status_t group_open(const char *role, struct group **group_out)
+{
+    struct group *group = calloc(1, sizeof *group);
+    if (group == NULL) {
+        return status_errorf(STATUS_RESOURCE_EXHAUSTED, "no memory for the group");
+    }
+    group->ranks = MPI_COMM_NULL;
+    group->control = MPI_COMM_NULL;
+    const status_t s = open_parts(group, role);
+    if (s.code != STATUS_OK) {
+        // Without MPI_Finalize: it would wait for ranks that did start. The process ends soon, and mpirun
+        // then ends the job.
+        free(group->requests);
+        free(group);
+        return s;
+    }
+    *group_out = group;
+    return s;
+}
+
+// ---- end ----
+
+void group_close(struct group *group)
+{
+    if (group == NULL) {
+        return;
+    }
+    // MPI_Finalize waits for the whole job, and not patiently. Failures here have no remedy: mpirun ends
+    // the job when a process leaves without it.
+    if (MPI_Ibarrier(MPI_COMM_WORLD, group->requests) == MPI_SUCCESS) {
+        (void)wait_all(1, group->requests, CLOSE_SLEEP_US);
+    }
+    group->comm->ops->free(group->comm);
+    (void)MPI_Comm_free(&group->control);
+    (void)MPI_Comm_free(&group->ranks);
+    (void)MPI_Finalize();
+    free(group->requests);
+    free(group);
+}
+
+_Noreturn void group_abort(struct group *group, int exit_code)
+{
+    (void)group;
+    (void)MPI_Abort(MPI_COMM_WORLD, exit_code);
+    _exit(exit_code);
+}
+
+// ---- who is in it ----
+
+int32_t group_rank(const struct group *group)
+{
+    return group->rank;
+}
+
+int32_t group_size(const struct group *group)
+{
+    return group->size;
+}
+
+int32_t group_host_size(const struct group *group)
+{
+    return group->host_size;
+}
+
+int32_t group_host_rank(const struct group *group)
+{
+    return group->host_rank;
+}
+
+struct comm *group_comm(struct group *group)
+{
+    return group->comm;
+}
+
+// ---- agreement ----
+
+status_t group_agree(struct group *group, status_t mine)
+{
+    if (group->size == 1) {
+        return mine;
+    }
+    // Ranks may arrive minutes apart, when one of them reads a checkpoint for the others.
+    const int failed = mine.code == STATUS_OK ? group->size : group->rank;
+    int first = 0;
+    int rc = MPI_Iallreduce(&failed, &first, 1, MPI_INT, MPI_MIN, group->control, group->requests);
+    if (rc == MPI_SUCCESS) {
+        rc = wait_all(1, group->requests, AGREE_SLEEP_US);
+    }
+    TRY(comm_mpi_status(rc, "agreement", group->rank));
+    if (first == group->size) {
+        return status_ok();
+    }
+    rc = MPI_Bcast(&mine, (int)sizeof mine, MPI_BYTE, first, group->control);
+    TRY(comm_mpi_status(rc, "agreement", group->rank));
+    mine.msg[sizeof mine.msg - 1] = '\0';
+    return status_wrapf(mine, "rank %d", first);
+}
+
+// ---- the leader's message ----
+
+static status_t send_to_all(struct group *group, const struct bytes *data, uint32_t max_sleep_us)
+{
+    if (data->size > INT_MAX) {
+        return status_errorf(STATUS_INVALID_ARGUMENT, "group message of %zu bytes, at most %d",
+                             data->size, INT_MAX);
+    }
+    for (int r = 1; r < group->size; r++) {
+        const int rc = MPI_Isend(data->data, (int)data->size, MPI_BYTE, r, MESSAGE_TAG,
+                                 group->control, &group->requests[r - 1]);
+        TRY(comm_mpi_status(rc, "group message", group->rank));
+    }
+    const int rc = wait_all(group->size - 1, group->requests, max_sleep_us);
+    return comm_mpi_status(rc, "group message", group->rank);
+}
+
+static status_t wait_for_message(struct group *group, uint32_t max_sleep_us,
+                                 MPI_Message *message_out, int *size_out)
+{
+    struct patience patience = patience_new(max_sleep_us);
+    for (;;) {
+        int here = 0;
+        MPI_Status status;
+        const int rc = MPI_Improbe(0, MESSAGE_TAG, group->control, &here, message_out, &status);
+        TRY(comm_mpi_status(rc, "group message", group->rank));
+        if (here) {
+            return comm_mpi_status(MPI_Get_count(&status, MPI_BYTE, size_out), "group message",
+                                   group->rank);
+        }
+        patience_pause(&patience);
+    }
+}
+
+static status_t receive(struct group *group, struct bytes *data, uint32_t max_sleep_us)
+{
+    MPI_Message message = MPI_MESSAGE_NULL;
+    int size = 0;
+    uint8_t *tail = NULL;
+    TRY(wait_for_message(group, max_sleep_us, &message, &size));
+    bytes_clear(data);
+    TRY(status_wrapf(bytes_reserve(data, (size_t)size, &tail), "group message on rank %d",
+                     group->rank));
+    TRY(comm_mpi_status(MPI_Mrecv(tail, size, MPI_BYTE, &message, MPI_STATUS_IGNORE),
+                        "group message", group->rank));
+    data->size = (size_t)size;
+    return status_ok();
+}
+
+status_t group_broadcast(struct group *group, struct bytes *data, uint32_t max_sleep_us)
+{
+    if (group->size == 1) {
+        return status_ok();
+    }
+    return group->rank == 0 ? send_to_all(group, data, max_sleep_us)
+                            : receive(group, data, max_sleep_us);
+}
+
+// ---- taking a place ----
+
+/* Returns when the other end of standard input is closed. */
+static void wait_for_end_of_input(void)
+{
+    struct pollfd input = {.fd = STDIN_FILENO, .events = POLLIN};
+    char buf[256];
+    for (;;) {
+        const int ready = poll(&input, 1, -1);
+        if (ready < 0 && errno != EINTR) {
+            return;
+        }
+        if (ready > 0 && read(STDIN_FILENO, buf, sizeof buf) <= 0 && errno != EINTR) {
+            return;
+        }
+    }
+}
+
+status_t group_bystander_run(void)
+{
+    // The process that started this one decides when the place is given up, also when mpirun hands a
+    // signal to both.
+    sigset_t all;
+    sigfillset(&all);
+    sigprocmask(SIG_BLOCK, &all, NULL);
+    struct group *group = NULL;
+    TRY(group_open("bystander", &group));
+    wait_for_end_of_input();
+    group_close(group);
+    return status_ok();
+}
