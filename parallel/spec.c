@@ -165,8 +165,8 @@ static status_t field_string(const struct source *src, const char *field, char *
 static status_t unsupported(const struct source *src, const char *what)
 {
     char list[256];
-    return status_errorf(STATUS_DATA_LOSS, "%s: %s is not supported; supported: %s", src->name,
-                         what, supported_list(list, sizeof list));
+    return status_errorf(STATUS_DATA_LOSS, "%s: %s is not supported" STATUS_FIX "serve one of %s",
+                         src->name, what, supported_list(list, sizeof list));
 }
 
 static int find_by_name(const char *name)

@@ -78,17 +78,26 @@ class Process:
                 return line[len(prefix):].strip()
 
     def stderr(self):
-        self.err.seek(0)
-        return self.err.read().decode(errors="replace")
+        if not self.err.closed:
+            self.err.seek(0)
+            self.said = self.err.read().decode(errors="replace")
+        return self.said
 
     def stop(self, number=signal.SIGTERM, timeout=40):
         if self.child.poll() is None:
             self.child.send_signal(number)
+        return self.wait(timeout)
+
+    def wait(self, timeout=20):
         try:
-            return self.child.wait(timeout)
+            code = self.child.wait(timeout)
         except subprocess.TimeoutExpired:
             os.killpg(self.child.pid, signal.SIGKILL)
             raise AssertionError(f"did not stop within {timeout} s; stderr: {self.stderr()}") from None
+        self.stderr()
+        self.err.close()
+        self.child.stdout.close()
+        return code
 
 
 class Server:

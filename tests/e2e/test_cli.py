@@ -44,7 +44,7 @@ class TestCommands(unittest.TestCase):
             self.assertEqual(owned, [1] * len(owned))
             self.assertEqual(heads, list(range(layer["q_heads"])))
         copied = json.loads(run("plan", DEMO, "-tp", "4", "--kv-placement", "replicate", "--json").stdout)
-        self.assertGreater(copied["kv_replication_factor"], 1.5)
+        self.assertGreater(copied["kv_replication_factor"], 1.2)
         text = run("plan", DEMO, "-tp", "4").stdout
         self.assertLessEqual(max(len(line) for line in text.splitlines()), 80)
 
@@ -130,7 +130,7 @@ class TestMistakes(unittest.TestCase):
         self.serve(65, ["safetensors"], path)
 
     def test_wrong_shape(self):
-        self.serve(65, ["shape"], self.model(intermediate_size=64), fix=False)
+        self.serve(65, ["mlp.gate_proj.weight", "[64, "], self.model(intermediate_size=64), fix=False)
 
     def test_unknown_architecture(self):
         self.serve(65, ["MambaForCausalLM"], self.model(architectures=["MambaForCausalLM"], model_type="mamba"))
@@ -165,10 +165,10 @@ class TestMistakes(unittest.TestCase):
             self.mistake(69, [command], command, fix=False)
 
     def test_context_too_long(self):
-        self.serve(78, ["max-model-len"], DEMO, "--max-model-len", "100000", fix=False)
+        self.serve(64, ["max-model-len", "100000"], DEMO, "--max-model-len", "100000", fix=False)
 
     def test_kv_cache_too_small(self):
-        self.serve(78, ["max-model-len"], DEMO, "--kv-cache-memory", "1000")
+        self.serve(78, ["KV"], DEMO, "--kv-cache-memory", "1000")
 
 
 if __name__ == "__main__":

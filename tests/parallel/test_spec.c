@@ -149,7 +149,7 @@ static void test_spec_refuses_published_files_of_other_families(void **state)
         const status_t s = spec_parse((const char *)text.data, text.size, "m", &spec);
         assert_status_says(s, STATUS_DATA_LOSS, rows[i].says);
         assert_status_says(s, STATUS_DATA_LOSS,
-                           "supported: LlamaForCausalLM, MistralForCausalLM, DeciLMForCausalLM, "
+                           "serve one of LlamaForCausalLM, MistralForCausalLM, DeciLMForCausalLM, "
                            "DeciCoderForCausalLM");
         bytes_destroy(&text);
     }
@@ -333,7 +333,7 @@ static void test_spec_names_the_field_the_value_and_the_rule(void **state)
         {"\"eos_token_id\": 2", "\"eos_token_id\": [1, -1]", "must be ids"},
         {"\"eos_token_id\": 2", "\"eos_token_id\": [1,1,1,1,1,1,1,1,1]", "at most 8 ids"},
         {"[\"DeciLMForCausalLM\"]", "[\"GPT2LMHeadModel\"]",
-         "architecture GPT2LMHeadModel is not supported; supported: LlamaForCausalLM"},
+         "architecture GPT2LMHeadModel is not supported; fix: serve one of LlamaForCausalLM"},
         {"[\"DeciLMForCausalLM\"]", "\"DeciLMForCausalLM\"", "must be a list of names"},
         {"[\"DeciLMForCausalLM\"]", "[]", "must be a list of names"},
         {"\"architectures\": [\"DeciLMForCausalLM\"], \"model_type\": \"deci\",", "",
