@@ -1,0 +1,391 @@
+#include "coordinator/validate.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "tests/support/test.h"
+
+static const struct validate_limits limits = {.model = "demo",
+                                              .n_vocab = 100,
+                                              .context_tokens = 64,
+                                              .prompt_bytes = 1000};
+
+/* A request that keeps every rule. */
+static struct wire_generate_request good(void)
+{
+    struct wire_generate_request m;
+    wire_generate_request_init(&m);
+    m.prompt_kind = WIRE_PROMPT_TEXT;
+    m.prompt = "hello";
+    m.prompt_bytes = 5;
+    return m;
+}
+
+static void test_validate_accepts_the_defaults(void **state)
+{
+    (void)state;
+    const struct wire_generate_request m = good();
+    assert_status_ok(validate_request(&m, &limits));
+}
+
+/* ---- numbers: each bound, the value on it, the one just past it, and NaN ---- */
+
+struct float_case {
+    const char *field;
+    size_t offset;
+    float ok[2];  /* on the bounds */
+    float bad[2]; /* just past them */
+    const char *says[2];
+    int ok_code; /* in range, yet not built: UNIMPLEMENTED */
+};
+
+#define F(member) offsetof(struct wire_generate_request, sampling.member)
+
+static const struct float_case float_cases[] = {
+    {"sampling.temperature",
+     F(temperature),
+     {0, 100},
+     {-0.001F, 100.001F},
+     {"sampling.temperature: -0.001 is not in [0, 100]", "100.001 is not in [0, 100]"},
+     0},
+    {"sampling.top_p",
+     F(top_p),
+     {1e-6F, 1},
+     {0, 1.0001F},
+     {"sampling.top_p: 0 is not in (0, 1]", "1.0001 is not in (0, 1]"},
+     0},
+    {"sampling.min_p",
+     F(min_p),
+     {0, 1},
+     {-1e-6F, 1.5F},
+     {"sampling.min_p: -1e-06 is not in [0, 1]", "1.5 is not in [0, 1]"},
+     0},
+    {"sampling.repetition_penalty",
+     F(repetition_penalty),
+     {0.01F, 100},
+     {0, 100.5F},
+     {"sampling.repetition_penalty: 0 is not in (0, 100]", "100.5"},
+     STATUS_UNIMPLEMENTED},
+    {"sampling.presence_penalty",
+     F(presence_penalty),
+     {-2, 2},
+     {-2.1F, 2.1F},
+     {"sampling.presence_penalty: -2.1 is not in [-2, 2]", "2.1 is"},
+     STATUS_UNIMPLEMENTED},
+    {"sampling.frequency_penalty",
+     F(frequency_penalty),
+     {-2, 2},
+     {-2.1F, 2.1F},
+     {"sampling.frequency_penalty: -2.1 is not in [-2, 2]", "2.1 is"},
+     STATUS_UNIMPLEMENTED},
+};
+
+static struct wire_generate_request with_float(size_t offset, float value)
+{
+    struct wire_generate_request m = good();
+    memcpy((char *)&m + offset, &value, sizeof value);
+    return m;
+}
+
+static void test_validate_floats_at_and_past_their_bounds(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof float_cases / sizeof float_cases[0]; i++) {
+        const struct float_case *c = &float_cases[i];
+        for (int side = 0; side < 2; side++) {
+            struct wire_generate_request m = with_float(c->offset, c->ok[side]);
+            assert_status_code(validate_request(&m, &limits), c->ok_code);
+            m = with_float(c->offset, c->bad[side]);
+            assert_status_says(validate_request(&m, &limits), STATUS_INVALID_ARGUMENT,
+                               c->says[side]);
+        }
+        const float never[] = {NAN, INFINITY, -INFINITY};
+        for (int k = 0; k < 3; k++) {
+            const struct wire_generate_request m = with_float(c->offset, never[k]);
+            const status_t s = validate_request(&m, &limits);
+            assert_status_says(s, STATUS_INVALID_ARGUMENT, c->field);
+        }
+        const struct wire_generate_request m = with_float(c->offset, NAN);
+        assert_status_says(validate_request(&m, &limits), STATUS_INVALID_ARGUMENT,
+                           ": nan is not in");
+    }
+}
+
+static void test_validate_says_a_value_just_past_a_bound_so_that_it_differs(void **state)
+{
+    (void)state;
+    const struct wire_generate_request m = with_float(F(temperature), nextafterf(100.0F, INFINITY));
+    assert_status_says(validate_request(&m, &limits), STATUS_INVALID_ARGUMENT,
+                       "100.00001 is not in [0, 100]");
+}
+
+static void test_validate_integers_at_and_past_their_bounds(void **state)
+{
+    (void)state;
+    struct wire_generate_request m = good();
+    m.sampling.top_k = -1;
+    assert_status_ok(validate_request(&m, &limits));
+    m.sampling.top_k = INT32_MAX;
+    assert_status_ok(validate_request(&m, &limits));
+    m.sampling.top_k = -2;
+    assert_status_says(validate_request(&m, &limits), STATUS_INVALID_ARGUMENT,
+                       "sampling.top_k: -2 is not in [-1, 2147483647]");
+
+    m = good();
+    m.sampling.n = 0;
+    assert_status_says(validate_request(&m, &limits), STATUS_INVALID_ARGUMENT,
+                       "sampling.n: 0 is not in [1, 128]");
+    m.sampling.n = 129;
+    assert_status_says(validate_request(&m, &limits), STATUS_INVALID_ARGUMENT, "sampling.n: 129");
+
+    m = good();
+    m.stopping.max_tokens = 0;
+    assert_status_says(validate_request(&m, &limits), STATUS_INVALID_ARGUMENT,
+                       "stopping.max_tokens: 0 is not in [1, 4294967295]");
+    m.stopping.max_tokens = 1;
+    assert_status_ok(validate_request(&m, &limits));
+
+    m = good();
+    m.output.has_logprobs = true;
+    m.output.logprobs = 20;
+    assert_status_ok(validate_request(&m, &limits));
+    m.output.logprobs = 21;
+    assert_status_says(validate_request(&m, &limits), STATUS_INVALID_ARGUMENT,
+                       "output.logprobs: 21 is not in [0, 20]");
+}
+
+static void test_validate_min_tokens_is_at_most_max_tokens(void **state)
+{
+    (void)state;
+    struct wire_generate_request m = good();
+    m.stopping.max_tokens = 7;
+    m.stopping.min_tokens = 7;
+    assert_status_ok(validate_request(&m, &limits));
+    m.stopping.min_tokens = 8;
+    assert_status_says(validate_request(&m, &limits), STATUS_INVALID_ARGUMENT,
+                       "stopping.min_tokens: 8 is more than stopping.max_tokens 7");
+}
+
+/* ---- what is not built ---- */
+
+static void test_validate_names_what_is_not_built(void **state)
+{
+    (void)state;
+    const uint32_t id = 3;
+    const struct wire_logit_bias bias = {.token_id = 3, .bias = 1};
+    for (int i = 0; i < 11; i++) {
+        struct wire_generate_request m = good();
+        const char *name = NULL;
+        switch (i) {
+        case 0:
+            m.sampling.n = 2, name = "sampling.n";
+            break;
+        case 1:
+            m.sampling.beam_width = 2, name = "sampling.beam_width";
+            break;
+        case 2:
+            m.sampling.repetition_penalty = 1.1F, name = "sampling.repetition_penalty";
+            break;
+        case 3:
+            m.sampling.presence_penalty = 1, name = "sampling.presence_penalty";
+            break;
+        case 4:
+            m.sampling.frequency_penalty = 1, name = "sampling.frequency_penalty";
+            break;
+        case 5:
+            m.sampling.logit_bias = &bias, m.sampling.n_logit_bias = 1;
+            name = "sampling.logit_bias";
+            break;
+        case 6:
+            m.sampling.allowed_token_ids = (struct wire_token_ids){&id, 1};
+            name = "sampling.allowed_token_ids";
+            break;
+        case 7:
+            m.output.has_prompt_logprobs = true, name = "output.prompt_logprobs";
+            break;
+        case 8:
+            m.output.echo = true, name = "output.echo";
+            break;
+        case 9:
+            m.has_resume_from = true, name = "resume_from";
+            break;
+        default:
+            m.cache_salt = "x", name = "cache_salt";
+            break;
+        }
+        assert_status_says(validate_request(&m, &limits), STATUS_UNIMPLEMENTED, name);
+    }
+}
+
+/* ---- lists and texts ---- */
+
+static void test_validate_stop_strings(void **state)
+{
+    (void)state;
+    char longest[VALIDATE_MAX_STOP_BYTES + 2];
+    memset(longest, 'x', sizeof longest);
+    longest[VALIDATE_MAX_STOP_BYTES] = '\0';
+    const char *stop[VALIDATE_MAX_STOP_STRINGS + 1];
+    for (size_t i = 0; i <= VALIDATE_MAX_STOP_STRINGS; i++) {
+        stop[i] = longest;
+    }
+    struct wire_generate_request m = good();
+    m.stopping.stop = stop;
+    m.stopping.n_stop = VALIDATE_MAX_STOP_STRINGS;
+    assert_status_ok(validate_request(&m, &limits));
+    m.stopping.n_stop++;
+    assert_status_says(validate_request(&m, &limits), STATUS_INVALID_ARGUMENT,
+                       "stopping.stop: 17 entries, at most 16");
+    m.stopping.n_stop = 2;
+    stop[1] = "";
+    assert_status_says(validate_request(&m, &limits), STATUS_INVALID_ARGUMENT,
+                       "stopping.stop[1]: 0 bytes is not in [1, 256]");
+    char too_long[VALIDATE_MAX_STOP_BYTES + 2];
+    memset(too_long, 'x', sizeof too_long);
+    too_long[VALIDATE_MAX_STOP_BYTES + 1] = '\0';
+    stop[1] = too_long;
+    assert_status_says(validate_request(&m, &limits), STATUS_INVALID_ARGUMENT,
+                       "stopping.stop[1]: 257 bytes");
+}
+
+static void test_validate_token_ids_are_in_the_vocabulary(void **state)
+{
+    (void)state;
+    const uint32_t ids[] = {0, 99, 100};
+    struct wire_generate_request m = good();
+    m.prompt_kind = WIRE_PROMPT_TOKENS;
+    m.prompt_token_ids = (struct wire_token_ids){ids, 2};
+    assert_status_ok(validate_request(&m, &limits));
+    m.prompt_token_ids.n = 3;
+    assert_status_says(validate_request(&m, &limits), STATUS_INVALID_ARGUMENT,
+                       "prompt_token_ids[2]: 100 is not below 100");
+    m = good();
+    m.stopping.stop_token_ids = (struct wire_token_ids){ids, 3};
+    assert_status_says(validate_request(&m, &limits), STATUS_INVALID_ARGUMENT,
+                       "stopping.stop_token_ids[2]: 100");
+    uint32_t many[VALIDATE_MAX_STOP_TOKENS + 1] = {0};
+    m.stopping.stop_token_ids = (struct wire_token_ids){many, VALIDATE_MAX_STOP_TOKENS};
+    assert_status_ok(validate_request(&m, &limits));
+    m.stopping.stop_token_ids.n++;
+    assert_status_says(validate_request(&m, &limits), STATUS_INVALID_ARGUMENT,
+                       "stopping.stop_token_ids: 257 entries, at most 256");
+}
+
+static void test_validate_logit_bias_entries(void **state)
+{
+    (void)state;
+    struct wire_logit_bias bias[VALIDATE_MAX_LOGIT_BIAS + 1] = {{.token_id = 100}};
+    struct wire_generate_request m = good();
+    m.sampling.logit_bias = bias;
+    m.sampling.n_logit_bias = 1;
+    assert_status_says(validate_request(&m, &limits), STATUS_INVALID_ARGUMENT,
+                       "sampling.logit_bias[0].token_id: 100");
+    bias[0] = (struct wire_logit_bias){.token_id = 1, .bias = NAN};
+    assert_status_says(validate_request(&m, &limits), STATUS_INVALID_ARGUMENT,
+                       "sampling.logit_bias[0].bias");
+    m.sampling.n_logit_bias = VALIDATE_MAX_LOGIT_BIAS + 1;
+    assert_status_says(validate_request(&m, &limits), STATUS_INVALID_ARGUMENT,
+                       "sampling.logit_bias: 301 entries, at most 300");
+}
+
+static void test_validate_prompt_is_one_of_three_and_not_too_long(void **state)
+{
+    (void)state;
+    struct wire_generate_request m = good();
+    m.prompt_kind = WIRE_PROMPT_NONE;
+    assert_status_says(validate_request(&m, &limits), STATUS_INVALID_ARGUMENT, "prompt: none of");
+    m = good();
+    m.prompt_bytes = 0;
+    assert_status_says(validate_request(&m, &limits), STATUS_INVALID_ARGUMENT, "prompt: is empty");
+    m.prompt_bytes = 1000;
+    assert_status_ok(validate_request(&m, &limits));
+    m.prompt_bytes = 1001;
+    assert_status_says(validate_request(&m, &limits), STATUS_INVALID_ARGUMENT,
+                       "prompt: 1001 bytes, at most 1000");
+    m.prompt_kind = WIRE_PROMPT_TOKENS;
+    assert_status_says(validate_request(&m, &limits), STATUS_INVALID_ARGUMENT,
+                       "prompt_token_ids: is empty");
+}
+
+static void test_validate_messages(void **state)
+{
+    (void)state;
+    struct wire_chat_message messages[] = {{"system", "be kind"}, {"user", "hi"}};
+    struct wire_generate_request m = good();
+    m.prompt_kind = WIRE_PROMPT_MESSAGES;
+    m.messages = messages;
+    m.n_messages = 2;
+    assert_status_ok(validate_request(&m, &limits));
+    messages[1].role = "wizard\n";
+    assert_status_says(validate_request(&m, &limits), STATUS_INVALID_ARGUMENT,
+                       "messages[1].role: \"wizard\\n\" is not");
+    m.n_messages = 0;
+    assert_status_says(validate_request(&m, &limits), STATUS_INVALID_ARGUMENT,
+                       "messages: is empty");
+}
+
+static void test_validate_request_id(void **state)
+{
+    (void)state;
+    char id[VALIDATE_MAX_REQUEST_ID + 2];
+    memset(id, 'a', sizeof id);
+    id[VALIDATE_MAX_REQUEST_ID] = '\0';
+    struct wire_generate_request m = good();
+    m.request_id = id;
+    assert_status_ok(validate_request(&m, &limits));
+    id[VALIDATE_MAX_REQUEST_ID] = 'a';
+    id[VALIDATE_MAX_REQUEST_ID + 1] = '\0';
+    assert_status_says(validate_request(&m, &limits), STATUS_INVALID_ARGUMENT,
+                       "request_id: 129 bytes, at most 128");
+    const char *bad[] = {"a b", "a\nlevel=error", "\x1b[2J", "\xc3\xa4", "a/b"};
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        m.request_id = bad[i];
+        assert_status_says(validate_request(&m, &limits), STATUS_INVALID_ARGUMENT,
+                           "request_id: byte 0x");
+    }
+    m.request_id = "Az09._-";
+    assert_status_ok(validate_request(&m, &limits));
+}
+
+static void test_validate_model_name(void **state)
+{
+    (void)state;
+    struct wire_generate_request m = good();
+    m.model = "demo";
+    assert_status_ok(validate_request(&m, &limits));
+    m.model = "other";
+    assert_status_says(validate_request(&m, &limits), STATUS_NOT_FOUND, "other");
+    assert_status_says(validate_request(&m, &limits), STATUS_NOT_FOUND, "demo is");
+}
+
+static void test_validate_length_gives_the_three_numbers(void **state)
+{
+    (void)state;
+    assert_status_ok(validate_length(48, 16, &limits));
+    assert_status_says(validate_length(49, 16, &limits), STATUS_INVALID_ARGUMENT,
+                       "prompt of 49 tokens + stopping.max_tokens 16 is over the context of 64");
+    assert_status_code(validate_length(1, UINT32_MAX, &limits), STATUS_INVALID_ARGUMENT);
+    assert_status_code(validate_length(0, 16, &limits), STATUS_INVALID_ARGUMENT);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_validate_accepts_the_defaults),
+        cmocka_unit_test(test_validate_floats_at_and_past_their_bounds),
+        cmocka_unit_test(test_validate_says_a_value_just_past_a_bound_so_that_it_differs),
+        cmocka_unit_test(test_validate_integers_at_and_past_their_bounds),
+        cmocka_unit_test(test_validate_min_tokens_is_at_most_max_tokens),
+        cmocka_unit_test(test_validate_names_what_is_not_built),
+        cmocka_unit_test(test_validate_stop_strings),
+        cmocka_unit_test(test_validate_token_ids_are_in_the_vocabulary),
+        cmocka_unit_test(test_validate_logit_bias_entries),
+        cmocka_unit_test(test_validate_prompt_is_one_of_three_and_not_too_long),
+        cmocka_unit_test(test_validate_messages),
+        cmocka_unit_test(test_validate_request_id),
+        cmocka_unit_test(test_validate_model_name),
+        cmocka_unit_test(test_validate_length_gives_the_three_numbers),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
