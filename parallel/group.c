@@ -32,7 +32,7 @@
 #define FIRST_SLEEP_US 20
 
 /* How long agreement and the end of the job sleep at most between two looks. */
-#define AGREE_SLEEP_US 1000
+#define AGREE_SLEEP_US 2000
 #define CLOSE_SLEEP_US 20000
 
 struct group {
