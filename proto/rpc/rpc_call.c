@@ -86,6 +86,17 @@ uint64_t rpc_call_deadline_ns(const struct rpc_call *call)
     return call->deadline_ns;
 }
 
+char *rpc_slice_text(const grpc_slice *slice)
+{
+    const size_t size = GRPC_SLICE_LENGTH(*slice);
+    char *text = malloc(size + 1);
+    if (text != NULL) {
+        memcpy(text, GRPC_SLICE_START_PTR(*slice), size);
+        text[size] = '\0';
+    }
+    return text;
+}
+
 static bool copy_text(const char *text, size_t size, char *buf, size_t buf_bytes)
 {
     if (size >= buf_bytes) {

@@ -8,6 +8,7 @@
 
 #define DEFAULT_KEEPALIVE_NS (20 * NS_PER_S)
 #define KEEPALIVE_TIMEOUT_MS 20000
+#define CONNECT_TIMEOUT_MS   5000
 #define MIN_BACKOFF_MS       200
 #define MAX_BACKOFF_MS       2000
 
@@ -35,7 +36,8 @@ static grpc_channel *create_channel(const char *address, uint64_t keepalive_ns, 
         integer_arg(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1),
         integer_arg(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0),
         integer_arg(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, MIN_BACKOFF_MS),
-        integer_arg(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, MIN_BACKOFF_MS),
+        // In spite of its name this is how long one attempt to connect may take.
+        integer_arg(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, CONNECT_TIMEOUT_MS),
         integer_arg(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, MAX_BACKOFF_MS),
         integer_arg(GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH,
                     max_receive < INT_MAX ? (int)max_receive : INT_MAX),

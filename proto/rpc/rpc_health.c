@@ -33,7 +33,6 @@ struct rpc_health {
     struct entry *entries;
     struct watcher *watchers;
     bool draining;
-    bool stopped;
 };
 
 struct rpc_health *rpc_health_new(void)
@@ -125,17 +124,6 @@ void rpc_health_drain(struct rpc_health *health)
     pthread_mutex_unlock(&health->mutex);
 }
 
-void rpc_health_stop(struct rpc_health *health)
-{
-    const status_t s = status_errorf(STATUS_UNAVAILABLE, "the server is shutting down");
-    pthread_mutex_lock(&health->mutex);
-    health->stopped = true;
-    for (struct watcher *watcher = health->watchers; watcher != NULL; watcher = watcher->next) {
-        rpc_finish(watcher->call, &s, NULL, 0);
-    }
-    pthread_mutex_unlock(&health->mutex);
-}
-
 // ---- the two methods ----
 
 static status_t read_name(const uint8_t *data, size_t size, char name[MAX_NAME_BYTES])
@@ -206,11 +194,6 @@ static status_t watch(struct rpc_call *call, const uint8_t *data, size_t size)
     memcpy(watcher->name, name, sizeof name);
 
     pthread_mutex_lock(&health->mutex);
-    if (health->stopped) {
-        pthread_mutex_unlock(&health->mutex);
-        free(watcher);
-        return status_errorf(STATUS_UNAVAILABLE, "the server is shutting down");
-    }
     watcher->call = rpc_call_acquire(call);
     rpc_call_set_user(call, watcher);
     watcher->next = health->watchers;

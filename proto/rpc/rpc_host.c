@@ -176,6 +176,19 @@ void rpc_host_cancel_calls(struct rpc_host *host)
     pthread_mutex_unlock(&host->mutex);
 }
 
+void rpc_host_end_calls(struct rpc_host *host, const status_t *status)
+{
+    pthread_mutex_lock(&host->mutex);
+    for (struct rpc_call *call = host->calls; call != NULL; call = call->next) {
+        if (call->is_app) {
+            rpc_cancel(call);
+        } else {
+            rpc_finish(call, status, NULL, 0);
+        }
+    }
+    pthread_mutex_unlock(&host->mutex);
+}
+
 bool rpc_host_wait_zero(struct rpc_host *host, const size_t *count, uint64_t deadline_ns)
 {
     const struct timespec until = {

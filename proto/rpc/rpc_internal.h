@@ -87,6 +87,9 @@ void rpc_host_add_call(struct rpc_host *host, struct rpc_call *call, bool is_app
 void rpc_host_remove_call(struct rpc_host *host, struct rpc_call *call);
 void rpc_host_cancel_calls(struct rpc_host *host);
 
+/* Likewise, but calls that no drain waits for get a status and what is queued for them. */
+void rpc_host_end_calls(struct rpc_host *host, const status_t *status);
+
 /* Waits until *count is 0 (true) or until deadline_ns of CLOCK_MONOTONIC; UINT64_MAX waits forever. */
 bool rpc_host_wait_zero(struct rpc_host *host, const size_t *count, uint64_t deadline_ns);
 
@@ -159,6 +162,7 @@ struct rpc_call {
     grpc_byte_buffer *recv_buffer; /* the library writes it while receiving */
     grpc_byte_buffer *message;     /* complete, not yet delivered */
     bool initial_requested;        /* client */
+    bool received;                 /* an answer of any kind */
     bool receiving;
     bool recv_ended;
     bool request_whole; /* server, unary request: message is all of it */
@@ -189,6 +193,9 @@ struct rpc_call {
 
 /* One reference, the library's. NULL for memory. */
 struct rpc_call *rpc_call_new(struct rpc_host *host, bool is_server);
+
+/* A copy as a string; NULL for memory. */
+char *rpc_slice_text(const grpc_slice *slice);
 
 /* Starts a batch; false (logged) when the library refuses it. Mutex held. */
 bool rpc_call_batch(struct rpc_call *call, const grpc_op *ops, size_t n, struct rpc_op *op);
@@ -237,9 +244,6 @@ void rpc_health_set(struct rpc_health *health, const char *service, bool serving
 
 /* Everything is NOT_SERVING from now on. */
 void rpc_health_drain(struct rpc_health *health);
-
-/* Ends the watchers' calls. */
-void rpc_health_stop(struct rpc_health *health);
 
 extern const struct rpc_handlers rpc_health_check_handlers, rpc_health_watch_handlers;
 extern const struct rpc_handlers rpc_reflection_handlers;

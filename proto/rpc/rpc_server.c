@@ -12,6 +12,8 @@
 #define CLIENT_PING_MS      1000
 #define KEEPALIVE_MS        30000
 #define MAX_METADATA_BYTES  16384
+#define SHUTTING_DOWN       "the server is shutting down"
+#define LAST_WORDS_NS       NS_PER_S /* for statuses to reach the connections before those are closed */
 
 /* The library applies this to every accepted connection as TCP_USER_TIMEOUT too: a reader that is slow for longer
  * loses its connection. */
@@ -24,6 +26,12 @@ struct method {
     void *context;
     char *unimplemented; /* the answer of a method that is not built; NULL: it is */
     bool is_app;         /* a drain waits for its calls */
+};
+
+enum phase {
+    PHASE_SERVING,
+    PHASE_DRAINING, /* health and reflection still answer */
+    PHASE_STOPPING,
 };
 
 struct rpc_server {
@@ -39,8 +47,8 @@ struct rpc_server {
     size_t n_methods;
     bool started;
 
-    atomic_bool draining;
-    bool drained; /* owner: who drains and frees */
+    atomic_int phase; /* enum phase */
+    bool drained;     /* owner: who drains and frees */
     struct rpc_op shutdown_op;
     size_t shutdown_left; /* host.mutex: 1 until the library has shut the server down */
 };
@@ -86,8 +94,9 @@ static status_t admit(const struct rpc_server *server, const struct method *meth
     if (method->unimplemented != NULL) {
         return status_errorf(STATUS_UNIMPLEMENTED, "%s", method->unimplemented);
     }
-    if (method->is_app && atomic_load(&server->draining)) {
-        return status_errorf(STATUS_UNAVAILABLE, "the server is shutting down");
+    const int phase = atomic_load(&server->phase);
+    if (phase == PHASE_STOPPING || (phase == PHASE_DRAINING && method->is_app)) {
+        return status_errorf(STATUS_UNAVAILABLE, SHUTTING_DOWN);
     }
     return status_ok();
 }
@@ -105,8 +114,7 @@ static bool read_details(struct rpc_call *call)
 {
     call->start_ns = clock_now_ns(clock_system());
     call->deadline_ns = deadline_of(call->details.deadline, call->start_ns);
-    call->path = strndup((const char *)GRPC_SLICE_START_PTR(call->details.method),
-                         GRPC_SLICE_LENGTH(call->details.method));
+    call->path = rpc_slice_text(&call->details.method);
     return call->path != NULL;
 }
 
@@ -268,7 +276,7 @@ status_t rpc_server_new(const struct rpc_server_options *options, struct rpc_ser
     server->host.max_receive_bytes =
         options->max_receive_bytes > 0 ? options->max_receive_bytes : 4u << 20;
     rpc_op_init(&server->shutdown_op, shutdown_done, server);
-    atomic_init(&server->draining, false);
+    atomic_init(&server->phase, PHASE_SERVING);
 
     TRY_GOTO(s, rpc_host_init(&server->host, &options->log, server->n_pollers), undo_health);
     server->server = create_server(options, server->host.max_receive_bytes);
@@ -427,7 +435,7 @@ void rpc_server_drain(struct rpc_server *server, uint64_t grace_ns)
         return;
     }
     server->drained = true;
-    atomic_store(&server->draining, true);
+    atomic_store(&server->phase, PHASE_DRAINING);
     rpc_health_drain(server->health);
 
     // While the port stays open, who comes now is told why it is turned away.
@@ -435,10 +443,15 @@ void rpc_server_drain(struct rpc_server *server, uint64_t grace_ns)
     const uint64_t until = grace_ns < UINT64_MAX - now ? now + grace_ns : UINT64_MAX;
     (void)rpc_host_wait_zero(&server->host, &server->host.n_app_calls, until);
 
-    rpc_health_stop(server->health);
+    const status_t s = status_errorf(STATUS_UNAVAILABLE, SHUTTING_DOWN);
+    atomic_store(&server->phase, PHASE_STOPPING);
+    rpc_host_end_calls(&server->host, &s);
     server->shutdown_left = 1;
     rpc_op_arm(&server->shutdown_op);
     grpc_server_shutdown_and_notify(server->server, server->host.cq, &server->shutdown_op);
+    // A status that was "sent" may still be in a buffer, which cancelling everything would throw away.
+    (void)rpc_host_wait_zero(&server->host, &server->shutdown_left,
+                             clock_now_ns(clock_system()) + LAST_WORDS_NS);
     grpc_server_cancel_all_calls(server->server);
     rpc_host_cancel_calls(&server->host);
     // The shutdown is complete when the library has no call left; ours may still be on their way out then.

@@ -61,6 +61,7 @@ struct wire_load {
     uint32_t running, waiting;
     uint64_t kv_blocks_used, kv_blocks_total;
     uint64_t preemptions_total;
+    uint64_t step_age_ns; /* of the step under way; 0 between steps */
 };
 
 struct wire_step_result {

@@ -62,6 +62,7 @@ static void pack_load(const struct wire_load *from, Kvasir__V1__Load *to)
     to->kv_blocks_used = from->kv_blocks_used;
     to->kv_blocks_total = from->kv_blocks_total;
     to->preemptions_total = from->preemptions_total;
+    to->step_age_ns = from->step_age_ns;
 }
 
 static void pack_step_result(struct wire_packer *p, const struct wire_step_result *from,
@@ -189,6 +190,7 @@ static struct wire_load unpack_load(const Kvasir__V1__Load *from)
         .kv_blocks_used = from->kv_blocks_used,
         .kv_blocks_total = from->kv_blocks_total,
         .preemptions_total = from->preemptions_total,
+        .step_age_ns = from->step_age_ns,
     };
 }
 

@@ -251,6 +251,14 @@ void loop_server_wait(struct loop_server *loop, const size_t *counter, size_t n)
     }
 }
 
+size_t loop_server_count(struct loop_server *loop, const size_t *counter)
+{
+    pthread_mutex_lock(&loop->mutex);
+    const size_t n = *counter;
+    pthread_mutex_unlock(&loop->mutex);
+    return n;
+}
+
 struct rpc_call *loop_server_take_held(struct loop_server *loop)
 {
     loop_server_wait(loop, &loop->n_messages, 1);

@@ -33,6 +33,7 @@ void loop_server_stop(struct loop_server *loop);
 
 /* Waits at most 20 s until *counter is at least n. */
 void loop_server_wait(struct loop_server *loop, const size_t *counter, size_t n);
+size_t loop_server_count(struct loop_server *loop, const size_t *counter);
 struct rpc_call *loop_server_take_held(struct loop_server *loop);
 
 /* One call as the client sees it. */

@@ -9,16 +9,8 @@
 #include "base/clock.h"
 
 #define N_THREADS 4
+#define BATCH     32
 #define RUN_NS    (1500 * NS_PER_MS)
-
-struct stress {
-    struct rpc_channel *channel;
-    const char *address;
-    uint64_t until_ns;
-    unsigned seed;
-    size_t n_calls, n_not_once;
-    pthread_t thread;
-};
 
 struct tracked {
     atomic_int n_closed;
@@ -26,6 +18,16 @@ struct tracked {
     atomic_int n_overlaps;
     atomic_int n_after_closed;
     struct rpc_call *call;
+};
+
+struct stress {
+    struct rpc_channel *channel;
+    const char *address;
+    uint64_t until_ns;
+    unsigned seed;
+    size_t n_calls, n_not_once;
+    struct tracked tracked[BATCH];
+    pthread_t thread;
 };
 
 static void enter(struct tracked *tracked)
@@ -100,13 +102,13 @@ static void one_call(struct stress *stress, struct tracked *tracked)
 static void *run(void *arg)
 {
     struct stress *stress = arg;
-    struct tracked tracked[32];
+    struct tracked *tracked = stress->tracked;
     while (clock_now_ns(clock_system()) < stress->until_ns) {
-        memset(tracked, 0, sizeof tracked);
-        for (size_t i = 0; i < 32; i++) {
+        memset(tracked, 0, sizeof stress->tracked);
+        for (size_t i = 0; i < BATCH; i++) {
             one_call(stress, &tracked[i]);
         }
-        for (size_t i = 0; i < 32; i++) {
+        for (size_t i = 0; i < BATCH; i++) {
             while (atomic_load(&tracked[i].n_closed) == 0) {
                 usleep(100);
             }
