@@ -74,9 +74,8 @@ static status_t check(const struct attention_args *a)
         a->window < 0 || a->n_seqs < 0 || (a->kv_dtype != DTYPE_F32 && a->kv_dtype != DTYPE_BF16)) {
         return status_errorf(
             STATUS_INVALID_ARGUMENT,
-            "attention: head dim %d (at most %d), group %d, blocks of %d, window %d, kv %s",
-            a->head_dim, CPU_MAX_HEAD_DIM, a->group, a->block_tokens, a->window,
-            dtype_name(a->kv_dtype));
+            "attention: head dim %d (at most %d), group %d, blocks of %d, window %d, kv dtype %d",
+            a->head_dim, CPU_MAX_HEAD_DIM, a->group, a->block_tokens, a->window, a->kv_dtype);
     }
     for (int32_t i = 0; i < a->n_seqs; i++) {
         const struct attention_seq *seq = &a->seqs[i];

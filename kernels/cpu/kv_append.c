@@ -29,8 +29,8 @@ static status_t check(const struct kv_append_args *a)
         (a->kv_dtype != DTYPE_F32 && a->kv_dtype != DTYPE_BF16)) {
         return status_errorf(
             STATUS_INVALID_ARGUMENT,
-            "kv_append: %d rows of %d heads of %d, blocks of %d, stride %lld, dtype %s", a->n_rows,
-            a->n_heads, a->head_dim, a->block_tokens, (long long)a->ld, dtype_name(a->kv_dtype));
+            "kv_append: %d rows of %d heads of %d, blocks of %d, stride %lld, dtype %d", a->n_rows,
+            a->n_heads, a->head_dim, a->block_tokens, (long long)a->ld, a->kv_dtype);
     }
     for (int32_t i = 0; i < a->n_rows; i++) {
         if (a->units[i] < 0 || a->offsets[i] < 0 || a->offsets[i] >= a->block_tokens) {

@@ -34,8 +34,7 @@ status_t cpu_matrix_new(int dtype, int32_t n_out, int32_t n_in, struct matrix **
 {
     if (dtype != DTYPE_F32 && dtype != DTYPE_BF16) {
         return status_errorf(STATUS_INVALID_ARGUMENT,
-                             "matrix: packed weights are float32 or bfloat16, not %s",
-                             dtype_name(dtype));
+                             "matrix: packed weights are float32 or bfloat16, not dtype %d", dtype);
     }
     if (n_out < 1 || n_in < 1) {
         return status_errorf(STATUS_INVALID_ARGUMENT, "matrix: shape [%d, %d]", n_out, n_in);
@@ -132,6 +131,9 @@ static void write_panel(const struct matrix *matrix, uint32_t *panel, int32_t co
 status_t cpu_matrix_write(struct matrix *matrix, int32_t row_begin, int32_t n_rows, const void *src,
                           int src_dtype, int64_t ld_src)
 {
+    if (src_dtype != DTYPE_F32 && src_dtype != DTYPE_F16 && src_dtype != DTYPE_BF16) {
+        return status_errorf(STATUS_INVALID_ARGUMENT, "matrix: rows of dtype %d", src_dtype);
+    }
     if (row_begin < 0 || n_rows < 0 || row_begin > matrix->n_out - n_rows ||
         ld_src < matrix->n_in) {
         return status_errorf(STATUS_INVALID_ARGUMENT,

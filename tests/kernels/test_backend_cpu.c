@@ -1,0 +1,123 @@
+#include "tests/kernels/kernel_check.h"
+
+#include <stdatomic.h>
+
+static void test_backend_cpu_makes_streams(void **state)
+{
+    (void)state;
+    const struct backend *cpu = backend_cpu();
+    assert_string_equal(cpu->name, "cpu");
+    struct backend_stream *stream = NULL;
+    assert_status_ok(cpu->stream_new(2, &stream));
+    assert_int_equal(stream->n_threads, 2);
+    assert_status_ok(cpu->stream_sync(stream));
+    cpu->stream_free(stream);
+    cpu->stream_free(NULL);
+}
+
+static void test_backend_cpu_refuses_bad_streams(void **state)
+{
+    (void)state;
+    struct backend_stream *stream = NULL;
+    assert_status_says(backend_cpu()->stream_new(0, &stream), STATUS_INVALID_ARGUMENT, "threads 0");
+    assert_status_code(backend_cpu()->stream_new(CPU_MAX_THREADS + 1, &stream),
+                       STATUS_INVALID_ARGUMENT);
+    assert_status_says(cpu_stream_new_isa(1, "mmx", &stream), STATUS_UNIMPLEMENTED, "mmx");
+    assert_null(stream);
+}
+
+static void test_backend_cpu_has_every_op(void **state)
+{
+    (void)state;
+    // All members after the name are function pointers: none may be missing.
+    const struct backend *cpu = backend_cpu();
+    void *entries[(sizeof *cpu - offsetof(struct backend, stream_new)) / sizeof(void *)];
+    memcpy(entries, (const char *)cpu + offsetof(struct backend, stream_new), sizeof entries);
+    for (size_t i = 0; i < sizeof entries / sizeof entries[0]; i++) {
+        assert_non_null(entries[i]);
+    }
+}
+
+static void test_backend_cpu_memory_is_aligned(void **state)
+{
+    (void)state;
+    static const size_t sizes[] = {0, 1, 63, 64, 65, 4096, (4u << 20) + 1};
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        void *ptr = NULL;
+        assert_status_ok(backend_cpu()->mem_alloc(sizes[i], &ptr));
+        assert_non_null(ptr);
+        assert_int_equal((uintptr_t)ptr % 64, 0);
+        memset(ptr, 1, sizes[i]);
+        backend_cpu()->mem_free(ptr);
+    }
+    backend_cpu()->mem_free(NULL);
+}
+
+static void test_backend_cpu_memory_that_is_not_there_is_a_status(void **state)
+{
+    (void)state;
+    void *ptr = NULL;
+    assert_status_code(backend_cpu()->mem_alloc(SIZE_MAX, &ptr), STATUS_RESOURCE_EXHAUSTED);
+    assert_null(ptr);
+}
+
+// ---- team ----
+
+enum { TASKS = 1000, THREADS = 3 };
+
+struct tally {
+    _Atomic int runs[TASKS];
+    _Atomic int busy[THREADS];
+    _Atomic int clashes;
+};
+
+static void count_task(void *context, int64_t task, int thread)
+{
+    struct tally *tally = context;
+    if (thread < 0 || thread >= THREADS || atomic_fetch_add(&tally->busy[thread], 1) != 0) {
+        atomic_fetch_add(&tally->clashes, 1);
+        return;
+    }
+    atomic_fetch_add(&tally->runs[task], 1);
+    atomic_fetch_sub(&tally->busy[thread], 1);
+}
+
+static void test_team_runs_every_task_once(void **state)
+{
+    (void)state;
+    static const int64_t counts[] = {0, 1, 2, THREADS, TASKS};
+    for (size_t i = 0; i < sizeof counts / sizeof counts[0]; i++) {
+        for (int n_threads = 1; n_threads <= THREADS; n_threads++) {
+            struct tally tally = {.clashes = 0};
+            cpu_team_run(n_threads, counts[i], count_task, &tally);
+            for (int64_t task = 0; task < TASKS; task++) {
+                assert_int_equal(tally.runs[task], task < counts[i]);
+            }
+            assert_int_equal(tally.clashes, 0);
+        }
+    }
+}
+
+static void test_team_tasks_are_worth_a_thread(void **state)
+{
+    (void)state;
+    assert_int_equal(cpu_items_per_task(100, 1 << 20), 1);
+    assert_int_equal(cpu_items_per_task(100, 1024), 8);
+    assert_int_equal(cpu_items_per_task(3, 1), 3);
+    assert_true(cpu_items_per_task(0, 1) >= 1);
+    assert_true(cpu_items_per_task(5, 0) >= 1);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_backend_cpu_makes_streams),
+        cmocka_unit_test(test_backend_cpu_refuses_bad_streams),
+        cmocka_unit_test(test_backend_cpu_has_every_op),
+        cmocka_unit_test(test_backend_cpu_memory_is_aligned),
+        cmocka_unit_test(test_backend_cpu_memory_that_is_not_there_is_a_status),
+        cmocka_unit_test(test_team_runs_every_task_once),
+        cmocka_unit_test(test_team_tasks_are_worth_a_thread),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,155 @@
+#include "tests/kernels/kernel_check.h"
+
+#include <math.h>
+
+/* Word of output n, and element k in it. */
+static float element(const struct matrix *m, int32_t n, int32_t k)
+{
+    const int32_t word = m->dtype == DTYPE_BF16 ? k / 2 : k;
+    const size_t at =
+        ((size_t)(n / 16) * (size_t)m->n_words + (size_t)word) * 16 + (size_t)(n % 16);
+    uint32_t bits = m->data[at];
+    if (m->dtype == DTYPE_BF16) {
+        bits = k % 2 == 0 ? bits << 16 : bits & 0xFFFF0000u;
+    }
+    float x = 0.0f;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+static void assert_holds(const struct matrix *m, const float *want)
+{
+    for (int32_t n = 0; n < m->n_out; n++) {
+        for (int32_t k = 0; k < m->n_in; k++) {
+            const float got = element(m, n, k);
+            assert_same_bits(&got, &want[(int64_t)n * m->n_in + k], 1, "packed");
+        }
+    }
+}
+
+static void test_matrix_packs_rows_written_in_pieces(void **state)
+{
+    (void)state;
+    static const int32_t ins[] = {1, 2, 37, 64, 129, 300};
+
+    enum { N = 53 };
+
+    for (size_t i = 0; i < sizeof ins / sizeof ins[0]; i++) {
+        for (int dtype = DTYPE_F32; dtype <= DTYPE_BF16; dtype += DTYPE_BF16 - DTYPE_F32) {
+            const int32_t n_in = ins[i], ld = n_in + 3;
+            float *src = random_new((size_t)N * (size_t)ld, 1.0);
+            float *want = guarded_new((size_t)N * (size_t)n_in);
+            for (int32_t n = 0; n < N; n++) {
+                for (int32_t k = 0; k < n_in; k++) {
+                    const float x = src[n * ld + k];
+                    want[n * n_in + k] = dtype == DTYPE_BF16 ? rounded_bf16(x) : x;
+                }
+            }
+            struct matrix *m = NULL;
+            assert_status_ok(cpu_matrix_new(dtype, N, n_in, &m));
+            for (int32_t row = 0, n = 0; row < N; row += n) {
+                n = 1 + (int32_t)test_random_below(20);
+                n = n < N - row ? n : N - row;
+                assert_status_ok(
+                    cpu_matrix_write(m, row, n, src + (int64_t)row * ld, DTYPE_F32, ld));
+            }
+            assert_holds(m, want);
+            cpu_matrix_free(m);
+            guarded_free(src);
+            guarded_free(want);
+        }
+    }
+}
+
+/* Checkpoints map their tensors at any byte. */
+static void test_matrix_reads_half_precision_at_any_alignment(void **state)
+{
+    (void)state;
+
+    enum { N = 19, K = 33 };
+
+    static const struct {
+        int src_dtype;
+        uint16_t bits[4];
+        float values[4];
+    } cases[] = {
+        {DTYPE_BF16, {0x3F80, 0xC000, 0x0001, 0x7F7F}, {1.0f, -2.0f, 0x1p-133f, 0x1.FEp127f}},
+        {DTYPE_F16, {0x3C00, 0xC000, 0x0001, 0x7BFF}, {1.0f, -2.0f, 0x1p-24f, 65504.0f}},
+    };
+
+    for (size_t c = 0; c < sizeof cases / sizeof cases[0]; c++) {
+        char bytes[N * K * 2 + 1];
+        float want[N * K];
+        for (int i = 0; i < N * K; i++) {
+            memcpy(bytes + 1 + (ptrdiff_t)2 * i, &cases[c].bits[i % 4], 2);
+            want[i] = cases[c].values[i % 4];
+        }
+        struct matrix *m = NULL;
+        assert_status_ok(cpu_matrix_new(DTYPE_F32, N, K, &m));
+        assert_status_ok(cpu_matrix_write(m, 0, N, bytes + 1, cases[c].src_dtype, K));
+        assert_holds(m, want);
+        cpu_matrix_free(m);
+    }
+}
+
+static void test_matrix_keeps_bfloat16_as_it_is(void **state)
+{
+    (void)state;
+
+    enum { N = 2, K = 5 };
+
+    const uint16_t src[N * K] = {0x3F81, 0x0001, 0x8000, 0xFF80, 0x7F80, 1, 2, 3, 4, 0x4049};
+    struct matrix *m = NULL;
+    assert_status_ok(cpu_matrix_new(DTYPE_BF16, N, K, &m));
+    assert_status_ok(cpu_matrix_write(m, 0, N, src, DTYPE_BF16, K));
+    for (int i = 0; i < N * K; i++) {
+        const float got = element(m, i / K, i % K);
+        uint32_t bits = 0;
+        memcpy(&bits, &got, sizeof bits);
+        assert_int_equal(bits, (uint32_t)src[i] << 16);
+    }
+    cpu_matrix_free(m);
+}
+
+static void test_matrix_bytes_counts_panels(void **state)
+{
+    (void)state;
+    const size_t head = cpu_matrix_bytes(DTYPE_F32, 16, 1) - (size_t)16 * 4;
+    assert_int_equal(cpu_matrix_bytes(DTYPE_F32, 17, 10) - head, 2 * 16 * 10 * 4);
+    assert_int_equal(cpu_matrix_bytes(DTYPE_BF16, 16, 10) - head, 16 * 10 * 2);
+    assert_int_equal(cpu_matrix_bytes(DTYPE_BF16, 16, 11) - head, 16 * 12 * 2);
+    // Beyond 32 bits: no overflow on the way.
+    assert_true(cpu_matrix_bytes(DTYPE_BF16, 262144, 16384) > (size_t)262144 * 16384 * 2);
+}
+
+static void test_matrix_refuses_what_it_cannot_hold(void **state)
+{
+    (void)state;
+    struct matrix *m = NULL;
+    assert_status_says(cpu_matrix_new(DTYPE_F16, 4, 4, &m), STATUS_INVALID_ARGUMENT,
+                       "float32 or bfloat16");
+    assert_status_code(cpu_matrix_new(DTYPE_F32, 0, 4, &m), STATUS_INVALID_ARGUMENT);
+    assert_status_code(cpu_matrix_new(DTYPE_F32, 4, 0, &m), STATUS_INVALID_ARGUMENT);
+    assert_null(m);
+    assert_status_ok(cpu_matrix_new(DTYPE_F32, 4, 4, &m));
+    const float row[8] = {0};
+    assert_status_code(cpu_matrix_write(m, 3, 2, row, DTYPE_F32, 4), STATUS_INVALID_ARGUMENT);
+    assert_status_code(cpu_matrix_write(m, -1, 1, row, DTYPE_F32, 4), STATUS_INVALID_ARGUMENT);
+    assert_status_code(cpu_matrix_write(m, 0, 1, row, DTYPE_F32, 3), STATUS_INVALID_ARGUMENT);
+    assert_status_code(cpu_matrix_write(m, 0, 1, row, 7, 4), STATUS_INVALID_ARGUMENT);
+    assert_status_ok(cpu_matrix_write(m, 4, 0, row, DTYPE_F32, 4));
+    cpu_matrix_free(m);
+    cpu_matrix_free(NULL);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_matrix_packs_rows_written_in_pieces),
+        cmocka_unit_test(test_matrix_reads_half_precision_at_any_alignment),
+        cmocka_unit_test(test_matrix_keeps_bfloat16_as_it_is),
+        cmocka_unit_test(test_matrix_bytes_counts_panels),
+        cmocka_unit_test(test_matrix_refuses_what_it_cannot_hold),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
