@@ -13,8 +13,7 @@
 #include "worker/member.h"
 #include "worker/scheduler.h"
 
-#define HEARTBEAT_NS NS_PER_S
-#define FLUSH_NS     (2 * NS_PER_S)
+#define FLUSH_NS (2 * NS_PER_S)
 
 /* More may wait here than the coordinator ever sends ahead. */
 #define MAX_WAITING 65536
@@ -28,8 +27,7 @@ struct leader {
     struct member member;
     struct scheduler *scheduler;
     struct bytes frame; /* the control frame being made */
-    uint64_t last_sent_ns;
-    bool stop;      /* told to stop */
+    bool stop;          /* told to stop */
     bool dissolved; /* the group has agreed on a failure: the followers wait for no further frame */
     bool broken;    /* a step failed: they are inside a collective */
 
@@ -46,7 +44,6 @@ struct leader {
 
 static status_t say(struct leader *l, const struct wire_worker_message *message)
 {
-    l->last_sent_ns = clock_now_ns(l->clock);
     return leader_link_send(l->link, message);
 }
 
@@ -58,13 +55,6 @@ static struct wire_load current_load(const struct leader *l)
                               .kv_blocks_used = (uint64_t)load.blocks_used,
                               .kv_blocks_total = (uint64_t)load.blocks_total,
                               .preemptions_total = load.n_preemptions};
-}
-
-static status_t say_heartbeat(struct leader *l)
-{
-    const struct wire_worker_message m = {.kind = WIRE_WORKER_HEARTBEAT,
-                                          .heartbeat = current_load(l)};
-    return say(l, &m);
 }
 
 static status_t read_token(const char *path, char *buf, size_t buf_bytes)
@@ -152,22 +142,22 @@ static status_t await_assignment(struct leader *l, struct leader_event **event_o
                              "start it first, or check --coordinator",
                              l->config->coordinator, l->config->connect_timeout_s);
     }
+    const bool message = event->kind == LEADER_EVENT_MESSAGE;
+    if (message && event->message.kind == WIRE_COORDINATOR_ASSIGN) {
+        *event_out = event;
+        return status_ok();
+    }
     status_t s = status_ok();
-    if (event->kind == LEADER_EVENT_SIGNAL) {
-        l->stop = true;
-    } else if (event->kind == LEADER_EVENT_CLOSED) {
+    if (event->kind == LEADER_EVENT_CLOSED) {
         s = event->status.code == STATUS_OK
                 ? status_errorf(STATUS_UNAVAILABLE, "the coordinator at %s wants no worker now",
                                 l->config->coordinator)
                 : status_wrapf(event->status, "coordinator at %s", l->config->coordinator);
-    } else if (event->message.kind == WIRE_COORDINATOR_SHUTDOWN) {
-        l->stop = true;
-    } else if (event->message.kind != WIRE_COORDINATOR_ASSIGN) {
+    } else if (message && event->message.kind != WIRE_COORDINATOR_SHUTDOWN) {
         s = status_errorf(STATUS_INTERNAL, "the coordinator's first message is of kind %d",
                           event->message.kind);
-    } else {
-        *event_out = event;
-        return status_ok();
+    } else { // a signal, or told to go
+        l->stop = true;
     }
     leader_event_free(event);
     return s;
@@ -324,7 +314,7 @@ static status_t on_event(struct leader *l, const struct leader_event *event)
 static status_t take_events(struct leader *l, bool idle)
 {
     status_t s = status_ok();
-    struct leader_event *event = leader_link_take(l->link, idle ? HEARTBEAT_NS : 0);
+    struct leader_event *event = leader_link_take(l->link, idle ? UINT64_MAX : 0);
     while (event != NULL && s.code == STATUS_OK && !l->stop) {
         s = on_event(l, event);
         leader_event_free(event);
@@ -434,11 +424,10 @@ static status_t serve(struct leader *l)
             break;
         }
         idle = scheduler_schedule(l->scheduler, &l->member.step) == 0;
+        const struct wire_load load = current_load(l);
+        leader_link_set_load(l->link, &load, idle ? 0 : clock_now_ns(l->clock));
         if (!idle) {
             TRY(run_step(l));
-        }
-        if (clock_now_ns(l->clock) - l->last_sent_ns >= HEARTBEAT_NS) {
-            TRY(say_heartbeat(l));
         }
     }
     return status_ok();
@@ -451,6 +440,8 @@ static status_t lead(struct leader *l)
     struct leader_event *assignment = NULL;
     TRY(leader_link_open(l->config->coordinator, log_module(&l->log, "link"), &l->link));
     TRY(say_hello(l));
+    const struct wire_load no_load = {0};
+    leader_link_set_load(l->link, &no_load, 0);
     TRY(await_assignment(l, &assignment));
     if (assignment == NULL) {
         return status_ok();

@@ -3,8 +3,9 @@
  *
  * What:      dials the coordinator (WorkerLink.Attach), says hello, receives the assignment, has the group load its
  *            weights, reports ready, and then serves: messages in, one step after another, results out. While there is
- *            nothing to do it sleeps on its mailbox and sends a heartbeat every second.
- * Thread:    owner:main. gRPC's callbacks and a signal thread only post to the mailbox.
+ *            nothing to do it sleeps on its mailbox.
+ * Thread:    owner:main. gRPC's callbacks and a signal thread only post to the mailbox, and a thread of the link
+ *            sends heartbeats.
  * Collective: yes, with follower_run on the other ranks.
  * Errors:    as follower.h; *told_out: the coordinator has been told, so that it need not be printed twice.
  */
@@ -19,6 +20,6 @@ struct leader_exit {
     bool told;   /* the coordinator knows */
 };
 
-/* OK when the coordinator or a signal said stop. SIGTERM and SIGINT must be blocked in every thread. */
+/* OK when the coordinator or a signal said stop. SIGTERM, SIGINT and SIGUSR2 must be blocked in every thread. */
 MUST_USE status_t leader_run(struct group *group, const struct worker_config *config, log_t log,
                              struct leader_exit *exit_out);

@@ -2,7 +2,8 @@
  * leader_link.h - the leader's end of WorkerLink: a mailbox in, messages out
  *
  * What:      one bidi call to the coordinator. What arrives, the end of the call, and SIGTERM or SIGINT become events
- *            in one mailbox, which the leader's main thread takes from.
+ *            in one mailbox, which the leader's main thread takes from. A thread of its own sends a heartbeat every
+ *            second, also while the main thread loads weights or computes a long step.
  * Ownership: an event belongs to its taker; free with leader_event_free.
  * Thread:    open, take, send, close: owner:main. Callbacks run on gRPC's poller.
  * Errors:    send fails with UNAVAILABLE when the coordinator is gone.
@@ -33,6 +34,10 @@ void leader_event_free(struct leader_event *event);
 
 MUST_USE status_t leader_link_send(struct leader_link *link,
                                    const struct wire_worker_message *message);
+
+/* Heartbeats begin with the first call; each says the last load, and since when the step under way runs (0: none). */
+void leader_link_set_load(struct leader_link *link, const struct wire_load *load,
+                          uint64_t step_began_ns);
 
 /* Half-closes and waits at most timeout_ns for the coordinator to have read everything. */
 void leader_link_flush(struct leader_link *link, uint64_t timeout_ns);

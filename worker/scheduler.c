@@ -8,7 +8,8 @@
 #include "worker/block_pool.h"
 
 struct sequence {
-    struct scheduler_request request; /* its stop_ids are a copy; tokens are below */
+    struct scheduler_request request; /* its lists are the copies below */
+    int32_t *stop_ids;
     uint64_t arrival;
     int32_t *tokens; /* [n_tokens], room for prompt + completion */
     int32_t n_tokens;
@@ -81,7 +82,7 @@ static void sequence_free(struct sequence *seq)
     if (seq != NULL) {
         free(seq->tokens);
         free(seq->blocks);
-        free((void *)(uintptr_t)seq->request.stop_ids);
+        free(seq->stop_ids);
         free(seq);
     }
 }
@@ -166,12 +167,13 @@ static struct sequence *sequence_new(const struct scheduler_request *r)
     const int32_t capacity = r->n_tokens - r->n_generated + r->max_tokens;
     seq->request = *r;
     seq->request.tokens = NULL;
-    seq->request.stop_ids = copy_ids(r->stop_ids, r->n_stop_ids, r->n_stop_ids);
+    seq->stop_ids = copy_ids(r->stop_ids, r->n_stop_ids, r->n_stop_ids);
+    seq->request.stop_ids = seq->stop_ids;
     seq->tokens = copy_ids(r->tokens, r->n_tokens, capacity);
     seq->blocks = calloc((size_t)blocks_for(capacity), sizeof *seq->blocks);
     seq->n_tokens = r->n_tokens;
     seq->n_prompt = r->n_tokens - r->n_generated;
-    if (seq->request.stop_ids == NULL || seq->tokens == NULL || seq->blocks == NULL) {
+    if (seq->stop_ids == NULL || seq->tokens == NULL || seq->blocks == NULL) {
         sequence_free(seq);
         return NULL;
     }
