@@ -41,6 +41,7 @@ static void set_state(struct core *core, int index, int state)
     if (group->state == state) {
         return;
     }
+    progress_end(&group->loading);
     log_write(&core->log, LOG_INFO, "group state", "group=%d generation=%u from=%s to=%s", index,
               group->generation, wire_group_state_name(group->state), wire_group_state_name(state));
     group->state = state;
@@ -59,7 +60,7 @@ static void begin_generation(struct core *core, int index)
     group->load = (struct wire_load){0};
     group->failure = status_ok();
     group->term_at_ns = group->kill_at_ns = group->start_at_ns = NEVER;
-    group->loading_percent = 0;
+    progress_begin(&group->loading, stderr, core->now_ns);
     core->n_groups = index >= core->n_groups ? index + 1 : core->n_groups;
     struct metrics_group *metrics = metrics_of(core, index);
     atomic_store(&metrics->generation, group->generation);
@@ -345,19 +346,6 @@ static status_t attach(struct core *core, struct link *link, const struct wire_h
 
 // ---- messages ----
 
-static void on_loading(struct core *core, int index, const struct wire_loading *loading)
-{
-    struct core_group *group = &core->groups[index];
-    const int percent =
-        loading->bytes_total > 0 ? (int)(loading->bytes_done * 100 / loading->bytes_total) : 0;
-    if (percent >= group->loading_percent + 10) {
-        group->loading_percent = percent;
-        log_write(&core->log, LOG_INFO, "loading", "group=%d percent=%d bytes=%llu total=%llu",
-                  index, percent, (unsigned long long)loading->bytes_done,
-                  (unsigned long long)loading->bytes_total);
-    }
-}
-
 static status_t on_ready(struct core *core, int index, const struct wire_ready *ready)
 {
     struct core_group *group = &core->groups[index];
@@ -445,7 +433,8 @@ static status_t on_group_message(struct core *core, int index, const struct wire
 {
     switch (m->kind) {
     case WIRE_WORKER_LOADING:
-        on_loading(core, index, &m->loading);
+        progress_show(&core->groups[index].loading, index, m->loading.bytes_done,
+                      m->loading.bytes_total, core->now_ns);
         return status_ok();
     case WIRE_WORKER_READY:
         return on_ready(core, index, &m->ready);
@@ -508,6 +497,14 @@ static void check_silence(struct core *core, int index)
     if (group->state == WIRE_GROUP_STARTING || group->state == WIRE_GROUP_LOADING) {
         patience_s *= LOADING_PATIENCE;
     } else if (group->state != WIRE_GROUP_READY) {
+        return;
+    }
+    const double step_s = (double)group->load.step_age_ns * 1e-9;
+    if (step_s > core->config->step_timeout_s) {
+        const status_t why =
+            status_errorf(STATUS_UNAVAILABLE, "a step has run for %.1f s, --step-timeout is %.1f s",
+                          step_s, core->config->step_timeout_s);
+        core_groups_lost(core, index, METRICS_RESTART_HANG, &why);
         return;
     }
     const double silence_s = (double)(core->now_ns - group->heard_ns) * 1e-9;

@@ -11,6 +11,7 @@
 #include "base/mailbox.h"
 #include "coordinator/core.h"
 #include "coordinator/link.h"
+#include "coordinator/progress.h"
 #include "coordinator/request.h"
 #include "coordinator/router.h"
 #include "coordinator/supervisor.h"
@@ -46,7 +47,7 @@ struct core_group {
     struct wire_load load;
     uint64_t tokens_window, window_start_ns; /* tokens since then, for the rate */
     double tokens_per_second;
-    int loading_percent; /* last one logged */
+    struct progress loading;
 };
 
 struct core {

@@ -20,10 +20,12 @@
 #include "coordinator/coordinator.h"
 #include "coordinator/model.h"
 
-static void print_help(const struct config_set *set)
+/* `kvasir serve` becomes this program and says so in argv[0]. */
+static void print_help(const char *program, const struct config_set *set)
 {
+    const char *slash = strrchr(program, '/');
+    printf("usage: %s MODEL [options]\n\n", slash != NULL ? slash + 1 : program);
     printf(
-        "usage: kvasir-coordinator MODEL [options]\n\n"
         "Serves the model in the directory MODEL over gRPC. With --launcher mpirun it starts and\n"
         "restarts its worker groups; with --launcher none it waits for kvasir-worker to attach.\n"
         "Prints `ready: ADDRESS` when a request would be served. SIGTERM finishes what runs.\n\n");
@@ -195,7 +197,7 @@ int main(int argc, char **argv)
         return report(&s);
     }
     if (set.help_wanted) {
-        print_help(&set);
+        print_help(argv[0], &set);
     } else if (set.version_wanted) {
         printf("kvasir-coordinator %s\n", version_string());
     } else {
