@@ -18,10 +18,10 @@ int cli_report(const status_t *s)
     return status_exit_code(s);
 }
 
-int cli_load(const struct cli_command *command, const struct config_row *rows, size_t n_rows,
-             void *target, struct config_set *set, int argc, char **argv)
+int cli_load(const struct cli_command *command, const struct cli_table *table,
+             struct config_set *set, int argc, char **argv)
 {
-    const status_t s = config_load(set, rows, n_rows, target, argc, argv);
+    const status_t s = config_load(set, table->rows, table->n_rows, table->target, argc, argv);
     if (s.code != STATUS_OK) {
         return cli_report(&s);
     }

@@ -18,6 +18,19 @@ struct cli_command {
     int (*run)(const struct cli_command *command, int argc, char **argv);
 };
 
+/* A command's settings and the struct they go into. */
+struct cli_table {
+    const struct config_row *rows;
+    size_t n_rows;
+    void *target;
+};
+
+#define CLI_TABLE(rows_, target_)                                                        \
+    (struct cli_table)                                                                   \
+    {                                                                                    \
+        .rows = (rows_), .n_rows = sizeof(rows_) / sizeof(rows_)[0], .target = (target_) \
+    }
+
 int cli_serve(const struct cli_command *command, int argc, char **argv);
 int cli_generate(const struct cli_command *command, int argc, char **argv);
 int cli_chat(const struct cli_command *command, int argc, char **argv);
@@ -35,8 +48,8 @@ int cli_report(const status_t *s);
  * Loads the settings of a command. Returns -1 when the command should go on; otherwise an exit code: help was
  * printed, or the arguments were wrong and that was said.
  */
-int cli_load(const struct cli_command *command, const struct config_row *rows, size_t n_rows,
-             void *target, struct config_set *set, int argc, char **argv);
+int cli_load(const struct cli_command *command, const struct cli_table *table,
+             struct config_set *set, int argc, char **argv);
 
 /* Reads all of a file, or of stdin for "-", as text. */
 MUST_USE status_t cli_read_text(const char *path, struct bytes *out);

@@ -31,7 +31,8 @@ struct chat {
     const struct chat_options *options;
     struct client *client;
     bool has_template;
-    struct wire_chat_message messages[MAX_MESSAGES]; /* contents: malloc */
+    struct wire_chat_message messages[MAX_MESSAGES]; /* contents below */
+    char *contents[MAX_MESSAGES];
     size_t n_messages;
     struct bytes transcript; /* of a base model */
     struct bytes reply;
@@ -61,6 +62,7 @@ static status_t add_message(struct chat *chat, const char *role, const void *tex
     if (copy == NULL) {
         return status_errorf(STATUS_RESOURCE_EXHAUSTED, "chat: out of memory");
     }
+    chat->contents[chat->n_messages] = copy;
     chat->messages[chat->n_messages++] = (struct wire_chat_message){.role = role, .content = copy};
     return status_ok();
 }
@@ -147,7 +149,7 @@ static status_t chat_at(const struct chat_options *options, const char *address)
     client_close(chat->client);
 undo_chat:
     for (size_t i = 0; i < chat->n_messages; i++) {
-        free((char *)(uintptr_t)chat->messages[i].content);
+        free(chat->contents[i]);
     }
     bytes_destroy(&chat->transcript);
     bytes_destroy(&chat->reply);
@@ -160,7 +162,8 @@ int cli_chat(const struct cli_command *command, int argc, char **argv)
 {
     struct chat_options options;
     struct config_set set;
-    int code = cli_load(command, rows, sizeof rows / sizeof rows[0], &options, &set, argc, argv);
+    const struct cli_table table = CLI_TABLE(rows, &options);
+    int code = cli_load(command, &table, &set, argc, argv);
     if (code >= 0) {
         return code;
     }

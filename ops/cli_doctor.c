@@ -57,7 +57,8 @@ int cli_doctor(const struct cli_command *command, int argc, char **argv)
 {
     struct doctor_options options;
     struct config_set set;
-    int code = cli_load(command, rows, sizeof rows / sizeof rows[0], &options, &set, argc, argv);
+    const struct cli_table table = CLI_TABLE(rows, &options);
+    int code = cli_load(command, &table, &set, argc, argv);
     if (code >= 0) {
         return code;
     }

@@ -13,6 +13,8 @@ int cli_serve(const struct cli_command *command, int argc, char **argv)
 {
     (void)command;
     char program[4096];
+    char launcher[] = "--launcher=mpirun";
+    char name[] = "kvasir serve"; // what --help calls itself
     status_t s = cli_sibling("kvasir-coordinator", program, sizeof program);
     if (s.code != STATUS_OK) {
         return cli_report(&s);
@@ -22,8 +24,8 @@ int cli_serve(const struct cli_command *command, int argc, char **argv)
         return 70;
     }
     int n = 0;
-    args[n++] = program;
-    args[n++] = (char *)(uintptr_t) "--launcher=mpirun"; // first: a later --launcher wins
+    args[n++] = name;
+    args[n++] = launcher; // first: a later --launcher wins
     for (int i = 1; i < argc; i++) {
         args[n++] = argv[i];
     }

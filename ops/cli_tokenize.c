@@ -114,9 +114,8 @@ int cli_tokenize(const struct cli_command *command, int argc, char **argv)
 {
     struct tokenize_options options;
     struct config_set set;
-    const int code =
-        cli_load(command, tokenize_rows, sizeof tokenize_rows / sizeof tokenize_rows[0], &options,
-                 &set, argc, argv);
+    const struct cli_table table = CLI_TABLE(tokenize_rows, &options);
+    const int code = cli_load(command, &table, &set, argc, argv);
     if (code >= 0) {
         return code;
     }
@@ -186,9 +185,8 @@ int cli_detokenize(const struct cli_command *command, int argc, char **argv)
 {
     struct tokenize_options options;
     struct config_set set;
-    const int code =
-        cli_load(command, detokenize_rows, sizeof detokenize_rows / sizeof detokenize_rows[0],
-                 &options, &set, argc, argv);
+    const struct cli_table table = CLI_TABLE(detokenize_rows, &options);
+    const int code = cli_load(command, &table, &set, argc, argv);
     if (code >= 0) {
         return code;
     }

@@ -108,7 +108,7 @@ static status_t deliver(const struct client_generate_args *args, const struct ev
 {
     struct arena arena;
     struct wire_generate_response response;
-    arena_init(&arena, 4 * MAX_MESSAGE_BYTES);
+    arena_init(&arena, 4 * (size_t)MAX_MESSAGE_BYTES);
     status_t s = wire_generate_response_unpack(event->data, event->size, &arena, &response);
     if (s.code == STATUS_OK) {
         s = args->on_response(args->user, &response);

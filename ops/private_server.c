@@ -14,28 +14,28 @@
 #define MAX_ARGS 32
 
 struct arguments {
-    char *list[MAX_ARGS];
+    const char *list[MAX_ARGS];
     int n;
 };
 
 static void add(struct arguments *args, const char *flag, const char *value)
 {
     if (value != NULL && args->n + 2 < MAX_ARGS) {
-        args->list[args->n++] = (char *)(uintptr_t)flag;
-        args->list[args->n++] = (char *)(uintptr_t)value;
+        args->list[args->n++] = flag;
+        args->list[args->n++] = value;
     }
 }
 
-static void run_child(const char *program, char *const *argv, int out)
+static void run_child(const char *program, const char *const *argv, int out)
 {
     prctl(PR_SET_PDEATHSIG, SIGTERM);
     setpgid(0, 0); // Ctrl-C is ours to handle: the child is stopped in order
     dup2(out, STDOUT_FILENO);
-    execv(program, argv);
+    execv(program, (char *const *)argv); // execv changes nothing: its type is older than const
     _exit(69);
 }
 
-static status_t spawn(struct private_server *server, const char *program, char *const *argv)
+static status_t spawn(struct private_server *server, const char *program, const char *const *argv)
 {
     int pipe_fds[2];
     if (pipe2(pipe_fds, O_CLOEXEC) != 0) {
@@ -106,7 +106,7 @@ status_t private_server_start(struct private_server *server,
     snprintf(server->address, sizeof server->address, "unix:%s/socket", server->dir);
     struct arguments args = {.n = 0};
     args.list[args.n++] = program;
-    args.list[args.n++] = (char *)(uintptr_t)options->model;
+    args.list[args.n++] = options->model;
     add(&args, "--launcher", "mpirun");
     add(&args, "--listen", server->address);
     add(&args, "--tensor-parallel-size", options->tensor_parallel_size);
