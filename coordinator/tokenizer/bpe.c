@@ -25,14 +25,33 @@ static struct bpe_merge *merge_slot(const struct bpe *bpe, uint32_t left, uint32
     return &bpe->merges[at];
 }
 
-static status_t allocate_merges(struct bpe *bpe)
+/* The bit that says whether a merge of this pair may exist. The bits fit into the cache, the merges do not. */
+static size_t filter_bit(const struct bpe *bpe, uint32_t left, uint32_t right)
+{
+    // Other bits of the hash than those that choose the slot.
+    return pair_set_hash(pair_set_key(left, right), bpe->seed) >> 22 & (bpe->n_filter_bits - 1);
+}
+
+static const struct bpe_merge *find_merge(const struct bpe *bpe, uint32_t left, uint32_t right)
+{
+    static const struct bpe_merge none = {
+        .left = BPE_NONE, .right = BPE_NONE, .id = BPE_NONE, .rank = BPE_NONE};
+    const size_t bit = filter_bit(bpe, left, right);
+    return (bpe->filter[bit / 64] >> bit % 64 & 1) != 0 ? merge_slot(bpe, left, right) : &none;
+}
+
+static status_t allocate_tables(struct bpe *bpe)
 {
     bpe->n_slots = 16;
-    while (bpe->n_slots < 2 * bpe->n_merges) {
+    while (bpe->n_slots < bpe->n_merges + bpe->n_merges / 2) {
         bpe->n_slots *= 2;
     }
+    bpe->n_filter_bits = 8 * bpe->n_slots;
+    bpe->filter = calloc(bpe->n_filter_bits / 64, sizeof *bpe->filter);
     bpe->merges = malloc(bpe->n_slots * sizeof *bpe->merges);
-    if (bpe->merges == NULL) {
+    bpe->result = malloc((bpe->n_merges + 1) * sizeof *bpe->result);
+    bpe->length = malloc((bpe->vocab->n + 1) * sizeof *bpe->length);
+    if (bpe->filter == NULL || bpe->merges == NULL || bpe->result == NULL || bpe->length == NULL) {
         return status_errorf(STATUS_RESOURCE_EXHAUSTED, "out of memory for %zu merges",
                              bpe->n_merges);
     }
@@ -51,6 +70,9 @@ static status_t fill_merges(struct bpe *bpe, const struct bpe_merge *merges)
         }
         *slot = merges[i];
         slot->rank = (uint32_t)i;
+        bpe->result[i] = merges[i].id;
+        const size_t bit = filter_bit(bpe, slot->left, slot->right);
+        bpe->filter[bit / 64] |= 1ull << bit % 64;
     }
     return status_ok();
 }
@@ -99,15 +121,14 @@ static bool is_spelled_symbol(const struct bpe *bpe, uint32_t id)
     return bpe->options.byte_fallback && token.size == 6 && memcmp(token.data, "<0x", 3) == 0;
 }
 
-/* A symbol whose text is not what it stands for must not be part of a merge: its ends would not be its symbols. */
+/* A symbol whose text is not what it stands for must not take part: its ends and length would not be its symbols'. */
 static status_t check_part(const struct bpe *bpe, size_t i, uint32_t id)
 {
     if (!is_spelled_symbol(bpe, id)) {
         return status_ok();
     }
-    const struct text_view token = vocab_text(bpe->vocab, id);
-    return status_errorf(STATUS_UNIMPLEMENTED, "merges[%zu]: joins %.*s, which is no ordinary text",
-                         i, (int)(token.size < 32 ? token.size : 32), (const char *)token.data);
+    return status_errorf(STATUS_DATA_LOSS, "merges[%zu]: with token %u, which is no ordinary text",
+                         i, id);
 }
 
 static status_t fill_joins(struct bpe *bpe, const struct bpe_merge *merges,
@@ -116,6 +137,7 @@ static status_t fill_joins(struct bpe *bpe, const struct bpe_merge *merges,
     for (size_t i = 0; i < bpe->n_merges; i++) {
         TRY(check_part(bpe, i, merges[i].left));
         TRY(check_part(bpe, i, merges[i].right));
+        TRY(check_part(bpe, i, merges[i].id));
         const uint32_t left = ends[merges[i].left].last;
         const uint32_t right = ends[merges[i].right].first;
         if (left != BPE_NONE && right != BPE_NONE) {
@@ -135,6 +157,19 @@ static void fill_symbols(struct bpe *bpe)
             bpe->options.byte_level ? byte_map_code_point((uint8_t)byte) : (uint32_t)byte;
         const size_t length = utf8_encode(code_point, spelled);
         bpe->byte_symbol[byte] = vocab_find(bpe->vocab, spelled, length);
+    }
+}
+
+static void fill_lengths(struct bpe *bpe)
+{
+    for (size_t id = 0; id < bpe->vocab->n; id++) {
+        const struct text_view token = vocab_text(bpe->vocab, id);
+        const uint8_t *text = token.data;
+        uint32_t n = 0;
+        for (size_t i = 0; i < token.size; i++) {
+            n += (text[i] & 0xC0) != 0x80;
+        }
+        bpe->length[id] = is_spelled_symbol(bpe, (uint32_t)id) ? 1 : n;
     }
 }
 
@@ -162,11 +197,12 @@ status_t bpe_init(struct bpe *bpe, const struct bpe_options *options, const stru
         s = status_errorf(STATUS_RESOURCE_EXHAUSTED, "out of memory for %zu tokens", vocab->n);
         goto undo;
     }
-    TRY_GOTO(s, allocate_merges(bpe), undo);
+    TRY_GOTO(s, allocate_tables(bpe), undo);
     TRY_GOTO(s, pair_set_init(&bpe->joins, bpe->seed), undo);
     TRY_GOTO(s, fill_merges(bpe, merges), undo);
     TRY_GOTO(s, fill_joins(bpe, merges, ends), undo);
     fill_symbols(bpe);
+    fill_lengths(bpe);
     if (options->byte_fallback) {
         TRY_GOTO(s, fill_byte_tokens(bpe), undo);
     }
@@ -181,14 +217,16 @@ undo:
 
 void bpe_destroy(struct bpe *bpe)
 {
+    free(bpe->filter);
     free(bpe->merges);
+    free(bpe->result);
+    free(bpe->length);
     pair_set_destroy(&bpe->joins);
     *bpe = (struct bpe){0};
 }
 
 void bpe_scratch_destroy(struct bpe_scratch *scratch)
 {
-    free(scratch->symbols);
     bytes_destroy(&scratch->spelling);
     bpe_queue_destroy(&scratch->queue);
     *scratch = (struct bpe_scratch){0};
@@ -201,7 +239,7 @@ static size_t merge_short(const struct bpe *bpe, uint32_t *ids, size_t n)
 {
     const struct bpe_merge *pairs[SHORT_WORD]; // pairs[i]: of ids[i] and ids[i + 1]
     for (size_t i = 0; i + 1 < n; i++) {
-        pairs[i] = merge_slot(bpe, ids[i], ids[i + 1]);
+        pairs[i] = find_merge(bpe, ids[i], ids[i + 1]);
     }
     while (n > 1) {
         size_t best = 0;
@@ -216,66 +254,58 @@ static size_t merge_short(const struct bpe *bpe, uint32_t *ids, size_t n)
         memmove(ids + best + 1, ids + best + 2, (n - best - 1) * sizeof *ids);
         if (best + 1 < n) {
             memmove(pairs + best, pairs + best + 1, (n - best - 1) * sizeof *pairs);
-            pairs[best] = merge_slot(bpe, ids[best], ids[best + 1]);
+            pairs[best] = find_merge(bpe, ids[best], ids[best + 1]);
         }
         if (best > 0) {
-            pairs[best - 1] = merge_slot(bpe, ids[best - 1], ids[best]);
+            pairs[best - 1] = find_merge(bpe, ids[best - 1], ids[best]);
         }
     }
     return n;
 }
 
-static status_t queue_pair(const struct bpe *bpe, struct bpe_queue *queue, uint32_t at)
+/* Notes and queues the pair at a position of a word of n. */
+static status_t queue_pair(const struct bpe *bpe, struct bpe_queue *queue, uint32_t n, uint32_t at)
 {
-    const struct bpe_node *node = &queue->nodes[at];
-    if (node->next == BPE_NONE) {
-        return status_ok();
-    }
-    const struct bpe_merge *merge = merge_slot(bpe, node->id, queue->nodes[node->next].id);
-    return merge->left == BPE_NONE ? status_ok() : bpe_queue_add(queue, at, merge->rank);
+    struct bpe_node *node = &queue->nodes[at];
+    const uint32_t right = at + bpe->length[node->id];
+    node->rank = right < n ? find_merge(bpe, node->id, queue->nodes[right].id)->rank : BPE_NONE;
+    return node->rank != BPE_NONE ? bpe_queue_push(queue, at) : status_ok();
 }
 
 /* Joins the symbol at `at` with its right neighbour. */
-static status_t merge_at(const struct bpe *bpe, struct bpe_queue *queue, uint32_t at)
+static status_t merge_at(const struct bpe *bpe, struct bpe_queue *queue, uint32_t n, uint32_t at)
 {
-    struct bpe_node *node = &queue->nodes[at];
-    const uint32_t right = node->next;
-    bpe_queue_drop(queue, at);
-    bpe_queue_drop(queue, right);
-    node->id = merge_slot(bpe, node->id, queue->nodes[right].id)->id;
-    node->next = queue->nodes[right].next;
-    if (node->next != BPE_NONE) {
-        queue->nodes[node->next].prev = at;
+    struct bpe_node *nodes = queue->nodes;
+    const uint32_t right = at + bpe->length[nodes[at].id];
+    const uint32_t end = right + bpe->length[nodes[right].id];
+    nodes[at].id = bpe->result[nodes[at].rank];
+    nodes[right].rank = BPE_INSIDE;
+    nodes[end - 1].id = at;
+    if (at > 0) {
+        const struct bpe_node *before = &nodes[at - 1];
+        const uint32_t left = before->rank == BPE_INSIDE ? before->id : at - 1;
+        TRY(queue_pair(bpe, queue, n, left));
     }
-    if (node->prev != BPE_NONE) {
-        bpe_queue_drop(queue, node->prev);
-        TRY(queue_pair(bpe, queue, node->prev));
-    }
-    return queue_pair(bpe, queue, at);
+    return queue_pair(bpe, queue, n, at);
 }
 
-static status_t merge_long(const struct bpe *bpe, struct bpe_scratch *scratch)
+static status_t merge_long(const struct bpe *bpe, struct bpe_scratch *scratch,
+                           struct token_list *out)
 {
     struct bpe_queue *queue = &scratch->queue;
-    TRY(bpe_queue_prepare(queue, scratch->n, bpe->n_merges));
     const uint32_t n = (uint32_t)scratch->n;
+    TRY(bpe_queue_begin(queue, n, bpe->n_merges));
     for (uint32_t i = 0; i < n; i++) {
-        queue->nodes[i] = (struct bpe_node){.id = scratch->symbols[i],
-                                            .prev = i > 0 ? i - 1 : BPE_NONE,
-                                            .next = i + 1 < n ? i + 1 : BPE_NONE,
-                                            .rank = BPE_NONE};
+        TRY(queue_pair(bpe, queue, n, i));
     }
-    for (uint32_t i = 0; i < n; i++) {
-        TRY(queue_pair(bpe, queue, i));
-    }
-    uint32_t at = bpe_queue_peek(queue);
+    uint32_t at;
+    TRY(bpe_queue_pop(queue, &at));
     while (at != BPE_NONE) {
-        TRY(merge_at(bpe, queue, at));
-        at = bpe_queue_peek(queue);
+        TRY(merge_at(bpe, queue, n, at));
+        TRY(bpe_queue_pop(queue, &at));
     }
-    scratch->n = 0;
-    for (at = 0; at != BPE_NONE; at = queue->nodes[at].next) {
-        scratch->symbols[scratch->n++] = queue->nodes[at].id;
+    for (at = 0; at < n; at += bpe->length[queue->nodes[at].id]) {
+        TRY(token_list_push(out, (int32_t)queue->nodes[at].id));
     }
     return status_ok();
 }
@@ -285,41 +315,36 @@ static status_t merge_long(const struct bpe *bpe, struct bpe_scratch *scratch)
 /* Merges the symbols collected since the last cut and appends what they became. */
 static status_t flush(const struct bpe *bpe, struct bpe_scratch *scratch, struct token_list *out)
 {
-    if (scratch->n <= SHORT_WORD) {
-        scratch->n = merge_short(bpe, scratch->symbols, scratch->n);
-    } else {
-        TRY(merge_long(bpe, scratch));
-    }
-    for (size_t i = 0; i < scratch->n; i++) {
-        TRY(token_list_push(out, (int32_t)scratch->symbols[i]));
+    size_t n = scratch->n;
+    if (n > SHORT_WORD) {
+        TRY(merge_long(bpe, scratch, out));
+        scratch->n = 0;
+        return status_ok();
     }
     scratch->n = 0;
-    return status_ok();
-}
-
-static status_t grow_symbols(struct bpe_scratch *scratch)
-{
-    const size_t capacity = 2 * scratch->capacity + 256;
-    uint32_t *symbols = realloc(scratch->symbols, capacity * sizeof *symbols);
-    if (symbols == NULL) {
-        return status_errorf(STATUS_RESOURCE_EXHAUSTED, "out of memory for %zu symbols", capacity);
+    uint32_t ids[SHORT_WORD];
+    for (size_t i = 0; i < n; i++) {
+        ids[i] = scratch->queue.nodes[i].id;
     }
-    scratch->symbols = symbols;
-    scratch->capacity = capacity;
+    n = merge_short(bpe, ids, n);
+    for (size_t i = 0; i < n; i++) {
+        TRY(token_list_push(out, (int32_t)ids[i]));
+    }
     return status_ok();
 }
 
 static status_t add_symbol(const struct bpe *bpe, struct bpe_scratch *scratch, int32_t id,
                            struct token_list *out)
 {
+    struct bpe_queue *queue = &scratch->queue;
     if (scratch->n > 0 &&
-        !pair_set_has(&bpe->joins, scratch->symbols[scratch->n - 1], (uint32_t)id)) {
+        !pair_set_has(&bpe->joins, queue->nodes[scratch->n - 1].id, (uint32_t)id)) {
         TRY(flush(bpe, scratch, out));
     }
-    if (scratch->n == scratch->capacity) {
-        TRY(grow_symbols(scratch));
+    if (scratch->n == queue->node_capacity) {
+        TRY(bpe_queue_grow(queue));
     }
-    scratch->symbols[scratch->n++] = (uint32_t)id;
+    queue->nodes[scratch->n++].id = (uint32_t)id;
     scratch->after_unk = false;
     return status_ok();
 }

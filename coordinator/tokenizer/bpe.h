@@ -5,7 +5,7 @@
  *            merge rank merge, leftmost first among equals, until no two neighbours can.
  *            A word is cut where no merge ever joins the two symbols, so that text without word boundaries
  *            (SentencePiece) is not one long word. Short words merge in place, long ones with a queue.
- * Layout:    merges: open addressing by the pair of ids, at most half full.
+ * Layout:    merges: open addressing by the pair of ids, at most two thirds full.
  *            joins: the pairs of first symbols that some merge has at its boundary.
  * Ownership: struct bpe owns its tables and borrows the vocabulary. struct bpe_scratch belongs to one call.
  * Thread:    struct bpe: init, then any. Scratch: one owner at a time.
@@ -43,7 +43,11 @@ struct bpe {
     const struct vocab *vocab;
     struct bpe_merge *merges; /* [n_slots]; left == BPE_NONE: empty */
     size_t n_slots;           /* a power of two */
+    uint64_t *filter;         /* one bit per pair: 0 says that no merge is of it */
+    size_t n_filter_bits;     /* a power of two */
     size_t n_merges;
+    uint32_t *result; /* [n_merges]: the id that the merge of this rank makes */
+    uint32_t *length; /* [vocab.n]: how many symbols of a word a token consists of */
     struct pair_set joins;
     uint64_t seed;
     int32_t byte_symbol[256]; /* of a byte, or of an ASCII character; -1: no token */
@@ -60,8 +64,7 @@ MUST_USE status_t bpe_init(struct bpe *bpe, const struct bpe_options *options,
 void bpe_destroy(struct bpe *bpe); /* accepts a zeroed one */
 
 struct bpe_scratch {
-    uint32_t *symbols; /* of the word since the last cut */
-    size_t n, capacity;
+    size_t n;              /* symbols since the last cut: queue.nodes[0..n) */
     bool after_unk;        /* the last symbol of the word is the unknown one */
     struct bytes spelling; /* of a word, for ignore_merges */
     struct bpe_queue queue;

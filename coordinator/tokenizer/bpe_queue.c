@@ -1,109 +1,232 @@
 #include "coordinator/tokenizer/bpe_queue.h"
 
-#include <assert.h>
 #include <stdlib.h>
+#include <string.h>
 
-#define BPE_IN_HEAP (UINT32_MAX - 1)
+#define PER_CHUNK (BPE_CHUNK - 1)
+#define MIN_ROOM  1024u
+// Words up to this many symbols use the heap alone.
+#define HEAP_WORD 2048
 
 // ---- memory ----
 
+/* Doubles an array that is full. */
+static status_t grow(void **data, size_t *capacity, size_t element_bytes)
+{
+    const size_t larger = 2 * *capacity + MIN_ROOM;
+    void *moved = realloc(*data, larger * element_bytes);
+    if (moved == NULL) {
+        return status_errorf(STATUS_RESOURCE_EXHAUSTED, "out of memory for %zu merges", larger);
+    }
+    *data = moved;
+    *capacity = larger;
+    return status_ok();
+}
+
 static status_t allocate_ranks(struct bpe_queue *queue, size_t n_ranks)
 {
-    queue->first = calloc(n_ranks + 1, sizeof *queue->first);
-    queue->last = calloc(n_ranks + 1, sizeof *queue->last);
-    bool complete = queue->first != NULL && queue->last != NULL;
-    size_t n_words = n_ranks;
-    for (int level = 0; level < BPE_QUEUE_LEVELS; level++) {
-        n_words = n_words / 64 + 1;
-        queue->bits[level] = calloc(n_words, sizeof *queue->bits[level]);
-        complete = complete && queue->bits[level] != NULL;
-    }
-    assert(n_words == 1); // the top level is one word
-    if (!complete) {
+    queue->bits = calloc(n_ranks / 64 + 1, sizeof *queue->bits);
+    queue->summary = calloc(n_ranks / 4096 + 1, sizeof *queue->summary);
+    queue->buckets = calloc(n_ranks + 1, sizeof *queue->buckets);
+    if (queue->buckets == NULL || queue->bits == NULL || queue->summary == NULL) {
         return status_errorf(STATUS_RESOURCE_EXHAUSTED, "out of memory for %zu merges", n_ranks);
     }
     queue->n_ranks = n_ranks;
     return status_ok();
 }
 
-status_t bpe_queue_prepare(struct bpe_queue *queue, size_t n_nodes, size_t n_ranks)
+status_t bpe_queue_grow(struct bpe_queue *queue)
 {
-    if (queue->n_ranks != n_ranks) {
-        bpe_queue_destroy(queue);
+    void *data = queue->nodes;
+    TRY(grow(&data, &queue->node_capacity, sizeof *queue->nodes));
+    queue->nodes = data;
+    return status_ok();
+}
+
+status_t bpe_queue_begin(struct bpe_queue *queue, size_t n, size_t n_ranks)
+{
+    if (queue->buckets == NULL) {
         TRY(allocate_ranks(queue, n_ranks));
     }
-    if (n_nodes > queue->n_nodes) {
-        free(queue->nodes); // its content is of no use
-        queue->n_nodes = 0;
-        queue->nodes = malloc(n_nodes * sizeof *queue->nodes);
-        if (queue->nodes == NULL) {
-            return status_errorf(STATUS_RESOURCE_EXHAUSTED, "out of memory for %zu symbols",
-                                 n_nodes);
-        }
-        queue->n_nodes = n_nodes;
-    }
+    queue->n_chunks = 0;
+    queue->free_chunk = BPE_NONE;
+    queue->swept = n <= HEAP_WORD ? (int64_t)n_ranks : -1; // all ranks passed: all into the heap
+    queue->n_heap = 0;
+    queue->active.n = 0;
+    queue->at = 0;
     return status_ok();
 }
 
 void bpe_queue_destroy(struct bpe_queue *queue)
 {
     free(queue->nodes);
-    free(queue->first);
-    free(queue->last);
-    for (int level = 0; level < BPE_QUEUE_LEVELS; level++) {
-        free(queue->bits[level]);
-    }
+    free(queue->buckets);
+    free(queue->bits);
+    free(queue->summary);
+    free(queue->chunks);
+    free(queue->active.data);
+    free(queue->spare.data);
     free(queue->heap);
     *queue = (struct bpe_queue){0};
 }
 
-// ---- which ranks have a list ----
+// ---- buckets: ranks ahead of the sweep ----
 
-static void mark(struct bpe_queue *queue, size_t rank)
+static status_t take_chunk(struct bpe_queue *queue, uint32_t *index_out)
 {
-    for (int level = 0; level < BPE_QUEUE_LEVELS; level++) {
-        queue->bits[level][rank / 64] |= 1ull << rank % 64;
-        rank /= 64;
+    if (queue->free_chunk != BPE_NONE) {
+        *index_out = queue->free_chunk;
+        queue->free_chunk = queue->chunks[*index_out][0];
+        return status_ok();
     }
+    if (queue->n_chunks == queue->chunk_capacity) {
+        void *data = queue->chunks;
+        TRY(grow(&data, &queue->chunk_capacity, sizeof *queue->chunks));
+        queue->chunks = data;
+    }
+    *index_out = (uint32_t)queue->n_chunks++;
+    return status_ok();
 }
 
-static void unmark(struct bpe_queue *queue, size_t rank)
+static status_t bucket_push(struct bpe_queue *queue, uint32_t rank, uint32_t at)
 {
-    for (int level = 0; level < BPE_QUEUE_LEVELS; level++) {
-        uint64_t *word = &queue->bits[level][rank / 64];
-        *word &= ~(1ull << rank % 64);
-        if (*word != 0) {
-            return; // the level above still sees a bit
+    struct bpe_bucket *bucket = &queue->buckets[rank];
+    const uint32_t slot = bucket->n % PER_CHUNK;
+    if (slot == 0) {
+        uint32_t chunk;
+        TRY(take_chunk(queue, &chunk));
+        if (bucket->n == 0) {
+            bucket->head = chunk;
+            queue->bits[rank / 64] |= 1ull << rank % 64;
+            queue->summary[rank / 4096] |= 1ull << rank / 64 % 64;
+        } else {
+            queue->chunks[bucket->tail][0] = chunk;
         }
-        rank /= 64;
+        bucket->tail = chunk;
     }
+    queue->chunks[bucket->tail][1 + slot] = at;
+    bucket->n++;
+    return status_ok();
 }
 
-static uint32_t lowest_rank(const struct bpe_queue *queue)
+/* The lowest rank with a bucket, all of which are ahead; BPE_NONE: no bucket is left. */
+static uint32_t next_bucket(const struct bpe_queue *queue)
 {
-    if (queue->bits[BPE_QUEUE_LEVELS - 1][0] == 0) {
-        return BPE_NONE;
+    const size_t n_summary = queue->n_ranks / 4096 + 1;
+    for (size_t i = (size_t)(queue->swept + 1) / 4096; i < n_summary; i++) {
+        if (queue->summary[i] != 0) {
+            const size_t word = i * 64 + (size_t)__builtin_ctzll(queue->summary[i]);
+            return (uint32_t)(word * 64 + (size_t)__builtin_ctzll(queue->bits[word]));
+        }
     }
-    size_t at = 0;
-    for (int level = BPE_QUEUE_LEVELS - 1; level >= 0; level--) {
-        at = at * 64 + (size_t)__builtin_ctzll(queue->bits[level][at]);
-    }
-    return (uint32_t)at;
+    return BPE_NONE;
 }
 
-// ---- the heap for what comes out of order ----
+static void clear_bucket(struct bpe_queue *queue, uint32_t rank)
+{
+    struct bpe_bucket *bucket = &queue->buckets[rank];
+    queue->chunks[bucket->tail][0] = queue->free_chunk;
+    queue->free_chunk = bucket->head;
+    bucket->n = 0;
+    queue->bits[rank / 64] &= ~(1ull << rank % 64);
+    if (queue->bits[rank / 64] == 0) {
+        queue->summary[rank / 4096] &= ~(1ull << rank / 64 % 64);
+    }
+}
+
+// ---- order in a bucket: merging the ascending runs it consists of ----
+
+static size_t run_end(const uint32_t *data, size_t n, size_t from)
+{
+    size_t end = from + 1;
+    while (end < n && data[end - 1] < data[end]) {
+        end++;
+    }
+    return end;
+}
+
+static void merge_two(const uint32_t *a, size_t n_a, const uint32_t *b, size_t n_b, uint32_t *out)
+{
+    while (n_a > 0 && n_b > 0) {
+        if (*a < *b) {
+            *out++ = *a++;
+            n_a--;
+        } else {
+            *out++ = *b++;
+            n_b--;
+        }
+    }
+    memcpy(n_a > 0 ? out : out + n_b, a, n_a * sizeof *a);
+    memcpy(out, b, n_b * sizeof *b);
+}
+
+/* Merges neighbouring runs of `from` two by two into `to`. */
+static void merge_pass(const uint32_t *from, size_t n, uint32_t *to)
+{
+    size_t at = 0;
+    while (at < n) {
+        const size_t middle = run_end(from, n, at);
+        const size_t end = middle < n ? run_end(from, n, middle) : n;
+        merge_two(from + at, middle - at, from + middle, end - middle, to + at);
+        at = end;
+    }
+}
+
+static status_t sort_active(struct bpe_queue *queue)
+{
+    const size_t n = queue->active.n;
+    if (n == 0 || run_end(queue->active.data, n, 0) == n) {
+        return status_ok(); // the usual case
+    }
+    while (queue->spare.capacity < n) {
+        void *data = queue->spare.data;
+        TRY(grow(&data, &queue->spare.capacity, sizeof *queue->spare.data));
+        queue->spare.data = data;
+    }
+    do {
+        merge_pass(queue->active.data, n, queue->spare.data);
+        const struct bpe_positions merged = queue->spare;
+        queue->spare = queue->active;
+        queue->active = merged;
+        queue->active.n = n;
+    } while (run_end(queue->active.data, n, 0) < n);
+    return status_ok();
+}
+
+/* Sweeps on to this rank: its bucket, without what is out of date, becomes the active list. */
+static status_t activate(struct bpe_queue *queue, uint32_t rank)
+{
+    const struct bpe_bucket *bucket = &queue->buckets[rank];
+    while (queue->active.capacity < bucket->n) {
+        void *data = queue->active.data;
+        TRY(grow(&data, &queue->active.capacity, sizeof *queue->active.data));
+        queue->active.data = data;
+    }
+    uint32_t *to = queue->active.data;
+    const uint32_t *chunk = queue->chunks[bucket->head];
+    for (uint32_t i = 0; i < bucket->n; i++) {
+        if (i > 0 && i % PER_CHUNK == 0) {
+            chunk = queue->chunks[chunk[0]];
+        }
+        const uint32_t at = chunk[1 + i % PER_CHUNK];
+        *to = at;
+        to += queue->nodes[at].rank == rank;
+    }
+    queue->active.n = (size_t)(to - queue->active.data);
+    queue->at = 0;
+    queue->swept = rank;
+    clear_bucket(queue, rank);
+    return sort_active(queue);
+}
+
+// ---- the heap: ranks behind the sweep ----
 
 static status_t heap_push(struct bpe_queue *queue, uint64_t key)
 {
     if (queue->n_heap == queue->heap_capacity) {
-        const size_t capacity = 2 * queue->heap_capacity + 1024;
-        uint64_t *heap = realloc(queue->heap, capacity * sizeof *heap);
-        if (heap == NULL) {
-            return status_errorf(STATUS_RESOURCE_EXHAUSTED, "out of memory for %zu merges",
-                                 capacity);
-        }
-        queue->heap = heap;
-        queue->heap_capacity = capacity;
+        void *data = queue->heap;
+        TRY(grow(&data, &queue->heap_capacity, sizeof *queue->heap));
+        queue->heap = data;
     }
     size_t at = queue->n_heap++;
     while (at > 0 && queue->heap[(at - 1) / 2] > key) {
@@ -114,7 +237,7 @@ static status_t heap_push(struct bpe_queue *queue, uint64_t key)
     return status_ok();
 }
 
-static void heap_pop(struct bpe_queue *queue)
+static void heap_drop_top(struct bpe_queue *queue)
 {
     const uint64_t key = queue->heap[--queue->n_heap];
     size_t at = 0;
@@ -132,82 +255,65 @@ static void heap_pop(struct bpe_queue *queue)
         queue->heap[at] = queue->heap[child];
         at = child;
     }
-    if (queue->n_heap > 0) {
-        queue->heap[at] = key;
-    }
+    queue->heap[at] = key; // one beyond the end when the heap has become empty: still its memory
 }
 
-/* The lowest entry that still says what its node says. */
+/* The lowest entry that is not out of date; UINT64_MAX: none. */
 static uint64_t heap_top(struct bpe_queue *queue)
 {
     while (queue->n_heap > 0) {
-        const struct bpe_node *node = &queue->nodes[(uint32_t)queue->heap[0]];
-        if (node->rank == queue->heap[0] >> 32) {
-            return queue->heap[0];
+        const uint64_t key = queue->heap[0];
+        if (queue->nodes[(uint32_t)key].rank == key >> 32) {
+            return key;
         }
-        heap_pop(queue);
+        heap_drop_top(queue);
     }
     return UINT64_MAX;
 }
 
 // ---- the queue ----
 
-status_t bpe_queue_add(struct bpe_queue *queue, uint32_t at, uint32_t rank)
+status_t bpe_queue_push(struct bpe_queue *queue, uint32_t at)
 {
-    struct bpe_node *node = &queue->nodes[at];
-    const uint32_t last = queue->last[rank];
-    node->rank = rank;
-    if (last > at) { // last is a position + 1
-        node->before = BPE_IN_HEAP;
+    const uint32_t rank = queue->nodes[at].rank;
+    if (rank <= queue->swept) {
         return heap_push(queue, (uint64_t)rank << 32 | at);
     }
-    node->after = BPE_NONE;
-    queue->last[rank] = at + 1;
-    if (last == 0) {
-        node->before = BPE_NONE;
-        queue->first[rank] = at + 1;
-        mark(queue, rank);
-    } else {
-        node->before = last - 1;
-        queue->nodes[last - 1].after = at;
-    }
-    return status_ok();
+    return bucket_push(queue, rank, at);
 }
 
-void bpe_queue_drop(struct bpe_queue *queue, uint32_t at)
+/* The next entry of the active list that is not out of date; UINT64_MAX: none. */
+static uint64_t active_top(struct bpe_queue *queue)
 {
-    struct bpe_node *node = &queue->nodes[at];
-    const uint32_t rank = node->rank;
-    if (rank == BPE_NONE) {
-        return;
+    for (; queue->at < queue->active.n; queue->at++) {
+        const uint32_t at = queue->active.data[queue->at];
+        if (queue->nodes[at].rank == queue->swept) {
+            return (uint64_t)queue->swept << 32 | at;
+        }
     }
-    node->rank = BPE_NONE;
-    if (node->before == BPE_IN_HEAP) {
-        return; // its entry is skipped when it comes up
-    }
-    // BPE_NONE + 1 is 0: the list is empty on that side.
-    if (node->before == BPE_NONE) {
-        queue->first[rank] = node->after + 1;
-    } else {
-        queue->nodes[node->before].after = node->after;
-    }
-    if (node->after == BPE_NONE) {
-        queue->last[rank] = node->before + 1;
-    } else {
-        queue->nodes[node->after].before = node->before;
-    }
-    if (queue->first[rank] == 0) {
-        unmark(queue, rank);
-    }
+    return UINT64_MAX;
 }
 
-uint32_t bpe_queue_peek(struct bpe_queue *queue)
+status_t bpe_queue_pop(struct bpe_queue *queue, uint32_t *at_out)
 {
-    const uint64_t heap = heap_top(queue);
-    const uint32_t rank = lowest_rank(queue);
-    if (rank == BPE_NONE) {
-        return heap == UINT64_MAX ? BPE_NONE : (uint32_t)heap;
+    for (;;) {
+        const uint64_t active = active_top(queue);
+        const uint64_t heap = heap_top(queue);
+        if (heap < active) {
+            heap_drop_top(queue);
+            *at_out = (uint32_t)heap;
+            return status_ok();
+        }
+        if (active != UINT64_MAX) {
+            queue->at++;
+            *at_out = (uint32_t)active;
+            return status_ok();
+        }
+        const uint32_t rank = next_bucket(queue);
+        if (rank == BPE_NONE) {
+            *at_out = BPE_NONE;
+            return status_ok();
+        }
+        TRY(activate(queue, rank));
     }
-    const uint32_t at = queue->first[rank] - 1;
-    return heap < ((uint64_t)rank << 32 | at) ? (uint32_t)heap : at;
 }

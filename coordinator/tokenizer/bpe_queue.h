@@ -1,19 +1,23 @@
 /*
- * bpe_queue.h - the symbols of a long word, and the order in which their pairs merge
+ * bpe_queue.h - in which order the pairs of a long word merge
  *
- * What:      a linked list of symbols, and a priority queue of the positions where two neighbours can merge: lowest
- *            rank first, leftmost first among equals. A pair that is queued behind all others of its rank goes to the
- *            end of that rank's list, which costs nothing; only one that comes out of order goes into a heap. A run
- *            of one character, where the heap would take longest, never touches it.
+ * What:      a priority queue of positions: lowest rank first, leftmost first among equals. It sweeps over the ranks
+ *            from low to high. A pair whose rank is still ahead goes into that rank's bucket, which costs nothing; a
+ *            bucket is put in order once, when the sweep reaches it. Only a pair whose rank has been passed already
+ *            goes into a heap. Such pairs exist where several merges make the same token, as in vocabularies that
+ *            come from SentencePiece or tiktoken; in a run of one character there are none. A word so short that a
+ *            heap of it stays in the cache uses the heap alone.
  *
- *              rank 7   [ 0 - 3 - 9 ]      first[7] = 0, last[7] = 9
- *              rank 12  [ 5 ]              set bits find the lowest rank that has a list
- *              heap     (12, 2) (40, 6)
+ *              swept up to rank 7          active   [ 0  2  4 | 6  8 ]        of rank 7, in order
+ *              late                        heap     (3, 4)
+ *              ahead                       rank 12  chunk [ 5 1 .. ] -> chunk [ 9 ]
  *
+ * Layout:    a chunk is 16 numbers: the next chunk, then 15 positions.
  * Ownership: owns its arrays, which grow to the longest word and are reused.
  * Thread:    one owner at a time.
- * Errors:    RESOURCE_EXHAUSTED without memory.
- * Invariant: a position is in at most one list; entries of the heap whose rank is no longer the node's are skipped.
+ * Errors:    RESOURCE_EXHAUSTED without memory; the queue can then only be destroyed.
+ * Invariant: entries are not taken out when their pair changes: nodes[at].rank says what is so now, and entries that
+ *            say another rank are skipped.
  */
 #pragma once
 
@@ -23,38 +27,57 @@
 
 #include "base/status.h"
 
-#define BPE_NONE UINT32_MAX
+#define BPE_NONE   UINT32_MAX
+#define BPE_INSIDE (UINT32_MAX - 1)
 
+/* One per position of the word. A symbol of n positions is known by the first; the last one leads back to it. */
 struct bpe_node {
-    uint32_t id;         /* of the symbol */
-    uint32_t prev, next; /* neighbours, BPE_NONE at the ends */
-    uint32_t rank;       /* of the pair with the right neighbour; BPE_NONE: not queued */
-    uint32_t before,
-        after; /* in the list of that rank; before == BPE_IN_HEAP: in the heap instead */
+    uint32_t id; /* of the symbol; at the last position of a longer one: where that starts */
+    uint32_t
+        rank; /* of the pair with the right neighbour; BPE_NONE: cannot merge; BPE_INSIDE: not a symbol's start */
 };
 
-#define BPE_QUEUE_LEVELS 4
+struct bpe_bucket {
+    uint32_t head, tail; /* chunks; meaningless while n is 0 */
+    uint32_t n;
+};
+
+struct bpe_positions {
+    uint32_t *data;
+    size_t n, capacity;
+};
+
+#define BPE_CHUNK 16
 
 struct bpe_queue {
-    struct bpe_node *nodes;
-    size_t n_nodes; /* allocated */
+    struct bpe_node *nodes; /* [node_capacity]: of the word; the caller fills them */
+    size_t node_capacity;
+
     size_t n_ranks;
-    uint32_t *first, *last; /* by rank: position + 1, 0 when the list is empty */
-    uint64_t *bits
-        [BPE_QUEUE_LEVELS]; /* level 0: one bit per rank; level i + 1: one per word of level i */
-    uint64_t *heap;         /* rank << 32 | position */
+    struct bpe_bucket *buckets;
+    uint64_t *bits, *summary; /* a bit per bucket that is not empty; a bit per word of `bits` */
+
+    uint32_t (*chunks)[BPE_CHUNK];
+    size_t n_chunks, chunk_capacity;
+    uint32_t free_chunk; /* BPE_NONE: none */
+
+    int64_t swept; /* rank of the active bucket, -1 before the first */
+    struct bpe_positions active, spare;
+    size_t at; /* next of active */
+
+    uint64_t *heap; /* rank << 32 | position */
     size_t n_heap, heap_capacity;
 };
 
-/* Room for a word of n_nodes symbols and for n_ranks ranks (the same in every call). */
-MUST_USE status_t bpe_queue_prepare(struct bpe_queue *queue, size_t n_nodes, size_t n_ranks);
+/* Room for more nodes. */
+MUST_USE status_t bpe_queue_grow(struct bpe_queue *queue);
+
+/* Begins a word of n nodes that are there; n_ranks is the same in every call. */
+MUST_USE status_t bpe_queue_begin(struct bpe_queue *queue, size_t n, size_t n_ranks);
 void bpe_queue_destroy(struct bpe_queue *queue); /* accepts a zeroed queue */
 
-/* Queues the pair at a position that is not queued. */
-MUST_USE status_t bpe_queue_add(struct bpe_queue *queue, uint32_t at, uint32_t rank);
+/* Queues the pair at a position; nodes[at].rank says which. */
+MUST_USE status_t bpe_queue_push(struct bpe_queue *queue, uint32_t at);
 
-/* Takes a position out of the queue, if it is in it. */
-void bpe_queue_drop(struct bpe_queue *queue, uint32_t at);
-
-/* The position to merge next, BPE_NONE when nothing is queued. It stays queued. */
-uint32_t bpe_queue_peek(struct bpe_queue *queue);
+/* Takes the position to merge next; BPE_NONE when there is none. */
+MUST_USE status_t bpe_queue_pop(struct bpe_queue *queue, uint32_t *at_out);

@@ -1,25 +1,42 @@
 #include "coordinator/tokenizer/normalize.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
 
 #include "coordinator/tokenizer/nfc.h"
 
+static bool pattern_at(const struct normalize_step *step, size_t pattern_size, const uint8_t *text,
+                       size_t size)
+{
+    return text[0] == (uint8_t)step->pattern[0] && size >= pattern_size &&
+           memcmp(text, step->pattern, pattern_size) == 0;
+}
+
 static status_t replace_all(const struct normalize_step *step, const uint8_t *text, size_t size,
                             struct bytes *out)
 {
     const size_t pattern_size = strlen(step->pattern);
-    const uint8_t *const end = text + size;
-    while (text < end) {
-        const uint8_t *hit = memmem(text, (size_t)(end - text), step->pattern, pattern_size);
-        const uint8_t *const stop = hit != NULL ? hit : end;
-        TRY(bytes_append(out, text, (size_t)(stop - text)));
-        if (hit == NULL) {
-            break;
-        }
-        TRY(bytes_append_str(out, step->content));
-        text = hit + pattern_size;
+    const size_t content_size = strlen(step->content);
+    size_t n_hits = 0;
+    for (size_t at = 0; at < size;) {
+        const bool hit = pattern_at(step, pattern_size, text + at, size - at);
+        n_hits += hit;
+        at += hit ? pattern_size : 1;
     }
+    const size_t size_after = size - n_hits * pattern_size + n_hits * content_size;
+    uint8_t *to;
+    TRY(bytes_reserve(out, size_after, &to));
+    for (size_t at = 0; at < size;) {
+        if (pattern_at(step, pattern_size, text + at, size - at)) {
+            memcpy(to, step->content, content_size);
+            to += content_size;
+            at += pattern_size;
+        } else {
+            *to++ = text[at++];
+        }
+    }
+    out->size += size_after;
     return status_ok();
 }
 
