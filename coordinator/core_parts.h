@@ -123,7 +123,7 @@ void core_groups_message(struct core *core, struct link *link, const uint8_t *da
 void core_groups_gone(struct core *core, struct link *link); /* takes over the reference */
 void core_groups_tick(struct core *core);
 void core_groups_sweep(struct core *core);
-void core_groups_lost(struct core *core, int group, int reason, const status_t *why);
+void core_groups_lost(struct core *core, int index, int reason, const status_t *why);
 
 /* Tells every group to end. */
 void core_groups_shutdown(struct core *core);

@@ -93,6 +93,7 @@ static enum MHD_Result send_page(struct MHD_Connection *connection, struct page 
     return result;
 }
 
+// NOLINTNEXTLINE(readability-function-size): the parameters are microhttpd's.
 static enum MHD_Result on_request(void *user, struct MHD_Connection *connection, const char *url,
                                   const char *method, const char *version, const char *upload_data,
                                   size_t *upload_data_size, void **request_context)

@@ -276,10 +276,15 @@ static void quote_label(const char *text, char *buf, size_t buf_bytes)
     size_t at = 0;
     buf[at++] = '"';
     for (const char *c = text; *c != '\0' && at + 4 < buf_bytes; c++) {
-        if (*c == '\\' || *c == '"' || *c == '\n') {
+        if (*c == '\n') {
+            buf[at++] = '\\';
+            buf[at++] = 'n';
+            continue;
+        }
+        if (*c == '\\' || *c == '"') {
             buf[at++] = '\\';
         }
-        buf[at++] = *c == '\n' ? 'n' : *c;
+        buf[at++] = *c;
     }
     buf[at++] = '"';
     buf[at] = '\0';

@@ -75,8 +75,9 @@ static void take_submit(struct fake_worker *w, const struct wire_submit *submit)
                              .n_stop_ids = submit->stop_token_ids.n,
                              .logprobs = submit->n_top >= 0};
     memcpy(seq->prompt, submit->tokens.ids, submit->tokens.n * sizeof seq->prompt[0]);
-    memcpy(seq->stop_ids, submit->stop_token_ids.ids,
-           submit->stop_token_ids.n * sizeof seq->stop_ids[0]);
+    for (size_t i = 0; i < submit->stop_token_ids.n; i++) {
+        seq->stop_ids[i] = submit->stop_token_ids.ids[i];
+    }
     w->seqs[w->n_seqs++] = seq;
     w->n_submits++;
 }

@@ -183,8 +183,9 @@ static void on_message(struct rpc_call *call, const uint8_t *data, size_t size)
     const status_t unpacked = wire_generate_response_unpack(data, size, &arena, &m);
     pthread_mutex_lock(&s->mutex);
     if (unpacked.code != STATUS_OK) {
-        s->n_violations++;
-    } else if (m.event == WIRE_EVENT_PROMPT) {
+        m.event = WIRE_EVENT_NONE;
+    }
+    if (m.event == WIRE_EVENT_PROMPT) {
         s->n_violations += s->got_prompt || s->n_tokens > 0 ? 1 : 0;
         s->got_prompt = true;
         s->n_prompt_ids = m.prompt.token_ids.n;
@@ -237,7 +238,11 @@ void stream_start(struct stream *s, struct rpc_channel *channel,
                                         .timeout_ns = timeout_ns,
                                         .flags = 0};
     assert_status_ok(rpc_start(channel, &args, &s->call));
-    assert_status_ok(rpc_send(s->call, packed.data, packed.size));
+    const status_t sent = rpc_send(s->call, packed.data, packed.size);
+    if (timeout_ns == RPC_NO_DEADLINE ||
+        sent.code != STATUS_UNAVAILABLE) { // else it is over by now
+        assert_status_ok(sent);
+    }
     rpc_half_close(s->call);
     bytes_destroy(&packed);
 }
@@ -249,6 +254,14 @@ void stream_wait_tokens(struct stream *s, uint32_t n)
     const uint32_t now = s->n_tokens;
     pthread_mutex_unlock(&s->mutex);
     assert_true(now >= n);
+}
+
+bool stream_got_prompt(struct stream *s)
+{
+    pthread_mutex_lock(&s->mutex);
+    const bool got = s->got_prompt;
+    pthread_mutex_unlock(&s->mutex);
+    return got;
 }
 
 status_t stream_wait(struct stream *s)
