@@ -287,7 +287,9 @@ static status_t load_json(const char *header, size_t header_bytes, json_t **root
         char quoted[160];
         snprintf(quoted, sizeof quoted, "%s", error.text);
         for (char *c = quoted; *c != '\0'; c++) {
-            *c = *c < 0x20 || *c == 0x7f ? '?' : *c;
+            if (*c < 0x20 || *c == 0x7f) {
+                *c = '?';
+            }
         }
         return status_errorf(STATUS_DATA_LOSS, "header is not the JSON it must be: %s at byte %d",
                              quoted, error.position);

@@ -1,5 +1,6 @@
 #include "worker/weights.h"
 
+#include <assert.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -122,8 +123,9 @@ static status_t find(const struct checkpoint *checkpoint, const struct wanted *w
 static status_t check_one(const struct checkpoint *checkpoint, const struct wanted *wanted,
                           uint64_t *bytes)
 {
-    checkpoint_tensor_t tensor;
+    checkpoint_tensor_t tensor = {0};
     TRY(find(checkpoint, wanted, &tensor));
+    assert(tensor.tensor != NULL);
     *bytes += tensor.tensor->size_bytes;
     return status_ok();
 }
@@ -321,6 +323,7 @@ static status_t load_rows(struct loading *l, const struct wanted *wanted,
 {
     struct weight_rows job = {.wanted = l->loader->wanted, .sinks = sinks, .n_sinks = n_sinks};
     TRY(find(l->loader->checkpoint, wanted, &job.tensor));
+    assert(job.tensor.tensor != NULL);
     TRY(weight_loader_rows(l->loader, &job));
     report(l, job.tensor);
     return status_ok();
@@ -329,8 +332,9 @@ static status_t load_rows(struct loading *l, const struct wanted *wanted,
 static status_t load_columns(struct loading *l, const struct wanted *wanted, const int32_t *cuts,
                              struct matrix *matrix)
 {
-    checkpoint_tensor_t tensor;
+    checkpoint_tensor_t tensor = {0};
     TRY(find(l->loader->checkpoint, wanted, &tensor));
+    assert(tensor.tensor != NULL);
     TRY(weight_loader_columns(l->loader, tensor, cuts, matrix));
     report(l, tensor);
     return status_ok();

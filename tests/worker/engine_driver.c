@@ -8,6 +8,26 @@
 #define MAX_SEQS      24
 #define MAX_MODEL_LEN 96
 
+int engine_driver_main(const struct CMUnitTest *tests, size_t n_tests)
+{
+    struct group *group;
+    assert_status_ok(group_open("test", &group));
+    for (size_t i = 0; i < n_tests; i++) {
+        struct CMUnitTest test = tests[i];
+        test.initial_state = &group;
+        if (_cmocka_run_group_tests(test.name, &test, 1, NULL, NULL) != 0) {
+            group_abort(group, 1);
+        }
+    }
+    group_close(group);
+    return 0;
+}
+
+struct group *engine_driver_group(void **state)
+{
+    return *(struct group **)*state;
+}
+
 void engine_driver_dir(struct group *group, char *dir)
 {
     memset(dir, 0, TEST_PATH_BYTES);
@@ -129,7 +149,7 @@ void engine_driver_run(struct engine_driver *driver, struct driver_seq *seqs, in
     for (int32_t i = 0; i < n_seqs; i++) {
         give_blocks(driver, &seqs[i]);
     }
-    int32_t added[MAX_SEQS];
+    int32_t added[MAX_SEQS] = {0};
     while (pack_step(driver, seqs, n_seqs, chunk, added) > 0) {
         const float *logits = (const float *)driver; // must be set
         assert_status_ok(engine_step(driver->engine, &driver->step, &logits));

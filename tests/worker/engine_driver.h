@@ -9,6 +9,8 @@
  */
 #pragma once
 
+#include <stddef.h>
+
 #include "parallel/group.h"
 #include "tests/worker/model_writer.h"
 #include "worker/engine.h"
@@ -46,6 +48,13 @@ void engine_driver_close(struct engine_driver *driver);
 /* Runs the sequences, which must be in lane order, together; chunk: tokens of each in a step at most. */
 void engine_driver_run(struct engine_driver *driver, struct driver_seq *seqs, int32_t n_seqs,
                        int32_t chunk);
+
+struct CMUnitTest;
+
+/* main of a test of ranks: their group is each test's state. The first failure on any rank ends all of them, which would
+ * otherwise wait for each other in a collective until ctest loses patience. */
+int engine_driver_main(const struct CMUnitTest *tests, size_t n_tests);
+struct group *engine_driver_group(void **state);
 
 /* The directory rank 0 made for all ranks; *_end removes it. Both collective. */
 void engine_driver_dir(struct group *group, char *dir);

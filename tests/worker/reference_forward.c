@@ -171,7 +171,8 @@ void reference_forward(const struct test_model *model, const int32_t *tokens, in
     };
     for (int64_t t = 0; t < n; t++) {
         for (int64_t i = 0; i < s->n_hidden; i++) {
-            r.x[t * s->n_hidden + i] = (double)model->embedding[tokens[t] * s->n_hidden + i];
+            r.x[t * s->n_hidden + i] =
+                (double)model->embedding[(int64_t)tokens[t] * s->n_hidden + i];
         }
     }
     for (int32_t i = 0; i < s->n_layers; i++) {

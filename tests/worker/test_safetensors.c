@@ -133,10 +133,18 @@ static void test_safetensors_refuses_bad_headers(void **state)
     }
 }
 
+/* Text into the middle of a buffer, without its NUL. */
+static void put(char *to, const char *text)
+{
+    while (*text != '\0') {
+        *to++ = *text++;
+    }
+}
+
 static void test_safetensors_bounds_what_the_parser_sees(void **state)
 {
     (void)state;
-    const size_t size = 8 * 1024 * 1024;
+    const size_t size = (size_t)8 * 1024 * 1024;
     char *text = malloc(size);
     assert_non_null(text);
 
@@ -145,7 +153,7 @@ static void test_safetensors_bounds_what_the_parser_sees(void **state)
     assert_status_says(parse(text, size, 0), STATUS_DATA_LOSS, "nested deeper");
 
     // "{"m":[[],[],[] ...": shallow, but a container every three bytes.
-    memcpy(text, "{\"m\":[", 6);
+    put(text, "{\"m\":[");
     for (size_t i = 6; i < size; i++) {
         text[i] = "[],"[(i - 6) % 3];
     }
@@ -159,8 +167,8 @@ static void test_safetensors_bounds_what_the_parser_sees(void **state)
 
     // A name of megabytes.
     memset(text, 'a', size);
-    memcpy(text, "{\"", 2);
-    memcpy(text + size - 5, "\":{}}", 5);
+    put(text, "{\"");
+    put(text + size - 5, "\":{}}");
     assert_status_says(parse(text, size, 0), STATUS_DATA_LOSS, "tensor name");
     free(text);
 }
@@ -171,7 +179,7 @@ static void test_safetensors_takes_many_tensors(void **state)
 
     enum { N = 20000 };
 
-    char *text = malloc((size_t)N * 96);
+    char *text = malloc((size_t)96 * N);
     assert_non_null(text);
     size_t at = 0;
     for (int i = 0; i < N; i++) {
@@ -181,7 +189,7 @@ static void test_safetensors_takes_many_tensors(void **state)
     }
     text[at++] = '}';
     struct safetensors file;
-    assert_status_ok(safetensors_parse(text, at, 2 * (uint64_t)N, "x", &file));
+    assert_status_ok(safetensors_parse(text, at, (uint64_t)2 * N, "x", &file));
     assert_int_equal(file.n_tensors, N);
     for (int i = 0; i < N; i += 97) {
         char name[16];
@@ -256,7 +264,7 @@ static void write_with(const struct files *files, uint64_t n, const char *header
     }
     const size_t length = strlen(header);
     assert_true(8 + length + n_data <= sizeof content);
-    memcpy(content + 8, header, length);
+    put((char *)content + 8, header);
     for (size_t i = 0; i < n_data; i++) {
         content[8 + length + i] = (uint8_t)i;
     }
