@@ -4,9 +4,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Ranks side by side in one table of 80 columns. */
-#define MAX_ACROSS 6
-#define CELL_BYTES 64
+#define COLUMNS      80
+#define LEFT_COLUMNS 11 /* layers and their KV heads */
+#define CELL_BYTES   64
+
+/* How many ranks stand side by side in one table, and the columns of each. */
+struct grid {
+    int32_t n_across, width;
+};
 
 static status_t summary(const struct plan_print_args *a, struct bytes *out)
 {
@@ -87,32 +92,37 @@ static bool layers_look_alike(const struct plan *plan, int32_t a, int32_t b)
            memcmp(plan->layers[a].q_cuts, plan->layers[b].q_cuts, cuts) == 0;
 }
 
+static int32_t end_rank_of(const struct plan *plan, int32_t first_rank, const struct grid *grid)
+{
+    const int32_t end = first_rank + grid->n_across;
+    return end < plan->tp ? end : plan->tp;
+}
+
 static status_t layer_line(const struct plan *plan, plan_interval_t layers, int32_t first_rank,
-                           int32_t end_rank, struct bytes *out)
+                           const struct grid *grid, struct bytes *out)
 {
     char range[24];
     interval_text(layers, range, sizeof range);
     const struct plan_class *class = &plan->classes[plan->layers[layers.begin].class_index];
     TRY(bytes_printf(out, "%7s %3d", range, class->n_kv_heads));
-    const int32_t width = (80 - 11) / (end_rank - first_rank < 4 ? 4 : end_rank - first_rank);
+    const int32_t end_rank = end_rank_of(plan, first_rank, grid);
     for (int32_t rank = first_rank; rank < end_rank; rank++) {
         char cell[CELL_BYTES];
         cell_text(plan, layers.begin, rank, cell);
-        TRY(bytes_printf(out, " %-*s", rank + 1 < end_rank ? width - 1 : 0, cell));
+        TRY(bytes_printf(out, " %-*s", rank + 1 < end_rank ? grid->width - 1 : 0, cell));
     }
     return bytes_append_str(out, "\n");
 }
 
-static status_t layer_table(const struct plan *plan, int32_t first_rank, struct bytes *out)
+static status_t layer_table(const struct plan *plan, int32_t first_rank, const struct grid *grid,
+                            struct bytes *out)
 {
-    const int32_t end_rank =
-        first_rank + MAX_ACROSS < plan->tp ? first_rank + MAX_ACROSS : plan->tp;
-    const int32_t width = (80 - 11) / (end_rank - first_rank < 4 ? 4 : end_rank - first_rank);
+    const int32_t end_rank = end_rank_of(plan, first_rank, grid);
     TRY(bytes_append_str(out, "\n layers  kv"));
     for (int32_t rank = first_rank; rank < end_rank; rank++) {
         char title[24];
         snprintf(title, sizeof title, "rank %d", rank);
-        TRY(bytes_printf(out, " %-*s", rank + 1 < end_rank ? width - 1 : 0, title));
+        TRY(bytes_printf(out, " %-*s", rank + 1 < end_rank ? grid->width - 1 : 0, title));
     }
     TRY(bytes_append_str(out, "\n"));
     for (int32_t layer = 0; layer < plan->n_layers;) {
@@ -120,20 +130,36 @@ static status_t layer_table(const struct plan *plan, int32_t first_rank, struct 
         while (end < plan->n_layers && layers_look_alike(plan, layer, end)) {
             end++;
         }
-        TRY(layer_line(plan, (plan_interval_t){layer, end}, first_rank, end_rank, out));
+        TRY(layer_line(plan, (plan_interval_t){layer, end}, first_rank, grid, out));
         layer = end;
     }
     return status_ok();
 }
 
+/* As many ranks across as the longest cell lets fit. */
+static struct grid make_grid(const struct plan *plan)
+{
+    int32_t longest = (int32_t)strlen("rank 0000");
+    for (int32_t layer = 0; layer < plan->n_layers; layer++) {
+        for (int32_t rank = 0; rank < plan->tp; rank++) {
+            char cell[CELL_BYTES];
+            cell_text(plan, layer, rank, cell);
+            const int32_t length = (int32_t)strlen(cell);
+            longest = length > longest ? length : longest;
+        }
+    }
+    const int32_t n_across = (COLUMNS - LEFT_COLUMNS) / (longest + 1);
+    return (struct grid){.n_across = n_across > 1 ? n_across : 1, .width = longest + 1};
+}
+
 status_t plan_print_text(const struct plan_print_args *args, struct bytes *out)
 {
+    const struct grid grid = make_grid(args->plan);
     TRY(summary(args, out));
     TRY(rank_table(args, out));
-    for (int32_t rank = 0; rank < args->plan->tp; rank += MAX_ACROSS) {
-        TRY(layer_table(args->plan, rank, out));
+    for (int32_t rank = 0; rank < args->plan->tp; rank += grid.n_across) {
+        TRY(layer_table(args->plan, rank, &grid, out));
     }
-    return bytes_append_str(out,
-                            "\nA cell is query heads|KV heads of the rank; g/u: head g for the "
-                            "sequences of lane u.\n");
+    return bytes_append_str(
+        out, "\nA cell is query heads|KV heads of a rank; g/u: head g for sequences in lane u.\n");
 }
