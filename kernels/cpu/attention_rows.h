@@ -61,7 +61,7 @@ static inline __attribute__((always_inline)) void dot_block(struct attention_row
     for (; d + VEC_LANES <= dim; d += VEC_LANES) {
         vf key[VEC_DOT_TOKENS];
         for (int t = 0; t < tokens; t++) {
-            key[t] = vf_load(k + t * dim + d);
+            key[t] = vf_load(k + (ptrdiff_t)t * dim + d);
         }
         for (int r = 0; r < rows; r++) {
             const vf q = vf_load(a->q[row + r] + d);
@@ -75,7 +75,7 @@ static inline __attribute__((always_inline)) void dot_block(struct attention_row
         for (int t = 0; t < tokens; t++) {
             if (d < dim) {
                 const vf q = vf_load_n(a->q[row + r] + d, dim - d);
-                acc[r][t] = vf_fma(q, vf_load_n(k + t * dim + d, dim - d), acc[r][t]);
+                acc[r][t] = vf_fma(q, vf_load_n(k + (ptrdiff_t)t * dim + d, dim - d), acc[r][t]);
             }
             a->p[row + r][token + t] = vf_sum(acc[r][t]) * scale;
         }
@@ -155,7 +155,7 @@ static inline __attribute__((always_inline)) void pv_block(const struct attentio
     vf acc[PV_ROWS][PV_VECS];
     for (int r = 0; r < rows; r++) {
         for (int i = 0; i < vecs; i++) {
-            const vf out = vf_load(a->out[row + r] + at.column + i * VEC_LANES);
+            const vf out = vf_load(a->out[row + r] + at.column + (ptrdiff_t)i * VEC_LANES);
             acc[r][i] = vf_mul(out, vf_set1(a->corr[row + r]));
         }
     }
@@ -163,7 +163,7 @@ static inline __attribute__((always_inline)) void pv_block(const struct attentio
     for (int32_t t = at.lo; t < at.hi; t++, v += a->head_dim) {
         vf value[PV_VECS];
         for (int i = 0; i < vecs; i++) {
-            value[i] = vf_load(v + i * VEC_LANES);
+            value[i] = vf_load(v + (ptrdiff_t)i * VEC_LANES);
         }
         for (int r = 0; r < rows; r++) {
             const vf p = vf_set1(a->p[row + r][t]);
@@ -174,7 +174,7 @@ static inline __attribute__((always_inline)) void pv_block(const struct attentio
     }
     for (int r = 0; r < rows; r++) {
         for (int i = 0; i < vecs; i++) {
-            vf_store(a->out[row + r] + at.column + i * VEC_LANES, acc[r][i]);
+            vf_store(a->out[row + r] + at.column + (ptrdiff_t)i * VEC_LANES, acc[r][i]);
         }
     }
 }

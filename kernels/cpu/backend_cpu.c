@@ -18,17 +18,13 @@ enum { ALIGNMENT = 64, HUGE_PAGE = 2 << 20 };
  */
 status_t cpu_mem_alloc(size_t size, void **ptr_out)
 {
-    const size_t rounded = (size + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-    const bool large = rounded >= HUGE_PAGE;
+    const bool large = size >= HUGE_PAGE;
     void *ptr = NULL;
-    if (rounded >= size) {
-        ptr = aligned_alloc(large ? HUGE_PAGE : ALIGNMENT, rounded > 0 ? rounded : ALIGNMENT);
-    }
-    if (ptr == NULL) {
+    if (posix_memalign(&ptr, large ? HUGE_PAGE : ALIGNMENT, size > 0 ? size : 1) != 0) {
         return status_errorf(STATUS_RESOURCE_EXHAUSTED, "out of memory: need %zu bytes", size);
     }
     if (large) {
-        (void)madvise(ptr, rounded / HUGE_PAGE * HUGE_PAGE,
+        (void)madvise(ptr, size / HUGE_PAGE * HUGE_PAGE,
                       MADV_HUGEPAGE); // advice: all works without
     }
     *ptr_out = ptr;

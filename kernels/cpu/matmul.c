@@ -66,12 +66,12 @@ static void run_last_panel(const struct cpu_tile *tile, cpu_tile_fn *fn, int32_t
     if (tile->resume) {
         memset(buffer, 0, sizeof buffer);
         for (int32_t r = 0; r < n_rows; r++) {
-            memcpy(buffer + r * CPU_PANEL, tile->out + r * tile->ld_out, row_bytes);
+            memcpy(buffer + (int64_t)r * CPU_PANEL, tile->out + r * tile->ld_out, row_bytes);
         }
     }
     fn(&aside);
     for (int32_t r = 0; r < n_rows; r++) {
-        memcpy(tile->out + r * tile->ld_out, buffer + r * CPU_PANEL, row_bytes);
+        memcpy(tile->out + r * tile->ld_out, buffer + (int64_t)r * CPU_PANEL, row_bytes);
     }
 }
 

@@ -36,7 +36,8 @@ ALWAYS_INLINE void tile_begin(const struct cpu_tile *t, int rows, int panels,
     for (int r = 0; r < rows; r++) {
         UNROLL
         for (int v = 0; v < panels * PANEL_VECS; v++) {
-            acc[r][v] = t->resume ? vf_load(t->out + r * t->ld_out + v * VEC_LANES) : vf_zero();
+            acc[r][v] =
+                t->resume ? vf_load(t->out + r * t->ld_out + (ptrdiff_t)v * VEC_LANES) : vf_zero();
         }
     }
 }
@@ -48,7 +49,7 @@ ALWAYS_INLINE void tile_end(const struct cpu_tile *t, int rows, int panels,
     for (int r = 0; r < rows; r++) {
         UNROLL
         for (int v = 0; v < panels * PANEL_VECS; v++) {
-            vf_store(t->out + r * t->ld_out + v * VEC_LANES, acc[r][v]);
+            vf_store(t->out + r * t->ld_out + (ptrdiff_t)v * VEC_LANES, acc[r][v]);
         }
     }
 }
@@ -72,7 +73,7 @@ ALWAYS_INLINE void load_f32(const float *w_k, size_t panel_words, int panels, vf
     UNROLL
     for (int v = 0; v < panels * PANEL_VECS; v++) {
         const size_t panel = (size_t)(v / PANEL_VECS);
-        w[v] = vf_load(w_k + panel * panel_words + v % PANEL_VECS * VEC_LANES);
+        w[v] = vf_load(w_k + panel * panel_words + (ptrdiff_t)(v % PANEL_VECS) * VEC_LANES);
     }
 }
 
@@ -84,7 +85,7 @@ ALWAYS_INLINE void load_bf16(const uint32_t *w_k, size_t panel_words, int panels
     for (int v = 0; v < panels * PANEL_VECS; v++) {
         const size_t panel = (size_t)(v / PANEL_VECS);
         const uint16_t *const at =
-            (const uint16_t *)(w_k + panel * panel_words + v % PANEL_VECS * VEC_LANES);
+            (const uint16_t *)(w_k + panel * panel_words + (ptrdiff_t)(v % PANEL_VECS) * VEC_LANES);
         w[v] = odd ? vf_load_bf16_odd(at) : vf_load_bf16_even(at);
     }
 }

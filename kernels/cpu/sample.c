@@ -72,7 +72,7 @@ static const float *block_logits(const struct view *view, int32_t first, float b
 /* Largest element and its lowest id. */
 static int32_t find_largest(const struct view *view, float *largest_out)
 {
-    float buffer[BLOCK];
+    float buffer[BLOCK] = {0};
     float largest = -INFINITY;
     int32_t id = -1;
     for (int32_t first = 0; first < view->n_vocab; first += BLOCK) {
@@ -166,7 +166,7 @@ struct selection {
 static bool block_weights(const struct selection *s, int32_t first, enum measure measure,
                           uint32_t keys[BLOCK], float weights[BLOCK])
 {
-    float buffer[BLOCK];
+    float buffer[BLOCK] = {0};
     const float *const logits = block_logits(s->view, first, buffer);
     const int32_t n = block_size(s->view, first);
     int32_t n_kept = 0;
@@ -189,8 +189,8 @@ static bool block_weights(const struct selection *s, int32_t first, enum measure
 
 static double total(const struct selection *s, enum measure measure)
 {
-    uint32_t keys[BLOCK];
-    float weights[BLOCK];
+    uint32_t keys[BLOCK] = {0};
+    float weights[BLOCK] = {0};
     double sum = 0.0;
     for (int32_t first = 0; first < s->view->n_vocab; first += BLOCK) {
         if (block_weights(s, first, measure, keys, weights)) {
@@ -214,8 +214,8 @@ struct digit {
 static uint32_t find_digit(const struct selection *s, struct digit digit, uint32_t prefix,
                            enum measure measure, double goal, double *above)
 {
-    uint32_t keys[BLOCK];
-    float weights[BLOCK];
+    uint32_t keys[BLOCK] = {0};
+    float weights[BLOCK] = {0};
     const uint32_t n_digits = 1u << digit.bits;
     memset(s->histogram, 0, n_digits * sizeof *s->histogram);
     for (int32_t first = 0; first < s->view->n_vocab; first += BLOCK) {
@@ -248,7 +248,7 @@ static uint32_t find_digit(const struct selection *s, struct digit digit, uint32
 /* The id of the n-th kept key equal to `key`, by ascending id. */
 static int32_t nth_equal(const struct selection *s, uint32_t key, int32_t n)
 {
-    float buffer[BLOCK];
+    float buffer[BLOCK] = {0};
     int32_t last = -1;
     for (int32_t first = 0; first < s->view->n_vocab; first += BLOCK) {
         const float *const logits = block_logits(s->view, first, buffer);
@@ -312,8 +312,8 @@ static int32_t draw(const struct selection *s, const struct sample_row *row)
     const double target = (double)philox_uniform(bits[0]) * total(s, BY_WEIGHT);
 
     // The sums of total, in its order: the last one is the whole and passes any target.
-    uint32_t keys[BLOCK];
-    float weights[BLOCK];
+    uint32_t keys[BLOCK] = {0};
+    float weights[BLOCK] = {0};
     double sum = 0.0;
     for (int32_t first = 0; first < s->view->n_vocab; first += BLOCK) {
         if (!block_weights(s, first, BY_WEIGHT, keys, weights)) {

@@ -8,6 +8,11 @@
 
 #include <omp.h>
 
+static int team_size(int n_threads, int64_t n_tasks)
+{
+    return n_tasks < n_threads ? (int)n_tasks : n_threads;
+}
+
 void cpu_team_run(int n_threads, int64_t n_tasks, cpu_task_fn *fn, void *context)
 {
     if (n_threads == 1 || n_tasks <= 1) {
@@ -16,8 +21,7 @@ void cpu_team_run(int n_threads, int64_t n_tasks, cpu_task_fn *fn, void *context
         }
         return;
     }
-    const int wanted = n_tasks < n_threads ? (int)n_tasks : n_threads;
-#pragma omp parallel for schedule(dynamic, 1) num_threads(wanted)
+#pragma omp parallel for schedule(dynamic, 1) num_threads(team_size(n_threads, n_tasks))
     for (int64_t task = 0; task < n_tasks; task++) {
         fn(context, task, omp_get_thread_num());
     }

@@ -93,7 +93,7 @@ static void read_task(void *context, int64_t task, int thread)
     for (int i = 0; i < READ_STRETCH / 4; i += 64) {
         for (int stream = 0; stream < 4; stream++) {
             uint64_t line[8];
-            memcpy(line, data + stream * (READ_STRETCH / 4) + i, sizeof line);
+            memcpy(line, data + (ptrdiff_t)stream * (READ_STRETCH / 4) + i, sizeof line);
             for (int j = 0; j < 8; j++) {
                 sum[j] ^= line[j];
             }

@@ -70,7 +70,7 @@ void each_stream(void (*check)(struct backend_stream *stream))
 
 // ---- arrays ----
 
-enum { GUARD = 32 }; /* floats on either side; the first also hold the length */
+#define GUARD ((size_t)32) /* floats on either side; the first also hold the length */
 
 #define POISON_BITS 0x7FC0DEADu
 
@@ -82,10 +82,19 @@ static void fill_poison(float *data, size_t n)
     }
 }
 
+void *must_alloc(size_t size)
+{
+    void *ptr = malloc(size > 0 ? size : 1);
+    if (ptr == NULL) {
+        fail_msg("out of memory: need %zu bytes", size);
+        abort(); // not reached, which cmocka does not say
+    }
+    return ptr;
+}
+
 float *guarded_new(size_t n)
 {
-    float *block = malloc((n + 2 * GUARD) * sizeof *block);
-    assert_non_null(block);
+    float *block = must_alloc((n + 2 * GUARD) * sizeof *block);
     fill_poison(block, n + 2 * GUARD);
     memcpy(block, &n, sizeof n);
     return block + GUARD;
@@ -154,7 +163,10 @@ void assert_all_close(const float *got, const double *want, size_t n, struct tol
 void assert_same_bits(const float *got, const float *want, size_t n, const char *what)
 {
     for (size_t i = 0; i < n; i++) {
-        if (memcmp(got + i, want + i, sizeof *got) != 0) {
+        uint32_t got_bits = 0, want_bits = 0;
+        memcpy(&got_bits, got + i, sizeof got_bits);
+        memcpy(&want_bits, want + i, sizeof want_bits);
+        if (got_bits != want_bits) {
             fail_msg("%s [%zu]: %a is not %a", what, i, (double)got[i], (double)want[i]);
         }
     }

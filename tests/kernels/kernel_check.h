@@ -45,6 +45,9 @@ void stream_done(struct backend_stream *stream);
 
 /* ---- arrays -------------------------------------------------------------------------------------- */
 
+/* Never NULL; freed with free. */
+void *must_alloc(size_t size);
+
 /* n floats, all NaN, between guards. */
 float *guarded_new(size_t n);
 void guarded_free(float *data); /* fails when something was written outside */

@@ -74,8 +74,7 @@ static struct cache cache_new(struct shape shape, const int32_t (*sizes)[2], int
         s->n_tokens = sizes[i][0];
         s->n_kv_heads = sizes[i][1];
         const size_t n_blocks = ceil_div(s->n_tokens, shape.block_tokens);
-        s->blocks = malloc((n_blocks + 1) * sizeof *s->blocks);
-        assert_non_null(s->blocks);
+        s->blocks = must_alloc((n_blocks + 1) * sizeof *s->blocks);
         for (size_t b = 0; b < n_blocks; b++) {
             s->blocks[b] = (int32_t)(2 * b + 1); // every other block is nobody's
         }
@@ -94,9 +93,8 @@ static struct cache cache_new(struct shape shape, const int32_t (*sizes)[2], int
     }
     const size_t unit = (size_t)shape.block_tokens * (size_t)shape.head_dim;
     const size_t bytes = (size_t)n_units * unit * dtype_bytes(shape.kv_dtype);
-    c.k_plane = malloc(bytes);
-    c.v_plane = malloc(bytes);
-    assert_true(c.k_plane != NULL && c.v_plane != NULL);
+    c.k_plane = must_alloc(bytes);
+    c.v_plane = must_alloc(bytes);
     memset(c.k_plane, 0xFF, bytes); // NaN in both dtypes
     memset(c.v_plane, 0xFF, bytes);
     for (int i = 0; i < n_seqs; i++) {

@@ -8,9 +8,8 @@ enum { HEADS = 3, DIM = 11, BLOCK = 5, UNITS = 40, ROWS = 9, LD = HEADS * DIM + 
 static void check_planes(struct backend_stream *stream, int dtype)
 {
     const size_t bytes = PLANE * dtype_bytes(dtype);
-    char *k_plane = malloc(bytes), *v_plane = malloc(bytes), *want_k = malloc(bytes),
-         *want_v = malloc(bytes);
-    assert_true(k_plane != NULL && v_plane != NULL && want_k != NULL && want_v != NULL);
+    char *k_plane = must_alloc(bytes), *v_plane = must_alloc(bytes), *want_k = must_alloc(bytes),
+         *want_v = must_alloc(bytes);
     memset(k_plane, 0xA5, bytes);
     memset(v_plane, 0x5A, bytes);
     memset(want_k, 0xA5, bytes);

@@ -36,8 +36,7 @@ static void weight_free(struct weight *w)
 static double *reference(const struct weight *w, const float *x, int64_t ld_x, int32_t n_rows)
 {
     const int32_t n_out = w->matrix->n_out, n_in = w->matrix->n_in;
-    double *y = malloc((size_t)n_rows * (size_t)n_out * sizeof *y);
-    assert_non_null(y);
+    double *y = must_alloc((size_t)n_rows * (size_t)n_out * sizeof *y);
     for (int32_t m = 0; m < n_rows; m++) {
         for (int32_t n = 0; n < n_out; n++) {
             double sum = 0.0;
@@ -130,8 +129,8 @@ static void check_strides(struct backend_stream *stream)
     assert_status_ok(cpu_matmul(stream, &args));
     double *want = reference(&w, x, LD_X, M);
     for (int m = 0; m < M; m++) {
-        assert_all_close(out + m * LD_OUT, want + m * N, N, kernel_tolerance(TOLERANCE_MATMUL),
-                         "row");
+        assert_all_close(out + (ptrdiff_t)m * LD_OUT, want + (ptrdiff_t)m * N, N,
+                         kernel_tolerance(TOLERANCE_MATMUL), "row");
         for (int n = N; n < LD_OUT; n++) {
             assert_true(isnan(out[m * LD_OUT + n]));
         }
@@ -166,9 +165,9 @@ static void check_chunks(struct backend_stream *stream, const struct weight *w, 
 
 static void check_invariance(const char *isa, int dtype)
 {
-    enum { N = 203, K = 1217, M = 133 };
+    enum { N = 139, K = 1097, M = 107 };
 
-    static const int32_t chunks[] = {1, 2, 3, 4, 5, 6, 7, 33, 100};
+    static const int32_t chunks[] = {1, 2, 3, 4, 5, 6, 7, 8, 33, 100};
     struct weight w = weight_new((struct shape){N, K, dtype});
     float *x = random_new((size_t)M * K, 1.0);
     float *want = guarded_new((size_t)M * N);
@@ -176,8 +175,7 @@ static void check_invariance(const char *isa, int dtype)
     run(one, &w, x, K, M, want);
     check_chunks(two, &w, x, want, M, M);
     for (size_t i = 0; i < sizeof chunks / sizeof chunks[0]; i++) {
-        check_chunks(one, &w, x, want, M, chunks[i]);
-        check_chunks(two, &w, x, want, M, chunks[i]);
+        check_chunks(i % 2 == 0 ? one : two, &w, x, want, M, chunks[i]);
     }
     stream_done(one);
     stream_done(two);

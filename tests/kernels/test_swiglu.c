@@ -12,50 +12,58 @@ static double reference(float gate, float up)
     return (double)gate / (1.0 + exp(-(double)gate)) * (double)up;
 }
 
+/* One row of a result: the values, the NaN beyond it, and each element alone. */
+static void check_row(struct backend_stream *stream, const float *gate, const float *out, int32_t n,
+                      int32_t ld_out)
+{
+    for (int32_t i = 0; i < n; i++) {
+        const double want = reference(gate[i], gate[n + i]);
+        assert_all_close(out + i, &want, 1, kernel_tolerance(TOLERANCE_SWIGLU), "swiglu");
+        // The partial vector gives the bits of the full one.
+        float alone = 0.0f;
+        const struct swiglu_args single = {.gate = gate + i,
+                                           .up = gate + n + i,
+                                           .ld_in = 1,
+                                           .n_rows = 1,
+                                           .n_columns = 1,
+                                           .out = &alone,
+                                           .ld_out = 1};
+        run(stream, &single);
+        assert_same_bits(&alone, out + i, 1, "alone");
+    }
+    for (int32_t i = n; i < ld_out; i++) {
+        assert_true(isnan(out[i]));
+    }
+}
+
+static void check_size(struct backend_stream *stream, int32_t n, int32_t n_rows)
+{
+    // Gate and up side by side, as a fused projection leaves them.
+    const int32_t ld_in = 2 * n, ld_out = n + 3;
+    float *in = random_new((size_t)n_rows * (size_t)ld_in, 12.0);
+    float *out = guarded_new((size_t)n_rows * (size_t)ld_out);
+    const struct swiglu_args args = {.gate = in,
+                                     .up = in + n,
+                                     .ld_in = ld_in,
+                                     .n_rows = n_rows,
+                                     .n_columns = n,
+                                     .out = out,
+                                     .ld_out = ld_out};
+    run(stream, &args);
+    for (int64_t row = 0; row < n_rows; row++) {
+        check_row(stream, in + row * ld_in, out + row * ld_out, n, ld_out);
+    }
+    guarded_free(in);
+    guarded_free(out);
+}
+
 static void check_sizes(struct backend_stream *stream)
 {
     static const int32_t columns[] = {1, 7, 8, 17, 100, 4099};
     static const int32_t rows[] = {0, 1, 3, 33};
     for (size_t c = 0; c < sizeof columns / sizeof columns[0]; c++) {
         for (size_t r = 0; r < sizeof rows / sizeof rows[0]; r++) {
-            const int32_t n = columns[c], ld_in = 2 * n, ld_out = n + 3;
-            const size_t n_rows = (size_t)rows[r];
-            // Gate and up side by side, as a fused projection leaves them.
-            float *in = random_new(n_rows * (size_t)ld_in, 12.0);
-            float *out = guarded_new(n_rows * (size_t)ld_out);
-            const struct swiglu_args args = {.gate = in,
-                                             .up = in + n,
-                                             .ld_in = ld_in,
-                                             .n_rows = rows[r],
-                                             .n_columns = n,
-                                             .out = out,
-                                             .ld_out = ld_out};
-            run(stream, &args);
-            for (size_t row = 0; row < n_rows; row++) {
-                for (int32_t i = 0; i < ld_out; i++) {
-                    const float got = out[row * (size_t)ld_out + (size_t)i];
-                    if (i >= n) {
-                        assert_true(isnan(got));
-                        continue;
-                    }
-                    const float *gate = in + row * (size_t)ld_in + i;
-                    const double want = reference(gate[0], gate[n]);
-                    assert_all_close(&got, &want, 1, kernel_tolerance(TOLERANCE_SWIGLU), "swiglu");
-                    // An element alone: the partial vector gives the bits of the full one.
-                    float alone = 0.0f;
-                    const struct swiglu_args single = {.gate = gate,
-                                                       .up = gate + n,
-                                                       .ld_in = 1,
-                                                       .n_rows = 1,
-                                                       .n_columns = 1,
-                                                       .out = &alone,
-                                                       .ld_out = 1};
-                    run(stream, &single);
-                    assert_same_bits(&alone, &got, 1, "alone");
-                }
-            }
-            guarded_free(in);
-            guarded_free(out);
+            check_size(stream, columns[c], rows[r]);
         }
     }
 }
