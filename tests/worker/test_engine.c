@@ -183,6 +183,12 @@ static void fixture_close(struct fixture *f)
     free(f);
 }
 
+/* By hand this runs with more ranks than ctest gives it: mpirun -n 8 takes the models of 8 heads. */
+static bool has_heads_for(void **state, const struct test_model_shape *shape)
+{
+    return shape->n_heads >= group_size(engine_driver_group(state));
+}
+
 static int weight_dtype(const struct test_model *model)
 {
     return model->shape.dtype == DTYPE_BF16 ? DTYPE_BF16 : DTYPE_F32;
@@ -230,6 +236,9 @@ static void free_references(double *wants[N_SEQS])
 static void test_engine_equals_the_reference(void **state)
 {
     for (int32_t shape = 0; shape < N_SHAPES; shape++) {
+        if (!has_heads_for(state, &shapes[shape])) {
+            continue;
+        }
         struct fixture *f = fixture_open(state, &shapes[shape]);
         double *wants[N_SEQS] = {0};
         for (size_t p = 0; p < 2; p++) {
@@ -347,6 +356,9 @@ static void check_bytes(struct fixture *f, int placement)
 static void test_engine_reads_and_stores_each_byte_once(void **state)
 {
     for (int32_t shape = 0; shape < N_SHAPES; shape++) {
+        if (!has_heads_for(state, &shapes[shape])) {
+            continue;
+        }
         struct fixture *f = fixture_open(state, &shapes[shape]);
         check_bytes(f, PLAN_SHARE);
         check_bytes(f, PLAN_REPLICATE);
@@ -425,7 +437,7 @@ static void test_engine_refuses_bad_checkpoints(void **state)
 
 static void test_engine_ignores_tensors_it_does_not_need(void **state)
 {
-    struct fixture *f = fixture_open(state, &shapes[2]);
+    struct fixture *f = fixture_open(state, &shapes[1]);
     rewrite(f,
             &(struct model_writer_flaws){.extra = "model.layers.0.self_attn.rotary_emb.inv_freq"});
     const struct driver_options options = {
