@@ -19,9 +19,9 @@ static status_t summary(const struct plan_print_args *a, struct bytes *out)
     const struct plan *plan = a->plan;
     const double once = (double)spec_kv_bytes_per_token(spec, a->kv_dtype);
     const double replication = plan_kv_replication(plan, spec);
-    TRY(bytes_printf(out, "model      %s (%s), %.1f M parameters, %d layers, %d query heads\n",
-                     spec->name, spec->architecture, (double)spec_parameters(spec) / 1e6,
-                     spec->n_layers, spec->n_heads));
+    TRY(bytes_printf(out, "model      %s (%s)\n", spec->name, spec->architecture));
+    TRY(bytes_printf(out, "           %.1f M parameters, %d layers, %d query heads\n",
+                     (double)spec_parameters(spec) / 1e6, spec->n_layers, spec->n_heads));
     TRY(bytes_printf(out, "layout     tensor parallel %d, pipeline parallel %d, %d %s\n", plan->tp,
                      plan->pp, plan->n_lanes, plan->n_lanes == 1 ? "lane" : "lanes"));
     return bytes_printf(out,
