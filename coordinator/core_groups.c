@@ -21,10 +21,11 @@
 /* Loading may wait for a disk, and a launched group for its host: patience is a multiple of the heartbeat's. */
 #define LOADING_PATIENCE 10
 
-#define KILL_AFTER_TERM_NS (4 * NS_PER_S) /* Open MPI itself kills its ranks 1 s after TERM */
+#define KILL_AFTER_TERM_NS (3 * NS_PER_S)
 #define HURRIED_KILL_NS    (2 * NS_PER_S)
 
-/* What groups get to end by themselves when the coordinator stops. */
+/* What groups get to end by themselves: after their link broke, when the coordinator stops, and in a hurry. */
+#define LOST_GRACE_NS    (2 * NS_PER_S)
 #define STOP_GRACE_NS    (5 * NS_PER_S)
 #define HURRIED_GRACE_NS (NS_PER_S / 2)
 
@@ -77,7 +78,6 @@ static void start_process(struct core *core, int index)
     group->supervised = true;
     const status_t s = supervisor_start(&core->supervisor, index, group->generation);
     if (!status_is_ok(&s)) {
-        log_status(&core->log, LOG_ERROR, "group not started", &s);
         core_fail(core, &s);
         return;
     }
@@ -132,8 +132,6 @@ static void after_exit(struct core *core, int index, int wait_status)
     if (core->phase != CORE_SERVING && core->phase != CORE_DRAINING) {
         return;
     }
-    log_write(&core->log, LOG_WARN, "group ended", "group=%d generation=%u how=\"%s\"", index,
-              group->generation, how);
     const bool permanent = refused || (group->failure.code != STATUS_OK && is_permanent(why.code));
     if (!group->was_ready && permanent) {
         core_fail(core, &why);
@@ -146,6 +144,8 @@ static void after_exit(struct core *core, int index, int wait_status)
         core_fail(core, &s);
         return;
     }
+    log_write(&core->log, LOG_WARN, "group ended, starting it again",
+              "group=%d generation=%u how=\"%s\"", index, group->generation, how);
     schedule_start(core, group);
 }
 
@@ -182,14 +182,17 @@ void core_groups_lost(struct core *core, int index, int reason, const status_t *
     const status_t lost =
         status_errorf(STATUS_UNAVAILABLE, "worker group %d was lost (%s)", index, why->msg);
     const uint32_t n = core_requests_fail(core, index, &lost);
-    log_write(&core->log, LOG_WARN, "group lost", "group=%d generation=%u requests_ended=%u", index,
-              group->generation, n);
-    log_status(&core->log, LOG_WARN, "group lost because", why);
-    // A worker that said why ends by itself; any other may be half dead.
-    if (group->failure.code == STATUS_OK) {
+    // A failed start is told by what follows it: another start, or the end of the program.
+    const bool quiet = group->supervised && !group->was_ready;
+    char quoted[STATUS_MSG_BYTES];
+    log_write(&core->log, quiet ? LOG_INFO : LOG_WARN, "group lost",
+              "group=%d generation=%u requests_ended=%u err=%s", index, group->generation, n,
+              log_quote(why->msg, quoted, sizeof quoted));
+    if (reason == METRICS_RESTART_HANG) {
         end_process(core, index);
-    } else {
-        group->term_at_ns = core->now_ns + STOP_GRACE_NS;
+    } else if (supervisor_is_running(&core->supervisor, index)) {
+        // It ends by itself, or mpirun ends it: one that is told to end while it does so has crashed.
+        group->term_at_ns = core->now_ns + LOST_GRACE_NS;
     }
 }
 

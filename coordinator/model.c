@@ -76,10 +76,11 @@ static status_t resolve_context(const struct coordinator_config *config, struct 
 {
     const int64_t wanted = config->max_model_len;
     if (wanted > model->spec.max_positions) {
-        return status_errorf(STATUS_INVALID_ARGUMENT,
-                             "--max-model-len %lld is more than the model's %d "
-                             "(config.json: max_position_embeddings)",
-                             (long long)wanted, model->spec.max_positions);
+        return status_errorf(
+            STATUS_INVALID_ARGUMENT,
+            "--max-model-len %lld is more than the model's %d "
+            "(config.json: max_position_embeddings)" STATUS_FIX "leave it out, or use at most %d",
+            (long long)wanted, model->spec.max_positions, model->spec.max_positions);
     }
     model->context_tokens = (uint32_t)(wanted > 0 ? wanted : model->spec.max_positions);
     const size_t bytes = PROMPT_BYTES_PER_TOKEN * model->context_tokens;
@@ -144,6 +145,16 @@ static status_t pack_info_response(struct model *model)
     return s;
 }
 
+static status_t load_tokenizer(struct model *model)
+{
+    const status_t s = tokenizer_load(model->dir, &model->tokenizer);
+    if (s.code == STATUS_NOT_FOUND && strstr(s.msg, STATUS_FIX) == NULL) {
+        return status_errorf(
+            s.code, "%s" STATUS_FIX "put the model's tokenizer.json beside its config.json", s.msg);
+    }
+    return s;
+}
+
 static status_t load(const struct coordinator_config *config, struct model *model)
 {
     TRY(resolve_dir(config->model, model->dir));
@@ -153,7 +164,7 @@ static status_t load(const struct coordinator_config *config, struct model *mode
     model->kv_dtype = resolve_dtype(config->kv_dtype, model->dtype);
     TRY(resolve_context(config, model));
     TRY(make_plan(config, model));
-    TRY(tokenizer_load(model->dir, &model->tokenizer));
+    TRY(load_tokenizer(model));
     TRY(chat_template_load(model->dir, &model->chat));
     TRY(pack_info_response(model));
     return pack_plan_response(model);

@@ -123,8 +123,11 @@ static status_t make_args(const struct supervisor_options *o, int group, uint32_
     snprintf(group_text, sizeof group_text, "%d", group);
     snprintf(generation_text, sizeof generation_text, "%u", generation);
     // Ranks have threads of their own: one core each, Open MPI's default, would be too little.
-    // A failing worker tells us why; mpirun's own explanation on top is noise.
-    const char *const head[] = {o->mpirun, "-n", ranks, "--bind-to", "none", "--quiet"};
+    // A failing worker tells us why; mpirun's own explanation on top is noise. Ranks that are left when one fails
+    // have nothing to finish: without the timeout of 0 they are killed one or two seconds later.
+    const char *const head[] = {o->mpirun, "-n",      ranks,   "--bind-to",
+                                "none",    "--quiet", "--mca", "odls_base_sigkill_timeout",
+                                "0"};
     TRY(add_all(c, head, N(head)));
     if (o->n_ranks > o->n_cores) {
         TRY(add(c, "--oversubscribe"));

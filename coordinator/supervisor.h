@@ -10,7 +10,7 @@
  * Ownership: the supervisor owns its children: supervisor_destroy kills and reaps what is left.
  * Thread:    owner:core (the kernel ties a child's parent-death signal to the thread that forked it).
  * Errors:    NOT_FOUND when the program does not exist, with a fix.
- * Source:    FACTS of Open MPI 4.1: a killed rank ends the job within 1 s, and mpirun exits 128 + signal.
+ * Source:    measured with Open MPI 4.1: a killed rank ends the job, and mpirun exits 128 + signal.
  */
 #pragma once
 

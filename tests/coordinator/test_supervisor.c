@@ -85,10 +85,11 @@ static void test_supervisor_passes_arguments_and_environment(void **state)
     assert_status_ok(supervisor_start(&s, 4, 7));
     struct bytes text;
     bytes_init(&text, 1 << 20);
-    assert_string_equal(read_soon(dir, "args", &text),
-                        "-n 3 --bind-to none --quiet --oversubscribe /opt/kvasir-worker "
-                        "--coordinator 127.0.0.1:1 --group 4 --generation 7 --log-level warn "
-                        "--join-token-file /run/token\n");
+    assert_string_equal(
+        read_soon(dir, "args", &text),
+        "-n 3 --bind-to none --quiet --mca odls_base_sigkill_timeout 0 --oversubscribe /opt/kvasir-worker "
+        "--coordinator 127.0.0.1:1 --group 4 --generation 7 --log-level warn "
+        "--join-token-file /run/token\n");
     const char *env = read_soon(dir, "env", &text);
     assert_non_null(strstr(env, "yield=1"));
     assert_non_null(strstr(env, "plm=isolated"));
@@ -121,7 +122,7 @@ static void test_supervisor_adds_the_users_arguments(void **state)
     struct bytes text;
     bytes_init(&text, 1 << 20);
     const char *args = read_soon(dir, "args", &text);
-    assert_non_null(strstr(args, "--quiet --hostfile hosts -x A=1 /opt/kvasir-worker"));
+    assert_non_null(strstr(args, "timeout 0 --hostfile hosts -x A=1 /opt/kvasir-worker"));
     assert_non_null(strstr(args, "plm= ")); // other hosts need it as it is
     assert_null(strstr(args, "--oversubscribe"));
     (void)reap_soon(&s, 0);
