@@ -20,6 +20,7 @@
 #include <string.h>
 
 #include "kernels/cpu/isa.h"
+#include "kernels/cpu/unroll.h"
 
 /* What the steps of one task share. */
 struct attention_rows {
@@ -45,14 +46,15 @@ struct kv_tile {
 // ---- scores ----
 
 /* rows and tokens are constants in every caller. */
-static inline __attribute__((always_inline)) void dot_block(struct attention_rows *a, int32_t row,
-                                                            const struct kv_tile *tile,
-                                                            int32_t token, int rows, int tokens)
+ALWAYS_INLINE void dot_block(struct attention_rows *a, int32_t row, const struct kv_tile *tile,
+                             int32_t token, int rows, int tokens)
 {
     const int32_t dim = a->head_dim;
     const float *const k = tile->k + (int64_t)token * dim;
     vf acc[VEC_DOT_ROWS][VEC_DOT_TOKENS];
+    UNROLL
     for (int r = 0; r < rows; r++) {
+        UNROLL
         for (int t = 0; t < tokens; t++) {
             acc[r][t] = vf_zero();
         }
@@ -60,18 +62,23 @@ static inline __attribute__((always_inline)) void dot_block(struct attention_row
     int32_t d = 0;
     for (; d + VEC_LANES <= dim; d += VEC_LANES) {
         vf key[VEC_DOT_TOKENS];
+        UNROLL
         for (int t = 0; t < tokens; t++) {
             key[t] = vf_load(k + (ptrdiff_t)t * dim + d);
         }
+        UNROLL
         for (int r = 0; r < rows; r++) {
             const vf q = vf_load(a->q[row + r] + d);
+            UNROLL
             for (int t = 0; t < tokens; t++) {
                 acc[r][t] = vf_fma(q, key[t], acc[r][t]);
             }
         }
     }
     const float scale = a->task->args->scale;
+    UNROLL
     for (int r = 0; r < rows; r++) {
+        UNROLL
         for (int t = 0; t < tokens; t++) {
             if (d < dim) {
                 const vf q = vf_load_n(a->q[row + r] + d, dim - d);
@@ -148,12 +155,13 @@ struct pv_range {
 };
 
 /* out = out * corr + sum over the keys of p v; rows and vecs are constants in every caller. */
-static inline __attribute__((always_inline)) void pv_block(const struct attention_rows *a,
-                                                           int32_t row, const struct kv_tile *tile,
-                                                           struct pv_range at, int rows, int vecs)
+ALWAYS_INLINE void pv_block(const struct attention_rows *a, int32_t row, const struct kv_tile *tile,
+                            struct pv_range at, int rows, int vecs)
 {
     vf acc[PV_ROWS][PV_VECS];
+    UNROLL
     for (int r = 0; r < rows; r++) {
+        UNROLL
         for (int i = 0; i < vecs; i++) {
             const vf out = vf_load(a->out[row + r] + at.column + (ptrdiff_t)i * VEC_LANES);
             acc[r][i] = vf_mul(out, vf_set1(a->corr[row + r]));
@@ -162,17 +170,22 @@ static inline __attribute__((always_inline)) void pv_block(const struct attentio
     const float *v = tile->v + (int64_t)at.lo * a->head_dim + at.column;
     for (int32_t t = at.lo; t < at.hi; t++, v += a->head_dim) {
         vf value[PV_VECS];
+        UNROLL
         for (int i = 0; i < vecs; i++) {
             value[i] = vf_load(v + (ptrdiff_t)i * VEC_LANES);
         }
+        UNROLL
         for (int r = 0; r < rows; r++) {
             const vf p = vf_set1(a->p[row + r][t]);
+            UNROLL
             for (int i = 0; i < vecs; i++) {
                 acc[r][i] = vf_fma(p, value[i], acc[r][i]);
             }
         }
     }
+    UNROLL
     for (int r = 0; r < rows; r++) {
+        UNROLL
         for (int i = 0; i < vecs; i++) {
             vf_store(a->out[row + r] + at.column + (ptrdiff_t)i * VEC_LANES, acc[r][i]);
         }

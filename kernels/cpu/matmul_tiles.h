@@ -11,24 +11,14 @@
 #pragma once
 
 #include "kernels/cpu/isa.h"
-
-#define ALWAYS_INLINE static inline __attribute__((always_inline))
-
-#if defined(__clang__)
-#    define UNROLL _Pragma("clang loop unroll(full)")
-#else
-#    define UNROLL _Pragma("GCC unroll 16")
-#endif
+#include "kernels/cpu/unroll.h"
 
 enum {
     PANEL_VECS = CPU_PANEL / VEC_LANES,
     MAX_TILE_VECS = 4 * PANEL_VECS,
 };
 
-/*
- * rows and panels are constants in every caller. Unrolling is asked for and not left to the optimiser: only then does it
- * see that acc can live in registers.
- */
+/* rows and panels are constants in every caller. */
 ALWAYS_INLINE void tile_begin(const struct cpu_tile *t, int rows, int panels,
                               vf acc[VEC_TILE_ROWS][MAX_TILE_VECS])
 {
