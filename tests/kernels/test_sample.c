@@ -270,6 +270,12 @@ static void check_filters(struct backend_stream *stream)
     row.top_p = 1e-6f;
     assert_kept(stream, row, 8, 0x01); // one at least
 
+    const float zeros[3] = {-0.0f, 0.0f, -1.0f};
+    row = defaults;
+    row.logits = zeros;
+    row.top_k = 1;
+    assert_kept(stream, row, 3, 0x1); // -0 and 0 tie
+
     const float steps[6] = {0.0f, 3.0f, 2.0f, -INFINITY, 3.0f, 1.0f};
     row = defaults;
     row.logits = steps;
@@ -317,6 +323,9 @@ static void check_greedy(struct backend_stream *stream)
         assert_all_close(&got.top_logprobs[i], &want, 1, kernel_tolerance(TOLERANCE_LOGPROB),
                          "logprob");
     }
+    row.n_top = 1;
+    assert_int_equal(run_one(stream, &row, 7).top_ids[0], 2); // 4 is as likely, and later
+    row.n_top = 4;
     const int32_t banned[2] = {2, 4};
     row.banned = banned;
     row.n_banned = 1;
