@@ -92,10 +92,11 @@ static uint32_t find_symbol(const struct vocab *vocab, const uint8_t *text, size
 
 static struct token_ends *find_ends(const struct vocab *vocab)
 {
-    struct token_ends *ends = malloc((vocab->n + 1) * sizeof *ends);
+    struct token_ends *ends = calloc(vocab->n + 1, sizeof *ends);
     for (size_t id = 0; ends != NULL && id < vocab->n; id++) {
         const struct text_view token = vocab_text(vocab, id);
         const uint8_t *text = token.data;
+        ends[id] = (struct token_ends){.first = BPE_NONE, .last = BPE_NONE};
         if (token.size == 0) {
             continue; // an added token, which no merge makes or uses
         }
@@ -234,30 +235,36 @@ void bpe_scratch_destroy(struct bpe_scratch *scratch)
 
 // ---- merging ----
 
+static uint32_t rank_of(const struct bpe *bpe, uint32_t left, uint32_t right)
+{
+    return find_merge(bpe, left, right)->rank;
+}
+
 /* Merges n <= SHORT_WORD symbols in place and returns how many are left. */
 static size_t merge_short(const struct bpe *bpe, uint32_t *ids, size_t n)
 {
-    const struct bpe_merge *pairs[SHORT_WORD]; // pairs[i]: of ids[i] and ids[i + 1]
+    uint32_t ranks[SHORT_WORD]; // ranks[i]: of ids[i] and ids[i + 1]
     for (size_t i = 0; i + 1 < n; i++) {
-        pairs[i] = find_merge(bpe, ids[i], ids[i + 1]);
+        ranks[i] = rank_of(bpe, ids[i], ids[i + 1]);
     }
     while (n > 1) {
         size_t best = 0;
         for (size_t i = 1; i + 1 < n; i++) {
-            best = pairs[i]->rank < pairs[best]->rank ? i : best;
+            best = ranks[i] < ranks[best] ? i : best;
         }
-        if (pairs[best]->left == BPE_NONE) {
-            break; // an empty slot has the highest rank
+        if (ranks[best] == BPE_NONE) {
+            break;
         }
-        ids[best] = pairs[best]->id;
+        ids[best] = bpe->result[ranks[best]];
         n--;
-        memmove(ids + best + 1, ids + best + 2, (n - best - 1) * sizeof *ids);
-        if (best + 1 < n) {
-            memmove(pairs + best, pairs + best + 1, (n - best - 1) * sizeof *pairs);
-            pairs[best] = find_merge(bpe, ids[best], ids[best + 1]);
+        const size_t n_behind = n - best - 1;
+        memmove(ids + best + 1, ids + best + 2, n_behind * sizeof *ids);
+        if (n_behind > 0) {
+            memmove(ranks + best, ranks + best + 1, n_behind * sizeof *ranks);
+            ranks[best] = rank_of(bpe, ids[best], ids[best + 1]);
         }
         if (best > 0) {
-            pairs[best - 1] = find_merge(bpe, ids[best - 1], ids[best]);
+            ranks[best - 1] = rank_of(bpe, ids[best - 1], ids[best]);
         }
     }
     return n;
@@ -268,7 +275,7 @@ static status_t queue_pair(const struct bpe *bpe, struct bpe_queue *queue, uint3
 {
     struct bpe_node *node = &queue->nodes[at];
     const uint32_t right = at + bpe->length[node->id];
-    node->rank = right < n ? find_merge(bpe, node->id, queue->nodes[right].id)->rank : BPE_NONE;
+    node->rank = right < n ? rank_of(bpe, node->id, queue->nodes[right].id) : BPE_NONE;
     return node->rank != BPE_NONE ? bpe_queue_push(queue, at) : status_ok();
 }
 

@@ -239,7 +239,7 @@ static status_t fill_decoded(const struct token_texts *texts, struct tokenizer *
 {
     struct bytes text;
     bytes_init(&text, SIZE_MAX);
-    struct text_view *views = calloc(texts->n, sizeof *views);
+    struct text_view *views = calloc(texts->n + 1, sizeof *views);
     status_t s;
     if (views == NULL) {
         s = status_errorf(STATUS_RESOURCE_EXHAUSTED, "out of memory for %zu tokens", texts->n);
@@ -485,7 +485,7 @@ status_t model_json_read(const json_t *root, struct tokenizer *tokenizer)
     TRY_GOTO(s, texts_alloc(&texts, json_object_size(vocab) + json_array_size(added)), done);
     TRY_GOTO(s, read_texts(vocab, added, &texts), done);
     TRY_GOTO(s, vocab_init(&tokenizer->pieces, texts.model, texts.n), done);
-    tokenizer->kinds = calloc(texts.n, 1);
+    tokenizer->kinds = calloc(texts.n + 1, 1);
     if (tokenizer->kinds == NULL) {
         s = status_errorf(STATUS_RESOURCE_EXHAUSTED, "out of memory for %zu tokens", texts.n);
         goto done;

@@ -218,3 +218,24 @@ status_t tokenizer_encode(const struct tokenizer *tokenizer, const char *text, s
     bytes_destroy(&call.prefixed);
     return s;
 }
+
+// ---- decode ----
+
+status_t tokenizer_decode(const struct tokenizer *tokenizer, const int32_t *ids, size_t n,
+                          int flags, struct bytes *out)
+{
+    const size_t start = out->size;
+    struct detokenizer d;
+    detokenizer_init(&d, tokenizer, flags);
+    status_t s = status_ok();
+    for (size_t i = 0; i < n && status_is_ok(&s); i++) {
+        s = detokenizer_push(&d, ids[i], out);
+    }
+    if (status_is_ok(&s)) {
+        s = detokenizer_finish(&d, out);
+    }
+    if (!status_is_ok(&s)) {
+        out->size = start;
+    }
+    return s;
+}
