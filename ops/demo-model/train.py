@@ -582,7 +582,7 @@ def build_model(config):
 
             q, k, v = rotate(split(self.q_proj(x))), rotate(split(self.k_proj(x))), split(self.v_proj(x))
             k, v = (y.repeat_interleave(heads // y.shape[1], dim=1) for y in (k, v))
-            out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
             return self.o_proj(out.transpose(1, 2).reshape(rows, length, heads * head_dim))
 
     class MLP(nn.Module):
@@ -634,8 +634,8 @@ def build_model(config):
     return Model()
 
 
-def story_rows(tokenizer, seed):
-    """Endless rows of CONTEXT + 1 token ids: whole stories, each with its end mark, the last one cut off.
+def story_rows(tokenizer, seed, length):
+    """Endless rows of length + 1 token ids: whole stories, each with its end mark, the last one cut off.
 
     Half of the rows begin with the end mark (which is also the begin mark), half with the story itself, so the
     model writes well whether or not a client puts the mark before its prompt.
@@ -643,9 +643,9 @@ def story_rows(tokenizer, seed):
     dice = Dice(seed)
     while True:
         row = [END_ID] if dice.rng.random() < 0.5 else []
-        while len(row) < CONTEXT + 1:
+        while len(row) < length + 1:
             row += tokenizer.encode(make_story(dice)).ids + [END_ID]
-        yield row[:CONTEXT + 1]
+        yield row[:length + 1]
 
 
 def story_mask(ids, by_story):
@@ -678,7 +678,10 @@ def train(args):
     others = [p for p in model.parameters() if p.dim() != 2]
     optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}],
                                   lr=args.lr, betas=(0.9, 0.98), eps=1e-9)
-    rows = story_rows(tokenizer, args.seed + 1)
+    # Two stories a row, each seeing itself only (learns faster); the last fifth of the steps sees whole rows of the
+    # full context, as a server that goes on after the end of a story would.
+    apart = {"rows": story_rows(tokenizer, args.seed + 1, 384), "count": 3, "by_story": True}
+    whole = {"rows": story_rows(tokenizer, args.seed + 2, CONTEXT), "count": 2, "by_story": False}
     print(f"vocabulary {config['vocab_size']}, parameters {sum(p.numel() for p in model.parameters())}", flush=True)
 
     total = 0.0
@@ -687,20 +690,19 @@ def train(args):
         rate = args.lr * min(step / 60, (args.steps - step + 1) / args.steps + 0.01)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        batch = torch.tensor([next(rows) for _ in range(args.rows)])
+        phase = apart if step <= args.steps * 4 // 5 else whole
+        batch = torch.tensor([next(phase["rows"]) for _ in range(phase["count"])])
         ids, target = batch[:, :-1], batch[:, 1:]
-        # Stories apart at first (learns faster); the last fifth sees whole rows, as a server that goes on after
-        # the end of a story would.
-        mask = story_mask(ids, by_story=step <= args.steps * 4 // 5)
+        mask = story_mask(ids, phase["by_story"])
         loss = F.cross_entropy(model(ids, mask).flatten(0, 1), target.flatten())
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         total += loss.item()
-        if step % 25 == 0:
+        if step % 50 == 0:
             seconds = time.time() - started
-            print(f"step {step} loss {total / 25:.4f} seconds {seconds:.0f}", flush=True)
+            print(f"step {step} loss {total / 50:.4f} seconds {seconds:.0f}", flush=True)
             total = 0.0
 
     write_files(args.out, config, tokenizer)
@@ -823,12 +825,11 @@ def check(args):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=1800)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", default=HERE, help="folder for the files (default: beside this script)")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rows", type=int, default=4, help=f"rows of {CONTEXT} tokens per step")
-    parser.add_argument("--lr", type=float, default=2e-3, help="highest learning rate")
+    parser.add_argument("--lr", type=float, default=2.5e-3, help="highest learning rate")
     parser.add_argument("--text-only", type=int, metavar="N", help="print N stories and stop")
     parser.add_argument("--check", action="store_true", help="check the written files and stop")
     parser.add_argument("--prompt", action="append", help="with --check: continue this instead (repeatable)")
