@@ -237,13 +237,13 @@ static void say_hello(struct fake_worker *w)
 
 static void say_ready(struct fake_worker *w)
 {
+    static const uint64_t kv_bytes = 4096;
     struct wire_worker_message m = {.kind = WIRE_WORKER_LOADING,
                                     .loading = {.bytes_done = 1, .bytes_total = 2}};
     say(w, &m);
     if (w->options.fail.code != STATUS_OK) {
         m = (struct wire_worker_message){.kind = WIRE_WORKER_FAILED, .failed = w->options.fail};
     } else if (!w->options.stay_loading) {
-        const uint64_t kv_bytes = 4096;
         m = (struct wire_worker_message){
             .kind = WIRE_WORKER_READY,
             .ready = {.n_lanes = w->n_lanes,
