@@ -146,12 +146,6 @@ struct rpc_call {
     /* sending */
     struct rpc_op send_op;
     struct rpc_message *queue_head, *queue_tail;
-    bool initial_sent; /* initial metadata */
-    bool sending;      /* send_op is under way */
-    bool want_writable;
-    bool over;       /* nothing can be sent any more */
-    bool end_wanted; /* server: finish; client: half-close */
-    bool end_started, end_sent;
     grpc_status_code end_code;
     grpc_slice end_text;
     grpc_metadata *end_trailers;
@@ -161,21 +155,27 @@ struct rpc_call {
     struct rpc_op recv_op;
     grpc_byte_buffer *recv_buffer; /* the library writes it while receiving */
     grpc_byte_buffer *message;     /* complete, not yet delivered */
-    bool initial_requested;        /* client */
-    bool received;                 /* an answer of any kind */
+
+    /* state */
+    bool initial_sent; /* initial metadata */
+    bool sending;      /* send_op is under way */
+    bool want_writable;
+    bool over;       /* nothing can be sent any more */
+    bool end_wanted; /* server: finish; client: half-close */
+    bool end_started, end_sent;
+    bool initial_requested; /* client */
+    bool received;          /* an answer of any kind */
     bool receiving;
     bool recv_ended;
-    bool request_whole; /* server, unary request: message is all of it */
-
-    /* events to deliver */
-    bool half_close_pending, writable_pending;
+    bool request_whole;                        /* server, unary request: message is all of it */
+    bool half_close_pending, writable_pending; /* events to deliver */
     bool dispatching;
+    bool close_done;
+    bool cancelled_here;
     bool closed; /* on_closed was or is being delivered */
 
     /* the end */
     struct rpc_op close_op;
-    bool close_done;
-    bool cancelled_here;
     status_t failure; /* why we gave the call up, when we did */
 
     /* server: the library writes these */

@@ -18,7 +18,7 @@
 #include "proto/rpc/rpc_internal.h"
 #include "proto/wire/wire_reader.h"
 
-#define MAX_ANSWER_BYTES (1u << 20)
+#define MAX_ANSWER_BYTES ((size_t)1 << 20)
 
 /* A piece of the request or of a description. */
 struct piece {

@@ -9,7 +9,7 @@
 
 #include "proto/rpc/rpc_internal.h"
 
-#define INFLATE_CHUNK_BYTES (64u * 1024u)
+#define INFLATE_CHUNK_BYTES ((size_t)64 * 1024)
 
 /* One step of inflate into the tail of out; *ended_out: the stream is complete. */
 static status_t inflate_chunk(z_stream *z, struct bytes *out, bool *ended_out)

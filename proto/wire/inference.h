@@ -23,7 +23,7 @@
  */
 #define WIRE_AMPLIFICATION      16
 #define WIRE_AMPLIFICATION_LINK 64
-#define WIRE_AMPLIFICATION_BASE (64u * 1024u)
+#define WIRE_AMPLIFICATION_BASE ((size_t)64 * 1024)
 
 struct wire_token_ids {
     const uint32_t *ids;

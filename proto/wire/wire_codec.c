@@ -147,7 +147,7 @@ void *wire_pack_alloc(struct wire_packer *p, size_t n, size_t size)
 void *wire_pack_messages(struct wire_packer *p, const ProtobufCMessageDescriptor *descriptor,
                          size_t n)
 {
-    ProtobufCMessage **pointers = wire_pack_alloc(p, n, sizeof *pointers);
+    ProtobufCMessage **pointers = wire_pack_alloc(p, n, sizeof(void *));
     char *messages = wire_pack_alloc(p, n, descriptor->sizeof_message);
     if (pointers == NULL || messages == NULL) {
         return NULL;

@@ -141,7 +141,7 @@ static void test_rpc_full_queue_refuses_then_tells_writable(void **state)
 {
     (void)state;
     struct loop_server loop;
-    const struct rpc_server_options options = {.max_queued_bytes = 16 * 1024};
+    const struct rpc_server_options options = {.max_queued_bytes = 16384};
     loop_server_start(&loop, &options);
     struct rpc_channel *channel = loop_channel(rpc_server_address(loop.server));
     struct loop_call call;
@@ -163,7 +163,7 @@ static void test_rpc_queue_is_bounded_by_bytes(void **state)
 {
     (void)state;
     struct loop_server loop;
-    const struct rpc_server_options options = {.max_queued_bytes = 64 * 1024};
+    const struct rpc_server_options options = {.max_queued_bytes = 65536};
     loop_server_start(&loop, &options);
     struct rpc_channel *channel = loop_channel(rpc_server_address(loop.server));
     struct loop_call client;

@@ -24,7 +24,8 @@ void assert_token_infos_equal(const struct wire_token_info *got, const struct wi
 void assert_status_equal(const status_t *got, const status_t *want);
 
 /* In wire_samples_link.c. */
-void worker_message_fill(struct arena *arena, union wire_any *m);
-void worker_message_assert_equal(const union wire_any *got, const union wire_any *want);
-void coordinator_message_fill(struct arena *arena, union wire_any *m);
-void coordinator_message_assert_equal(const union wire_any *got, const union wire_any *want);
+void worker_message_fill(struct arena *arena, union wire_any *any);
+void worker_message_assert_equal(const union wire_any *got_any, const union wire_any *want_any);
+void coordinator_message_fill(struct arena *arena, union wire_any *any);
+void coordinator_message_assert_equal(const union wire_any *got_any,
+                                      const union wire_any *want_any);
