@@ -25,6 +25,7 @@ struct cpu_scratch {
     int32_t cursor_seq; /* attention: the sequence that task cursor_task begins */
     int64_t cursor_task;
     uint64_t banned[CPU_MAX_VOCAB / 64]; /* sample: one bit an id */
+    float maxima[CPU_MAX_VOCAB / 64];    /* sample: of 64 logits each */
     double histogram[1 << 11];           /* sample */
 };
 

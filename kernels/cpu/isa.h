@@ -68,6 +68,8 @@ struct cpu_isa {
     void (*rotate)(float *a, float *b, const float *cos, const float *sin, int32_t n);
     void (*swiglu)(const float *gate, const float *up, int64_t n, float *out);
     void (*add)(float *x, const float *y, int64_t n);
+    /* Largest of n, NaN left out; -inf of nothing. */
+    float (*largest)(const float *x, int32_t n);
     /* out = e^((x - shift) / divisor) */
     void (*exp_scaled)(const float *x, float shift, float divisor, int32_t n, float *out);
 };

@@ -55,5 +55,6 @@ const struct cpu_isa cpu_isa_avx2 = {
     .rotate = row_rotate,
     .swiglu = row_swiglu,
     .add = row_add,
+    .largest = row_largest,
     .exp_scaled = row_exp_scaled,
 };

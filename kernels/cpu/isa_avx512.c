@@ -74,5 +74,6 @@ const struct cpu_isa cpu_isa_avx512 = {
     .rotate = row_rotate,
     .swiglu = row_swiglu,
     .add = row_add,
+    .largest = row_largest,
     .exp_scaled = row_exp_scaled,
 };

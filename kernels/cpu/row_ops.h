@@ -54,6 +54,20 @@ static void row_exp_scaled(const float *x, float shift, float divisor, int32_t n
     }
 }
 
+static float row_largest(const float *x, int32_t n)
+{
+    vf largest = vf_set1(-INFINITY);
+    int32_t i = 0;
+    for (; i + VEC_LANES <= n; i += VEC_LANES) {
+        largest = vf_max(vf_load(x + i), largest); // a NaN in x leaves the other
+    }
+    float all = vf_largest(largest);
+    for (; i < n; i++) {
+        all = x[i] > all ? x[i] : all;
+    }
+    return all;
+}
+
 /* Products before sums, each rounded, as the reference implementations compute it. */
 static void row_rotate(float *a, float *b, const float *cos, const float *sin, int32_t n)
 {

@@ -8,12 +8,15 @@
  *           the kept whole.
  * Mapping:  a task is a row. No sort: what is kept is always "every logit above a cut, and of those equal to it the ids up
  *           to one", and the cut is found digit by digit (11, 11 and 10 bits of the logit as an ordered
- *           integer) from histograms of counts or weights.
- * Numerics: weights are float32, all sums of them double, in ascending order of ids: the same row gives the same token on
- *           any number of threads.
- * Cost:     up to eight passes over the row; those that only look for a digit skip most of it.
+ *           integer) from histograms of counts or weights. Ids are looked at in blocks of 64, and blocks whose
+ *           largest logit is under the cut are passed over; cheap bounds put the cut near its place first.
+ * Numerics: weights are float32, all sums of them double, in an order fixed by the row alone: the same row gives the same
+ *           token on any number of threads.
+ * Cost:     three passes over the row for the greedy token and its logprob, two more for a draw from all of it, one more for
+ *           top_p; what is left of the row after a cut is little.
  * Source:   Holtzman et al. 2020, arXiv:1904.09751 (top-p); Nguyen et al. 2024, arXiv:2407.01082 (min-p).
  */
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -28,13 +31,20 @@ struct view {
     const float *logits;
     int32_t n_vocab;
     const uint64_t *banned; /* one bit an id; NULL: none */
+    const float *maxima;    /* the largest logit of each block; NULL: not known */
 };
 
-/* What is kept: keys above `key`, and those equal to it up to id last_id. */
+/* What is kept: logits above `logit`, and those equal to it up to id last_id. */
 struct cut {
-    uint32_t key;
+    float logit;
     int32_t last_id;
 };
+
+/* No branches: loops over it become vectors. */
+static int is_kept(struct cut cut, float logit, int32_t id)
+{
+    return (logit > cut.logit) | ((logit == cut.logit) & (id <= cut.last_id));
+}
 
 /* A float as an integer of the same order; -0 as 0. */
 static uint32_t order_key(float x)
@@ -43,9 +53,9 @@ static uint32_t order_key(float x)
     return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }
 
-static bool is_kept(const struct cut *cut, uint32_t key, int32_t id)
+static float float_of_key(uint32_t key)
 {
-    return key > cut->key || (key == cut->key && id <= cut->last_id);
+    return f32_from_bits(key & 0x80000000u ? key & 0x7FFFFFFFu : ~key);
 }
 
 static int32_t block_size(const struct view *view, int32_t first)
@@ -74,18 +84,24 @@ static int32_t find_largest(const struct view *view, float *largest_out)
 {
     float buffer[BLOCK] = {0};
     float largest = -INFINITY;
-    int32_t id = -1;
+    int32_t best = -1;
     for (int32_t first = 0; first < view->n_vocab; first += BLOCK) {
-        const float *logits = block_logits(view, first, buffer);
-        for (int32_t i = 0; i < block_size(view, first); i++) {
-            if (logits[i] > largest) {
-                largest = logits[i];
-                id = first + i;
-            }
+        if (view->maxima[first / BLOCK] > largest) {
+            largest = view->maxima[first / BLOCK];
+            best = first;
         }
     }
     *largest_out = largest;
-    return id;
+    if (best < 0) {
+        return -1;
+    }
+    const float *const logits = block_logits(view, best, buffer);
+    for (int32_t i = 0; i < block_size(view, best); i++) {
+        if (logits[i] == largest) {
+            return best + i;
+        }
+    }
+    return -1; // not reached
 }
 
 /* Neither NaN nor +inf, of which no softmax can be taken. */
@@ -98,6 +114,18 @@ static bool is_usable(const float *logits, int32_t n)
     return n_bad == 0;
 }
 
+/* In four chains: one addition would wait for the one before. */
+static double sum_block(const float weights[BLOCK])
+{
+    double sum[4] = {0.0, 0.0, 0.0, 0.0};
+    for (int32_t i = 0; i < BLOCK; i += 4) {
+        for (int32_t j = 0; j < 4; j++) {
+            sum[j] += (double)weights[i + j];
+        }
+    }
+    return (sum[0] + sum[2]) + (sum[1] + sum[3]);
+}
+
 /* log of the sum of e^logit, in double. */
 static double log_sum_exp(const struct cpu_isa *isa, const struct view *view, float largest)
 {
@@ -106,9 +134,10 @@ static double log_sum_exp(const struct cpu_isa *isa, const struct view *view, fl
     for (int32_t first = 0; first < view->n_vocab; first += BLOCK) {
         const int32_t n = block_size(view, first);
         isa->exp_scaled(view->logits + first, largest, 1.0f, n, weights);
-        for (int32_t i = 0; i < n; i++) {
-            sum += (double)weights[i];
+        for (int32_t i = n; i < BLOCK; i++) {
+            weights[i] = 0.0f;
         }
+        sum += sum_block(weights);
     }
     return (double)largest + log(sum);
 }
@@ -128,24 +157,37 @@ static int32_t rank_of(const struct view *view, int32_t id)
     return 1 + n_before;
 }
 
-/* The n_top most likely of the raw row, by insertion: most ids fail the first comparison. */
+/* Puts id into the list of the n_top most likely, when it is one of them; returns how many there are. */
+static int32_t offer_top(const float *logits, int32_t id, int32_t n, int32_t n_top, int32_t *ids)
+{
+    if (n == n_top && logits[id] <= logits[ids[n - 1]]) {
+        return n;
+    }
+    int32_t at = n < n_top ? n++ : n - 1;
+    for (; at > 0 && logits[id] > logits[ids[at - 1]]; at--) {
+        ids[at] = ids[at - 1];
+    }
+    ids[at] = id;
+    return n;
+}
+
+/* The n_top most likely of the raw row. */
 static void find_top(const struct view *view, int32_t n_top, double log_sum,
                      struct sample_result *result)
 {
     int32_t n = 0;
     const float *const logits = view->logits;
-    for (int32_t id = 0; n_top > 0 && id < view->n_vocab; id++) {
-        if (n == n_top && logits[id] <= logits[result->top_ids[n - 1]]) {
+    int32_t *const ids = result->top_ids;
+    for (int32_t first = 0; n_top > 0 && first < view->n_vocab; first += BLOCK) {
+        if (n == n_top && view->maxima[first / BLOCK] <= logits[ids[n - 1]]) {
             continue;
         }
-        int32_t at = n < n_top ? n++ : n - 1;
-        for (; at > 0 && logits[id] > logits[result->top_ids[at - 1]]; at--) {
-            result->top_ids[at] = result->top_ids[at - 1];
+        for (int32_t i = 0; i < block_size(view, first); i++) {
+            n = offer_top(logits, first + i, n, n_top, ids);
         }
-        result->top_ids[at] = id;
     }
     for (int32_t i = 0; i < n; i++) {
-        result->top_logprobs[i] = (float)((double)logits[result->top_ids[i]] - log_sum);
+        result->top_logprobs[i] = (float)((double)logits[ids[i]] - log_sum);
     }
 }
 
@@ -162,70 +204,89 @@ struct selection {
     struct cut cut;    /* kept so far; narrowed by each filter */
 };
 
-/* Weights of the kept ids of a block, 0 for the others, into weights; false when none is kept. */
+/* The weights of a block's ids, 0 where they are not kept and past the end; false when none is kept. */
 static bool block_weights(const struct selection *s, int32_t first, enum measure measure,
-                          uint32_t keys[BLOCK], float weights[BLOCK])
+                          float weights[BLOCK])
 {
+    const struct cut cut = s->cut;
+    const float *const maxima = s->view->maxima;
+    if (maxima != NULL && maxima[first / BLOCK] < cut.logit) {
+        return false;
+    }
     float buffer[BLOCK] = {0};
     const float *const logits = block_logits(s->view, first, buffer);
     const int32_t n = block_size(s->view, first);
     int32_t n_kept = 0;
     for (int32_t i = 0; i < n; i++) {
-        keys[i] = order_key(logits[i]);
-        n_kept += is_kept(&s->cut, keys[i], first + i);
+        n_kept += is_kept(cut, logits[i], first + i);
     }
     if (n_kept == 0) {
         return false;
     }
+    float all[BLOCK] = {0};
     if (measure == BY_WEIGHT) {
-        s->isa->exp_scaled(logits, s->largest, s->temperature, n, weights);
+        s->isa->exp_scaled(logits, s->largest, s->temperature, n, all);
     }
     for (int32_t i = 0; i < n; i++) {
-        const float weight = measure == BY_WEIGHT ? weights[i] : 1.0f;
-        weights[i] = is_kept(&s->cut, keys[i], first + i) ? weight : 0.0f;
+        const float weight = measure == BY_WEIGHT ? all[i] : 1.0f;
+        weights[i] = is_kept(cut, logits[i], first + i) ? weight : 0.0f;
+    }
+    for (int32_t i = n; i < BLOCK; i++) {
+        weights[i] = 0.0f;
     }
     return true;
 }
 
 static double total(const struct selection *s, enum measure measure)
 {
-    uint32_t keys[BLOCK] = {0};
     float weights[BLOCK] = {0};
     double sum = 0.0;
     for (int32_t first = 0; first < s->view->n_vocab; first += BLOCK) {
-        if (block_weights(s, first, measure, keys, weights)) {
-            for (int32_t i = 0; i < block_size(s->view, first); i++) {
-                sum += (double)weights[i];
-            }
+        if (block_weights(s, first, measure, weights)) {
+            sum += sum_block(weights);
         }
     }
     return sum;
 }
 
-/* One digit of a key: `bits` bits from `shift` up; the digits above it are already known. */
+/* One digit of a key: `bits` bits from `shift` up. */
 struct digit {
     int shift, bits;
 };
 
+/* How many of a block lie in [lowest, highest]. */
+static int32_t count_between(const float *logits, int32_t n, float lowest, float highest)
+{
+    int32_t count = 0;
+    for (int32_t i = 0; i < n; i++) {
+        count += (logits[i] >= lowest) & (logits[i] <= highest);
+    }
+    return count;
+}
+
 /*
- * Adds up what is kept by this digit, among the keys that agree with `prefix` above it, and finds the digit at
- * which the sum from the top, begun at *above, reaches the goal. *above becomes the sum of the digits over it.
+ * Adds up what is kept by one digit, over the logits in [lowest, highest], which are those that agree with the digits
+ * above it; finds the digit at which the sum from the top, begun at *above, reaches the goal. *above becomes the
+ * sum of what is over that digit.
  */
-static uint32_t find_digit(const struct selection *s, struct digit digit, uint32_t prefix,
+static uint32_t find_digit(const struct selection *s, struct digit digit, const float range[2],
                            enum measure measure, double goal, double *above)
 {
-    uint32_t keys[BLOCK] = {0};
+    float buffer[BLOCK] = {0};
     float weights[BLOCK] = {0};
     const uint32_t n_digits = 1u << digit.bits;
     memset(s->histogram, 0, n_digits * sizeof *s->histogram);
     for (int32_t first = 0; first < s->view->n_vocab; first += BLOCK) {
-        if (!block_weights(s, first, measure, keys, weights)) {
+        const float *const logits = block_logits(s->view, first, buffer);
+        const int32_t n = block_size(s->view, first);
+        if (count_between(logits, n, range[0], range[1]) == 0 ||
+            !block_weights(s, first, measure, weights)) {
             continue;
         }
-        for (int32_t i = 0; i < block_size(s->view, first); i++) {
-            const uint32_t upper = (uint32_t)((uint64_t)keys[i] >> (digit.shift + digit.bits));
-            if (upper == prefix) {
-                s->histogram[keys[i] >> digit.shift & (n_digits - 1)] += (double)weights[i];
+        for (int32_t i = 0; i < n; i++) {
+            if (logits[i] >= range[0] && logits[i] <= range[1]) {
+                const uint32_t d = order_key(logits[i]) >> digit.shift & (n_digits - 1);
+                s->histogram[d] += (double)weights[i];
             }
         }
     }
@@ -245,15 +306,19 @@ static uint32_t find_digit(const struct selection *s, struct digit digit, uint32
     return found;
 }
 
-/* The id of the n-th kept key equal to `key`, by ascending id. */
-static int32_t nth_equal(const struct selection *s, uint32_t key, int32_t n)
+/* The id of the n-th kept logit equal to `logit`, by ascending id. */
+static int32_t nth_equal(const struct selection *s, float logit, int32_t n)
 {
     float buffer[BLOCK] = {0};
     int32_t last = -1;
     for (int32_t first = 0; first < s->view->n_vocab; first += BLOCK) {
         const float *const logits = block_logits(s->view, first, buffer);
-        for (int32_t i = 0; i < block_size(s->view, first); i++) {
-            if (order_key(logits[i]) == key && is_kept(&s->cut, key, first + i)) {
+        const int32_t n_block = block_size(s->view, first);
+        if (count_between(logits, n_block, logit, logit) == 0) {
+            continue;
+        }
+        for (int32_t i = 0; i < n_block; i++) {
+            if (logits[i] == logit && is_kept(s->cut, logit, first + i)) {
                 last = first + i;
                 if (--n == 0) {
                     return last;
@@ -264,20 +329,33 @@ static int32_t nth_equal(const struct selection *s, uint32_t key, int32_t n)
     return last;
 }
 
+/* Moves the cut up to a logit that is known not to be above where it will end. */
+static void raise_cut(struct selection *s, float logit)
+{
+    if (logit > s->cut.logit) {
+        s->cut = (struct cut){.logit = logit, .last_id = INT32_MAX};
+    }
+}
+
 /* Narrows the cut to the smallest number of largest logits whose measures reach the goal together. */
 static void keep_until(struct selection *s, enum measure measure, double goal)
 {
     static const struct digit digits[] = {
         {.shift = 21, .bits = 11}, {.shift = 10, .bits = 11}, {.shift = 0, .bits = 10}};
+    float range[2] = {-FLT_MAX, FLT_MAX};
     uint32_t key = 0;
     double above = 0.0;
     for (size_t i = 0; i < sizeof digits / sizeof digits[0]; i++) {
-        key = key << digits[i].bits | find_digit(s, digits[i], key, measure, goal, &above);
+        const int shift = digits[i].shift;
+        key |= find_digit(s, digits[i], range, measure, goal, &above) << shift;
+        range[0] = float_of_key(key);
+        range[1] = float_of_key(key | ((1u << shift) - 1));
+        raise_cut(s, range[0]); // the digits to come only add to it
     }
+    const float logit = range[0];
     // Equal logits have equal weights: take as many as the rest of the goal needs, one at least.
     double each = 1.0;
     if (measure == BY_WEIGHT) {
-        const float logit = f32_from_bits(key & 0x80000000u ? key & 0x7FFFFFFFu : ~key);
         float weight = 0.0f;
         s->isa->exp_scaled(&logit, s->largest, s->temperature, 1, &weight);
         each = (double)weight;
@@ -286,22 +364,62 @@ static void keep_until(struct selection *s, enum measure measure, double goal)
     while (above + n_equal * each < goal && n_equal < s->view->n_vocab) {
         n_equal++;
     }
-    s->cut.last_id = nth_equal(s, key, n_equal);
-    s->cut.key = key;
+    s->cut.last_id = nth_equal(s, logit, n_equal);
+    s->cut.logit = logit;
 }
 
-/* w >= min_p is logit >= max + temperature * log(min_p): the smallest float that is. */
-static void keep_min_p(struct selection *s, float min_p)
+/* The smallest float whose weight is at least `weight`: logit >= max + temperature * log(weight). */
+static float logit_of_weight(const struct selection *s, double weight)
 {
-    const double limit = (double)s->largest + (double)s->temperature * log((double)min_p);
-    float lowest = (float)limit;
-    if ((double)lowest < limit) {
-        lowest = nextafterf(lowest, INFINITY);
+    const double limit = (double)s->largest + (double)s->temperature * log(weight);
+    const float nearest = (float)limit;
+    return (double)nearest < limit ? nextafterf(nearest, INFINITY) : nearest;
+}
+
+static void keep_top_k(struct selection *s, int32_t k)
+{
+    // Of the k largest maxima each has a logit in its own block: the cut is not below the last of them.
+    const struct view maxima = {.logits = s->view->maxima,
+                                .n_vocab = (s->view->n_vocab + BLOCK - 1) / BLOCK};
+    struct selection coarse = *s;
+    coarse.view = &maxima;
+    coarse.cut.last_id = INT32_MAX;
+    if (total(&coarse, BY_COUNT) >= (double)k) {
+        keep_until(&coarse, BY_COUNT, (double)k);
+        raise_cut(s, coarse.cut.logit);
     }
-    s->cut.key = order_key(lowest);
+    if (total(s, BY_COUNT) > (double)k) {
+        keep_until(s, BY_COUNT, (double)k);
+    }
+}
+
+static void keep_top_p(struct selection *s, double top_p)
+{
+    const double whole = total(s, BY_WEIGHT);
+    // All ids of less than this weight cannot make up 1 - top_p together (a little less, for rounding).
+    const double spare = 0.999 * (1.0 - top_p) * whole / (double)s->view->n_vocab;
+    if (spare > 0.0) {
+        raise_cut(s, logit_of_weight(s, spare));
+    }
+    keep_until(s, BY_WEIGHT, top_p * whole);
 }
 
 // ---- the draw ----
+
+/* Where the weights pass the target; the last that has any, should rounding keep them from it. */
+static int32_t draw_in_block(const float weights[BLOCK], double target)
+{
+    double sum = 0.0;
+    int32_t last = 0;
+    for (int32_t i = 0; i < BLOCK; i++) {
+        sum += (double)weights[i];
+        last = weights[i] > 0.0f ? i : last;
+        if (sum > target) {
+            break;
+        }
+    }
+    return last;
+}
 
 static int32_t draw(const struct selection *s, const struct sample_row *row)
 {
@@ -312,19 +430,17 @@ static int32_t draw(const struct selection *s, const struct sample_row *row)
     const double target = (double)philox_uniform(bits[0]) * total(s, BY_WEIGHT);
 
     // The sums of total, in its order: the last one is the whole and passes any target.
-    uint32_t keys[BLOCK] = {0};
     float weights[BLOCK] = {0};
     double sum = 0.0;
     for (int32_t first = 0; first < s->view->n_vocab; first += BLOCK) {
-        if (!block_weights(s, first, BY_WEIGHT, keys, weights)) {
+        if (!block_weights(s, first, BY_WEIGHT, weights)) {
             continue;
         }
-        for (int32_t i = 0; i < block_size(s->view, first); i++) {
-            sum += (double)weights[i];
-            if (sum > target) {
-                return first + i;
-            }
+        const double next = sum + sum_block(weights);
+        if (next > target) {
+            return first + draw_in_block(weights, target - sum);
         }
+        sum = next;
     }
     return -1; // not reached: the largest logit weighs 1
 }
@@ -343,16 +459,16 @@ static int32_t choose(const struct cpu_isa *isa, const struct view *view,
         .largest = largest,
         .temperature = row->temperature,
         .histogram = histogram,
-        .cut = {.key = 0, .last_id = INT32_MAX},
+        .cut = {.logit = -FLT_MAX, .last_id = INT32_MAX}, // -inf weighs nothing
     };
     if (row->min_p > 0.0f) {
-        keep_min_p(&s, row->min_p);
+        raise_cut(&s, logit_of_weight(&s, (double)row->min_p));
     }
-    if (row->top_k > 0 && row->top_k < view->n_vocab && total(&s, BY_COUNT) > (double)row->top_k) {
-        keep_until(&s, BY_COUNT, (double)row->top_k);
+    if (row->top_k > 0 && row->top_k < view->n_vocab) {
+        keep_top_k(&s, row->top_k);
     }
     if (row->top_p < 1.0f) {
-        keep_until(&s, BY_WEIGHT, (double)row->top_p * total(&s, BY_WEIGHT));
+        keep_top_p(&s, (double)row->top_p);
     }
     return draw(&s, row);
 }
@@ -364,34 +480,60 @@ struct plan {
     const struct backend_stream *stream;
 };
 
-static void sample_row(const struct plan *plan, int64_t index, struct cpu_scratch *scratch)
+static void find_maximum(const struct cpu_isa *isa, const struct view *view, int32_t block,
+                         float *maxima)
 {
-    const struct sample_row *row = &plan->args->rows[index];
-    struct sample_result *result = &plan->args->results[index];
-    struct view view = {.logits = row->logits, .n_vocab = plan->args->n_vocab};
-    *result = (struct sample_result){.id = -1, .nan = 1};
+    float buffer[BLOCK] = {0};
+    const int32_t first = block * BLOCK;
+    maxima[block] = isa->largest(block_logits(view, first, buffer), block_size(view, first));
+}
 
-    float largest = 0.0f;
-    if (!is_usable(view.logits, view.n_vocab) || find_largest(&view, &largest) < 0) {
+/* Takes the banned ids out of the view, and out of the maxima of their blocks. */
+static void ban(const struct cpu_isa *isa, const struct sample_row *row, struct view *view,
+                struct cpu_scratch *scratch)
+{
+    if (row->n_banned == 0) {
         return;
     }
-    if (row->n_banned > 0) {
-        memset(scratch->banned, 0, ((size_t)view.n_vocab + 63) / 64 * sizeof scratch->banned[0]);
-        for (int32_t i = 0; i < row->n_banned; i++) {
-            scratch->banned[row->banned[i] / 64] |= UINT64_C(1) << row->banned[i] % 64;
-        }
-        view.banned = scratch->banned;
+    memset(scratch->banned, 0, ((size_t)view->n_vocab + 63) / 64 * sizeof scratch->banned[0]);
+    for (int32_t i = 0; i < row->n_banned; i++) {
+        scratch->banned[row->banned[i] / BLOCK] |= UINT64_C(1) << row->banned[i] % BLOCK;
     }
-    const int32_t id = choose(plan->stream->isa, &view, row, scratch->histogram);
-    if (id < 0) {
+    view->banned = scratch->banned;
+    for (int32_t i = 0; i < row->n_banned; i++) {
+        find_maximum(isa, view, row->banned[i] / BLOCK, scratch->maxima);
+    }
+}
+
+static void sample_row(const struct plan *plan, int64_t index, struct cpu_scratch *scratch)
+{
+    const struct cpu_isa *const isa = plan->stream->isa;
+    const struct sample_row *row = &plan->args->rows[index];
+    struct sample_result *result = &plan->args->results[index];
+    struct view view = {
+        .logits = row->logits, .n_vocab = plan->args->n_vocab, .maxima = scratch->maxima};
+    *result = (struct sample_result){.id = -1, .nan = 1};
+    if (!is_usable(view.logits, view.n_vocab)) {
+        return;
+    }
+    for (int32_t block = 0; block * BLOCK < view.n_vocab; block++) {
+        find_maximum(isa, &view, block, scratch->maxima);
+    }
+    float largest = 0.0f;
+    if (find_largest(&view, &largest) < 0) {
+        return;
+    }
+    struct sample_result found = {.id = -1};
+    const double log_sum = log_sum_exp(isa, &view, largest);
+    find_top(&view, row->n_top, log_sum, &found);
+    ban(isa, row, &view, scratch);
+    found.id = choose(isa, &view, row, scratch->histogram);
+    if (found.id < 0) {
         return; // everything finite is banned
     }
-    const double log_sum = log_sum_exp(plan->stream->isa, &view, largest);
-    result->nan = 0;
-    result->id = id;
-    result->logprob = (float)((double)row->logits[id] - log_sum);
-    result->rank = rank_of(&view, id);
-    find_top(&view, row->n_top, log_sum, result);
+    found.logprob = (float)((double)row->logits[found.id] - log_sum);
+    found.rank = rank_of(&view, found.id);
+    *result = found;
 }
 
 static void run_task(void *context, int64_t task, int thread)
