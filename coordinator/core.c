@@ -200,6 +200,7 @@ static void tick(struct core *core)
         core_groups_sweep(core);
     }
     core_groups_tick(core);
+    core_requests_tick(core);
     core_requests_dispatch(core);
     advance_phase(core);
     core_status_gauges(core);
@@ -345,6 +346,7 @@ void core_free(struct core *core)
     for (struct core_message *m; (m = mailbox_take(&core->inbox, 0)) != NULL;) {
         drop(m);
     }
+    core_requests_close(core);
     for (int i = 0; i < core->n_groups; i++) {
         if (core->groups[i].link != NULL) {
             link_release(core->groups[i].link);

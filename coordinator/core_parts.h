@@ -83,7 +83,8 @@ struct core {
 
     struct request *by_seq[CORE_HASH_BUCKETS];
     struct request *by_id[CORE_HASH_BUCKETS];
-    struct request *live;
+    struct request *live;  /* QUEUED and RUNNING */
+    struct request *ended; /* ENDED */
     uint32_t n_running, n_live;
     uint64_t next_seq_id;
     uint64_t ended_ns, interval_ns; /* last end of a request; smoothed time between ends */
@@ -110,6 +111,12 @@ void core_requests_gone(struct core *core, struct request *request);
 
 /* Ends requests whose calls are over, where no message could say so. */
 void core_requests_sweep(struct core *core);
+
+/* Cancels calls that were answered long ago and whose clients do not read. */
+void core_requests_tick(struct core *core);
+
+/* Forgets the requests that have ended, whether their calls are over or not. */
+void core_requests_close(struct core *core);
 void core_requests_dispatch(struct core *core);
 void core_requests_output(struct core *core, int group, const struct wire_seq_output *output);
 

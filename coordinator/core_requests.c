@@ -2,7 +2,8 @@
  * core_requests.c - requests from admission to their end
  *
  * A request that is QUEUED or RUNNING is in three places: the list `live` and the tables by id and by sequence. It is
- * put into them by admit alone, and taken out by end alone, which every way out leads through.
+ * put into them by admit alone, and taken out by end alone, which every way out leads through. Until its call is over
+ * too it is in the list `ended`: a client that does not read must not keep what it was sent for ever.
  */
 #include <stdio.h>
 #include <string.h>
@@ -13,6 +14,9 @@
 /* Refused clients are told to come back after the queue ahead of them, within reason. */
 #define MIN_RETRY_MS 20
 #define MAX_RETRY_MS 10000
+
+/* What a client gets to read the rest of its answer in. */
+#define LINGER_NS (30 * NS_PER_S)
 
 // ---- the tables ----
 
@@ -49,6 +53,24 @@ static struct request *find_id(struct core *core, const char *id)
     return request;
 }
 
+static void enter_list(struct request **list, struct request *request)
+{
+    request->next_live = *list;
+    request->previous_live = list;
+    if (*list != NULL) {
+        (*list)->previous_live = &request->next_live;
+    }
+    *list = request;
+}
+
+static void leave_list(struct request *request)
+{
+    *request->previous_live = request->next_live;
+    if (request->next_live != NULL) {
+        request->next_live->previous_live = request->previous_live;
+    }
+}
+
 static void enter_tables(struct core *core, struct request *request)
 {
     struct request **by_seq = seq_bucket(core, request->seq_id);
@@ -57,12 +79,7 @@ static void enter_tables(struct core *core, struct request *request)
     struct request **by_id = id_bucket(core, request->wire.request_id);
     request->next_by_id = *by_id;
     *by_id = request;
-    request->next_live = core->live;
-    request->previous_live = &core->live;
-    if (core->live != NULL) {
-        core->live->previous_live = &request->next_live;
-    }
-    core->live = request;
+    enter_list(&core->live, request);
     core->n_live++;
 }
 
@@ -78,10 +95,7 @@ static void leave_tables(struct core *core, struct request *request)
         by_id = &(*by_id)->next_by_id;
     }
     *by_id = request->next_by_id;
-    *request->previous_live = request->next_live;
-    if (request->next_live != NULL) {
-        request->next_live->previous_live = request->previous_live;
-    }
+    leave_list(request);
     core->n_live--;
 }
 
@@ -101,7 +115,15 @@ static void update_retry(struct core *core)
                  (unsigned)(at_least > MAX_RETRY_MS ? MAX_RETRY_MS : at_least));
 }
 
-/* Takes the request out of everything and drops the pipeline's reference. The call has been answered. */
+/* Drops the pipeline's reference to a request that has ended. */
+static void forget(struct request *request)
+{
+    leave_list(request);
+    request->state = REQUEST_DONE;
+    request_release(request);
+}
+
+/* Takes the request out of everything but the list of those that have ended. The call has been answered. */
 static void end(struct core *core, struct request *request)
 {
     if (request->state == REQUEST_QUEUED) {
@@ -111,9 +133,13 @@ static void end(struct core *core, struct request *request)
     }
     core->n_running -= request->state == REQUEST_RUNNING ? 1 : 0;
     request->state = REQUEST_ENDED;
+    request->ended_ns = core->now_ns;
     leave_tables(core, request);
+    enter_list(&core->ended, request);
     update_retry(core);
-    request_release(request);
+    if (request_is_closed(request)) {
+        forget(request);
+    }
 }
 
 static void end_badly(struct core *core, struct request *request, const status_t *status)
@@ -162,7 +188,7 @@ static void end_unheard(struct core *core, struct request *request)
     // Losing the group over the cancel ends its requests, this one included: hold on to it.
     request_acquire(request);
     cancel_at_worker(core, request);
-    if (request->state != REQUEST_ENDED) {
+    if (request->state == REQUEST_QUEUED || request->state == REQUEST_RUNNING) {
         const status_t s = status_errorf(STATUS_CANCELLED, "the call is over");
         request_refuse(request, &s);
         end(core, request);
@@ -174,8 +200,29 @@ void core_requests_gone(struct core *core, struct request *request)
 {
     if (request->state == REQUEST_QUEUED || request->state == REQUEST_RUNNING) {
         end_unheard(core, request);
+    } else if (request->state == REQUEST_ENDED) {
+        forget(request);
     }
     request_release(request);
+}
+
+void core_requests_tick(struct core *core)
+{
+    struct request *next = NULL;
+    for (struct request *request = core->ended; request != NULL; request = next) {
+        next = request->next_live;
+        if (core->now_ns - request->ended_ns > LINGER_NS) {
+            rpc_cancel(request->call);
+            forget(request);
+        }
+    }
+}
+
+void core_requests_close(struct core *core)
+{
+    while (core->ended != NULL) {
+        forget(core->ended);
+    }
 }
 
 void core_requests_sweep(struct core *core)
@@ -186,6 +233,12 @@ void core_requests_sweep(struct core *core)
         if (request_is_closed(request)) {
             end_unheard(core, request);
             next = core->live; // a lost group may have taken others with it: from the start
+        }
+    }
+    for (struct request *request = core->ended; request != NULL; request = next) {
+        next = request->next_live;
+        if (request_is_closed(request)) {
+            forget(request);
         }
     }
 }
@@ -316,7 +369,10 @@ static status_t send_packed(struct core *core, const struct request *request)
     if (core->packed.size == 0) {
         return status_ok();
     }
-    const status_t s = rpc_send(request->call, core->packed.data, core->packed.size);
+    // One message of any size may wait, for there are prompts of any size; not a second behind it.
+    const bool behind = rpc_queued_bytes(request->call) > (size_t)core->config->max_unread_bytes;
+    const status_t s = behind ? status_errorf(STATUS_RESOURCE_EXHAUSTED, "behind")
+                              : rpc_send(request->call, core->packed.data, core->packed.size);
     if (s.code == STATUS_RESOURCE_EXHAUSTED) {
         metrics_add(core->metrics, METRICS_SLOW_READERS, 1);
         return status_errorf(STATUS_RESOURCE_EXHAUSTED,

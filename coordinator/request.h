@@ -30,7 +30,14 @@
 
 #define REQUEST_ID_BYTES 40 /* of an id that we make up */
 
-enum request_state { REQUEST_NEW, REQUEST_QUEUED, REQUEST_RUNNING, REQUEST_ENDED };
+/* REQUEST_ENDED: answered, but the client has not read everything yet; REQUEST_DONE: nobody knows of it any more. */
+enum request_state {
+    REQUEST_NEW,
+    REQUEST_QUEUED,
+    REQUEST_RUNNING,
+    REQUEST_ENDED,
+    REQUEST_DONE,
+};
 
 struct gate;
 
@@ -63,7 +70,8 @@ struct request {
     uint64_t seq_id;
     uint64_t submitted_ns, last_token_ns;
     struct request *next_by_seq, *next_by_id;   /* hash chains */
-    struct request *next_live, **previous_live; /* all QUEUED and RUNNING */
+    struct request *next_live, **previous_live; /* in the core's list `live` or `ended` */
+    uint64_t ended_ns;
 };
 
 /* Copies the message. The caller gets both references. */

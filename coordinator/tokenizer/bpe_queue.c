@@ -1,7 +1,7 @@
 #include "coordinator/tokenizer/bpe_queue.h"
 
+#include <assert.h>
 #include <stdlib.h>
-#include <string.h>
 
 #define PER_CHUNK (BPE_CHUNK - 1)
 #define MIN_ROOM  1024u
@@ -65,7 +65,6 @@ void bpe_queue_destroy(struct bpe_queue *queue)
     free(queue->summary);
     free(queue->chunks);
     free(queue->active.data);
-    free(queue->spare.data);
     free(queue->heap);
     *queue = (struct bpe_queue){0};
 }
@@ -134,65 +133,6 @@ static void clear_bucket(struct bpe_queue *queue, uint32_t rank)
     }
 }
 
-// ---- order in a bucket: merging the ascending runs it consists of ----
-
-static size_t run_end(const uint32_t *data, size_t n, size_t from)
-{
-    size_t end = from + 1;
-    while (end < n && data[end - 1] < data[end]) {
-        end++;
-    }
-    return end;
-}
-
-static void merge_two(const uint32_t *a, size_t n_a, const uint32_t *b, size_t n_b, uint32_t *out)
-{
-    while (n_a > 0 && n_b > 0) {
-        if (*a < *b) {
-            *out++ = *a++;
-            n_a--;
-        } else {
-            *out++ = *b++;
-            n_b--;
-        }
-    }
-    memcpy(n_a > 0 ? out : out + n_b, a, n_a * sizeof *a);
-    memcpy(out, b, n_b * sizeof *b);
-}
-
-/* Merges neighbouring runs of `from` two by two into `to`. */
-static void merge_pass(const uint32_t *from, size_t n, uint32_t *to)
-{
-    size_t at = 0;
-    while (at < n) {
-        const size_t middle = run_end(from, n, at);
-        const size_t end = middle < n ? run_end(from, n, middle) : n;
-        merge_two(from + at, middle - at, from + middle, end - middle, to + at);
-        at = end;
-    }
-}
-
-static status_t sort_active(struct bpe_queue *queue)
-{
-    const size_t n = queue->active.n;
-    if (n == 0 || run_end(queue->active.data, n, 0) == n) {
-        return status_ok(); // the usual case
-    }
-    while (queue->spare.capacity < n) {
-        void *data = queue->spare.data;
-        TRY(grow(&data, &queue->spare.capacity, sizeof *queue->spare.data));
-        queue->spare.data = data;
-    }
-    do {
-        merge_pass(queue->active.data, n, queue->spare.data);
-        const struct bpe_positions merged = queue->spare;
-        queue->spare = queue->active;
-        queue->active = merged;
-        queue->active.n = n;
-    } while (run_end(queue->active.data, n, 0) < n);
-    return status_ok();
-}
-
 /* Sweeps on to this rank: its bucket, without what is out of date, becomes the active list. */
 static status_t activate(struct bpe_queue *queue, uint32_t rank)
 {
@@ -209,14 +149,16 @@ static status_t activate(struct bpe_queue *queue, uint32_t rank)
             chunk = queue->chunks[chunk[0]];
         }
         const uint32_t at = chunk[1 + i % PER_CHUNK];
-        *to = at;
-        to += queue->nodes[at].rank == rank;
+        if (queue->nodes[at].rank == rank) {
+            assert(to == queue->active.data || to[-1] < at);
+            *to++ = at;
+        }
     }
     queue->active.n = (size_t)(to - queue->active.data);
     queue->at = 0;
     queue->swept = rank;
     clear_bucket(queue, rank);
-    return sort_active(queue);
+    return status_ok();
 }
 
 // ---- the heap: ranks behind the sweep ----

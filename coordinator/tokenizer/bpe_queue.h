@@ -2,15 +2,18 @@
  * bpe_queue.h - in which order the pairs of a long word merge
  *
  * What:      a priority queue of positions: lowest rank first, leftmost first among equals. It sweeps over the ranks
- *            from low to high. A pair whose rank is still ahead goes into that rank's bucket, which costs nothing; a
- *            bucket is put in order once, when the sweep reaches it. Only a pair whose rank has been passed already
- *            goes into a heap. Such pairs exist where several merges make the same token, as in vocabularies that
- *            come from SentencePiece or tiktoken; in a run of one character there are none. A word so short that a
- *            heap of it stays in the cache uses the heap alone.
+ *            from low to high. A pair whose rank is still ahead goes into that rank's bucket, which costs nothing;
+ *            when the sweep reaches it, the bucket becomes the active list. Only a pair whose rank has been passed
+ *            already goes into a heap; few tokenizers have such pairs. A word so short that a heap of it stays in the
+ *            cache uses the heap alone.
  *
- *              swept up to rank 7          active   [ 0  2  4 | 6  8 ]        of rank 7, in order
+ *              swept up to rank 7          active   [ 0  2  4 | 6  8 ]        of rank 7
  *              late                        heap     (3, 4)
- *              ahead                       rank 12  chunk [ 5 1 .. ] -> chunk [ 9 ]
+ *              ahead                       rank 12  chunk [ 1 5 .. ] -> chunk [ 9 ]
+ *
+ *            A bucket is in order as it was filled. What merges inside a token does not depend on its surroundings,
+ *            so a given pair of tokens always comes about in the same rank's sweep and at the same distance from the
+ *            position that is merged then; and a sweep goes from left to right.
  *
  * Layout:    a chunk is 16 numbers: the next chunk, then 15 positions.
  * Ownership: owns its arrays, which grow to the longest word and are reused.
@@ -62,7 +65,7 @@ struct bpe_queue {
     uint32_t free_chunk; /* BPE_NONE: none */
 
     int64_t swept; /* rank of the active bucket, -1 before the first */
-    struct bpe_positions active, spare;
+    struct bpe_positions active;
     size_t at; /* next of active */
 
     uint64_t *heap; /* rank << 32 | position */

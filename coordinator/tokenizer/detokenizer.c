@@ -47,7 +47,7 @@ static status_t emit_replacement(struct detokenizer *d, struct bytes *out)
 static size_t broken_length(const uint8_t *text, size_t size)
 {
     size_t n = 1;
-    while (n < size && n < MAX_UNFINISHED && utf8_incomplete_suffix(text, n + 1) == n + 1) {
+    while (n < size && utf8_incomplete_suffix(text, n + 1) == n + 1) {
         n++;
     }
     return n;

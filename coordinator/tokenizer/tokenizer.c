@@ -8,10 +8,12 @@
 #include "base/utf8.h"
 #include "coordinator/tokenizer/split.h"
 #include "coordinator/tokenizer/token_list.h"
+#include "coordinator/tokenizer/tokenizer_config.h"
 #include "coordinator/tokenizer/tokenizer_json.h"
 #include "coordinator/tokenizer/tokenizer_parts.h"
 
-#define MAX_FILE_BYTES ((size_t)64 * 1024 * 1024)
+#define MAX_FILE_BYTES   ((size_t)64 * 1024 * 1024)
+#define MAX_CONFIG_BYTES ((size_t)16 * 1024 * 1024)
 // Positions in a word are 32 bits, and a normalizer may make the text several times larger.
 #define MAX_TEXT_BYTES ((size_t)256 * 1024 * 1024)
 #define PATH_BYTES     4096
@@ -33,7 +35,7 @@ static status_t add_remedy(status_t s, const char *dir)
                          s.msg);
 }
 
-status_t tokenizer_load(const char *dir, struct tokenizer **tokenizer_out)
+static status_t load_tokenizer_json(const char *dir, struct tokenizer **tokenizer_out)
 {
     char path[PATH_BYTES];
     TRY(file_join(path, sizeof path, dir, "tokenizer.json"));
@@ -47,6 +49,36 @@ status_t tokenizer_load(const char *dir, struct tokenizer **tokenizer_out)
     }
     bytes_destroy(&file);
     return s;
+}
+
+/* tokenizer_config.json may be absent. */
+static status_t load_tokenizer_config(const char *dir, struct tokenizer *tokenizer)
+{
+    char path[PATH_BYTES];
+    TRY(file_join(path, sizeof path, dir, "tokenizer_config.json"));
+    struct bytes file;
+    bytes_init(&file, MAX_CONFIG_BYTES + 1);
+    status_t s = file_read(path, MAX_CONFIG_BYTES, &file);
+    if (status_is_ok(&s)) {
+        s = status_wrapf(tokenizer_config_apply(file.data, file.size, tokenizer), "%s", path);
+    } else if (s.code == STATUS_NOT_FOUND) {
+        s = status_ok();
+    }
+    bytes_destroy(&file);
+    return s;
+}
+
+status_t tokenizer_load(const char *dir, struct tokenizer **tokenizer_out)
+{
+    struct tokenizer *tokenizer;
+    TRY(load_tokenizer_json(dir, &tokenizer));
+    status_t s = load_tokenizer_config(dir, tokenizer);
+    if (!status_is_ok(&s)) {
+        tokenizer_free(tokenizer);
+        return s;
+    }
+    *tokenizer_out = tokenizer;
+    return status_ok();
 }
 
 void tokenizer_free(struct tokenizer *tokenizer)

@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "proto/rpc/rpc.h"
 #include "proto/wire/link.h"
+#include "tests/coordinator/tiny_model.h"
 #include "tests/support/test.h"
 
 #define MAX_SEQS   4096
@@ -21,7 +22,7 @@ struct fake_seq {
     uint32_t n_done, max_tokens, min_tokens;
     uint32_t stop_ids[64];
     size_t n_stop_ids;
-    bool logprobs;
+    int32_t n_top;
 };
 
 struct fake_worker {
@@ -73,7 +74,7 @@ static void take_submit(struct fake_worker *w, const struct wire_submit *submit)
                              .max_tokens = submit->max_tokens,
                              .min_tokens = submit->min_tokens,
                              .n_stop_ids = submit->stop_token_ids.n,
-                             .logprobs = submit->n_top >= 0};
+                             .n_top = submit->n_top};
     memcpy(seq->prompt, submit->tokens.ids, submit->tokens.n * sizeof seq->prompt[0]);
     for (size_t i = 0; i < submit->stop_token_ids.n; i++) {
         seq->stop_ids[i] = submit->stop_token_ids.ids[i];
@@ -167,9 +168,14 @@ static uint32_t next_token(const struct fake_seq *seq)
 static void step_seq(struct fake_worker *w, struct fake_seq *seq, struct wire_token_info *token,
                      struct wire_seq_output *output)
 {
+    static const struct wire_top_logprob alternatives[20] = {{.id = TINY_VOCAB - 1, .logprob = -1}};
     const uint32_t id = next_token(seq);
     *token = (struct wire_token_info){
-        .id = id, .has_logprob = seq->logprobs, .logprob = -0.5F, .rank = 1};
+        .id = id, .has_logprob = seq->n_top >= 0, .logprob = -0.5F, .rank = 1};
+    if (seq->n_top > 0) {
+        token->top = alternatives;
+        token->n_top = (size_t)seq->n_top;
+    }
     *output = (struct wire_seq_output){.seq_id = seq->id,
                                        .tokens = token,
                                        .n_tokens = 1,

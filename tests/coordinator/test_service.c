@@ -1,8 +1,10 @@
 /*
  * Requests from a client's side, through a real server, to a fake worker and back.
  */
+#include <arpa/inet.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -391,6 +393,92 @@ static void test_service_survives_cancels_at_any_moment(void **state)
     end(&f);
 }
 
+// ---- a client that asks and does not read: HTTP/2 by hand, with a window of 0 ----
+
+static void put_frame(struct bytes *out, uint8_t type, uint8_t flags, uint8_t stream,
+                      const void *payload, size_t size)
+{
+    const uint8_t head[9] = {
+        (uint8_t)(size >> 16), (uint8_t)(size >> 8), (uint8_t)size, type, flags, 0, 0, 0, stream};
+    assert_status_ok(bytes_append(out, head, sizeof head));
+    assert_status_ok(bytes_append(out, payload, size));
+}
+
+/* A header that is not indexed (RFC 7541, 6.2.2). */
+static void put_header(struct bytes *out, const char *name, const char *value)
+{
+    const uint8_t literal[2] = {0, (uint8_t)strlen(name)};
+    const uint8_t value_bytes = (uint8_t)strlen(value);
+    assert_status_ok(bytes_append(out, literal, sizeof literal));
+    assert_status_ok(bytes_append_str(out, name));
+    assert_status_ok(bytes_append(out, &value_bytes, 1));
+    assert_status_ok(bytes_append_str(out, value));
+}
+
+static void put_request(struct bytes *out, const struct wire_generate_request *request)
+{
+    struct bytes headers, message;
+    bytes_init(&headers, 1000);
+    bytes_init(&message, 10000);
+    put_header(&headers, ":method", "POST");
+    put_header(&headers, ":scheme", "http");
+    put_header(&headers, ":path", "/kvasir.v1.Inference/Generate");
+    put_header(&headers, ":authority", "test");
+    put_header(&headers, "content-type", "application/grpc");
+    put_header(&headers, "te", "trailers");
+    assert_status_ok(bytes_append(&message, "\0\0\0\0\0", 5));
+    assert_status_ok(wire_generate_request_pack(request, &message));
+    assert_true(message.size < 256 + 5);
+    message.data[4] = (uint8_t)(message.size - 5);
+
+    static const uint8_t no_window[6] = {0, 4, 0, 0, 0, 0};
+    assert_status_ok(bytes_append_str(out, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"));
+    put_frame(out, 4, 0, 0, no_window, sizeof no_window);
+    put_frame(out, 1, 4, 1, headers.data, headers.size);
+    put_frame(out, 0, 1, 1, message.data, message.size);
+    bytes_destroy(&headers);
+    bytes_destroy(&message);
+}
+
+static int dial(const char *address)
+{
+    const int fd = socket(AF_INET, SOCK_STREAM, 0);
+    const struct sockaddr_in to = {
+        .sin_family = AF_INET,
+        .sin_port = htons((uint16_t)strtoul(strrchr(address, ':') + 1, NULL, 10)),
+        .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    assert_true(fd >= 0);
+    assert_int_equal(connect(fd, (const struct sockaddr *)&to, sizeof to), 0);
+    return fd;
+}
+
+static void test_service_ends_streams_that_nobody_reads(void **state)
+{
+    (void)state;
+    struct fixture f;
+    bench_init(&f.bench);
+    f.bench.config.max_unread_bytes = 20000;
+    begin(&f, NULL);
+    const struct wire_generate_request request = stream_request("hello", 1, 2000);
+    struct bytes bytes;
+    bytes_init(&bytes, 10000);
+    put_request(&bytes, &request);
+    const int fd = dial(f.bench.address);
+    assert_int_equal(write(fd, bytes.data, bytes.size), bytes.size);
+    fake_worker_wait_submits(f.worker, 1);
+    fake_worker_wait_cancels(f.worker, 1); // long before its 2,000 tokens
+    fake_worker_wait_active(f.worker, 0);
+    struct stream healthy;
+    stream_start(&healthy, f.channel, &request, RPC_NO_DEADLINE);
+    assert_status_ok(stream_wait(&healthy));
+    assert_int_equal(healthy.n_tokens, 2000);
+    assert_int_equal(fake_worker_n_cancels(f.worker), 1);
+    stream_free(&healthy);
+    close(fd);
+    bytes_destroy(&bytes);
+    end(&f);
+}
+
 static void test_service_tokenizes_and_back(void **state)
 {
     (void)state;
@@ -491,6 +579,7 @@ int main(void)
         cmocka_unit_test(test_service_refuses_what_the_kv_cache_cannot_hold),
         cmocka_unit_test(test_service_serves_256_streams_at_once),
         cmocka_unit_test(test_service_survives_cancels_at_any_moment),
+        cmocka_unit_test(test_service_ends_streams_that_nobody_reads),
         cmocka_unit_test(test_service_tokenizes_and_back),
         cmocka_unit_test(test_service_describes_the_model_and_the_plan),
     };
