@@ -70,7 +70,7 @@ static status_t load_tokenizer_config(const char *dir, struct tokenizer *tokeniz
 
 status_t tokenizer_load(const char *dir, struct tokenizer **tokenizer_out)
 {
-    struct tokenizer *tokenizer;
+    struct tokenizer *tokenizer = NULL;
     TRY(load_tokenizer_json(dir, &tokenizer));
     status_t s = load_tokenizer_config(dir, tokenizer);
     if (!status_is_ok(&s)) {

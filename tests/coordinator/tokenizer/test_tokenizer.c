@@ -470,6 +470,62 @@ static void test_tokenizer_load_names_the_file(void **state)
     tokenizer_free(NULL);
 }
 
+// ---- tokenizer_config.json ----
+
+static void write_text(const char *dir, const char *name, const char *text)
+{
+    char path[TEST_PATH_BYTES + 64];
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    test_write_file(path, text, strlen(text));
+}
+
+#define LLAMA                                                               \
+    "\"tokenizer_class\": \"LlamaTokenizer\", \"model_max_length\": 1"      \
+    "000000000000000019884624838656, \"bos_token\": {\"content\": \"c\"}, " \
+    "\"eos_token\": \"d\""
+
+/* The classes whose template transformers makes anew; tokenizer.json itself has none here. */
+static void test_tokenizer_load_follows_the_config(void **state)
+{
+    (void)state;
+
+    static const struct {
+        const char *config;
+        int32_t ids[3];
+        size_t n;
+    } rows[] = {
+        {"{\"add_bos_token\": true}", {0}, 1},
+        {"{\"tokenizer_class\": \"GPT2Tokenizer\", \"add_bos_token\": true}", {0}, 1},
+        {"{" LLAMA "}", {2, 0}, 2},
+        {"{" LLAMA ", \"add_bos_token\": false}", {0}, 1},
+        {"{" LLAMA ", \"add_eos_token\": true}", {2, 0, 3}, 3},
+    };
+
+    char dir[TEST_PATH_BYTES];
+    test_tmpdir(dir);
+    char *json = fixture_json(&(const struct fixture_parts){0});
+    write_text(dir, "tokenizer.json", json);
+    free(json);
+    struct tokenizer *tokenizer = NULL;
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        write_text(dir, "tokenizer_config.json", rows[i].config);
+        assert_status_ok(tokenizer_load(dir, &tokenizer));
+        assert_encodes(tokenizer, "a", TOKENIZER_ADD_SPECIAL, rows[i].ids, rows[i].n);
+        assert_encodes(tokenizer, "a", 0, (const int32_t[]){0}, 1);
+        tokenizer_free(tokenizer);
+    }
+    tokenizer = NULL;
+    write_text(dir, "tokenizer_config.json",
+               "{\"tokenizer_class\": \"LlamaTokenizer\", \"bos_token\": \"<s>\"}");
+    assert_status_says(tokenizer_load(dir, &tokenizer), STATUS_DATA_LOSS,
+                       "tokenizer_config.json: bos_token: \"<s>\" is not in model.vocab");
+    write_text(dir, "tokenizer_config.json", "{");
+    assert_status_says(tokenizer_load(dir, &tokenizer), STATUS_DATA_LOSS,
+                       "tokenizer_config.json: line 1");
+    assert_null(tokenizer);
+    test_tmpdir_remove(dir);
+}
+
 // ---- time ----
 
 /* A megabyte of one character class must not take more than linear time; the test's timeout is the judge. */
@@ -513,6 +569,7 @@ int main(void)
         cmocka_unit_test(test_tokenizer_encode_stops_at_the_limit),
         cmocka_unit_test(test_tokenizer_decode_refuses_ids_it_does_not_have),
         cmocka_unit_test(test_tokenizer_load_names_the_file),
+        cmocka_unit_test(test_tokenizer_load_follows_the_config),
         cmocka_unit_test(test_tokenizer_long_runs_are_quick),
     };
     return cmocka_run_group_tests(tests, load_published, free_published);
