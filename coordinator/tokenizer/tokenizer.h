@@ -47,8 +47,9 @@ enum tokenizer_flags {
 MUST_USE status_t tokenizer_encode(const struct tokenizer *tokenizer, const char *text, size_t size,
                                    int flags, struct token_list *out);
 
-/* Appends the text of all ids. Bytes that are not valid UTF-8 become U+FFFD, as in Hugging Face tokenizers. An
- * id outside the vocabulary is INVALID_ARGUMENT. */
+/* Appends the text of all ids. Bytes that are not valid UTF-8 become U+FFFD, as in Hugging Face tokenizers but for one
+ * case that a stream cannot wait for: complete characters of <0xNN> tokens stay when later ones of the same run break
+ * it. An id outside the vocabulary is INVALID_ARGUMENT. */
 MUST_USE status_t tokenizer_decode(const struct tokenizer *tokenizer, const int32_t *ids, size_t n,
                                    int flags, struct bytes *out);
 
