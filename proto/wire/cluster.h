@@ -51,3 +51,18 @@ MUST_USE status_t wire_cluster_status_unpack(const uint8_t *data, size_t size, s
 MUST_USE status_t wire_plan_response_pack(const char *json, struct bytes *out);
 MUST_USE status_t wire_plan_response_unpack(const uint8_t *data, size_t size, struct arena *arena,
                                             const char **json_out);
+
+/* WatchStatusRequest: milliseconds between two messages at most; 0: the server's choice. */
+MUST_USE status_t wire_watch_request_pack(uint32_t interval_ms, struct bytes *out);
+MUST_USE status_t wire_watch_request_unpack(const uint8_t *data, size_t size, struct arena *arena,
+                                            uint32_t *interval_ms_out);
+
+/* DrainRequest: seconds to wait for running requests; 0: as configured. */
+MUST_USE status_t wire_drain_request_pack(double grace_seconds, struct bytes *out);
+MUST_USE status_t wire_drain_request_unpack(const uint8_t *data, size_t size, struct arena *arena,
+                                            double *grace_seconds_out);
+
+/* DrainResponse: requests that had to be ended. */
+MUST_USE status_t wire_drain_response_pack(uint32_t requests_ended, struct bytes *out);
+MUST_USE status_t wire_drain_response_unpack(const uint8_t *data, size_t size, struct arena *arena,
+                                             uint32_t *requests_ended_out);

@@ -135,3 +135,60 @@ status_t wire_plan_response_unpack(const uint8_t *data, size_t size, struct aren
     *json_out = ((const Kvasir__V1__GetPlanResponse *)message)->json;
     return status_ok();
 }
+
+status_t wire_watch_request_pack(uint32_t interval_ms, struct bytes *out)
+{
+    struct wire_packer p;
+    wire_pack_begin(&p);
+    Kvasir__V1__WatchStatusRequest message = KVASIR__V1__WATCH_STATUS_REQUEST__INIT;
+    message.interval_ms = interval_ms;
+    return wire_pack_finish(&p, &message.base, out);
+}
+
+status_t wire_watch_request_unpack(const uint8_t *data, size_t size, struct arena *arena,
+                                   uint32_t *interval_ms_out)
+{
+    const struct wire_input in = {data, size, arena, WIRE_AMPLIFICATION};
+    ProtobufCMessage *message;
+    TRY(wire_unpack(&in, &kvasir__v1__watch_status_request__descriptor, &message));
+    *interval_ms_out = ((const Kvasir__V1__WatchStatusRequest *)message)->interval_ms;
+    return status_ok();
+}
+
+status_t wire_drain_request_pack(double grace_seconds, struct bytes *out)
+{
+    struct wire_packer p;
+    wire_pack_begin(&p);
+    Kvasir__V1__DrainRequest message = KVASIR__V1__DRAIN_REQUEST__INIT;
+    message.grace_seconds = grace_seconds;
+    return wire_pack_finish(&p, &message.base, out);
+}
+
+status_t wire_drain_request_unpack(const uint8_t *data, size_t size, struct arena *arena,
+                                   double *grace_seconds_out)
+{
+    const struct wire_input in = {data, size, arena, WIRE_AMPLIFICATION};
+    ProtobufCMessage *message;
+    TRY(wire_unpack(&in, &kvasir__v1__drain_request__descriptor, &message));
+    *grace_seconds_out = ((const Kvasir__V1__DrainRequest *)message)->grace_seconds;
+    return status_ok();
+}
+
+status_t wire_drain_response_pack(uint32_t requests_ended, struct bytes *out)
+{
+    struct wire_packer p;
+    wire_pack_begin(&p);
+    Kvasir__V1__DrainResponse message = KVASIR__V1__DRAIN_RESPONSE__INIT;
+    message.requests_ended = requests_ended;
+    return wire_pack_finish(&p, &message.base, out);
+}
+
+status_t wire_drain_response_unpack(const uint8_t *data, size_t size, struct arena *arena,
+                                    uint32_t *requests_ended_out)
+{
+    const struct wire_input in = {data, size, arena, WIRE_AMPLIFICATION};
+    ProtobufCMessage *message;
+    TRY(wire_unpack(&in, &kvasir__v1__drain_response__descriptor, &message));
+    *requests_ended_out = ((const Kvasir__V1__DrainResponse *)message)->requests_ended;
+    return status_ok();
+}
