@@ -101,6 +101,20 @@ static status_t new_http(struct coordinator *c, const char *address)
     return http_new(&http, &c->http);
 }
 
+/* The traffic is not encrypted and nobody is asked who he is. */
+static void warn_of_strangers(const struct coordinator_config *config, const log_t *log)
+{
+    static const char *const own[] = {"unix:", "127.", "localhost:", "[::1]:"};
+    for (size_t i = 0; i < sizeof own / sizeof own[0]; i++) {
+        if (strncmp(config->listen, own[i], strlen(own[i])) == 0) {
+            return;
+        }
+    }
+    log_write(log, LOG_WARN, "other hosts can reach this address, without encryption or login",
+              "listen=%s join_token=%s", config->listen,
+              config->join_token_file != NULL ? "yes" : "no");
+}
+
 static status_t assemble(struct coordinator *c, const struct coordinator_options *options)
 {
     const struct coordinator_config *config = options->config;
@@ -108,6 +122,7 @@ static status_t assemble(struct coordinator *c, const struct coordinator_options
     const struct rpc_server_options server = {.address = config->listen,
                                               .log = log_module(&options->log, "rpc")};
     TRY(rpc_server_new(&server, &c->server));
+    warn_of_strangers(config, &options->log);
     TRY(new_core(c, options));
     const struct ingress_options ingress = {.model = options->model,
                                             .gate = &c->gate,

@@ -129,17 +129,22 @@ static void begin_stop(struct core *core)
     core->stop_until_ns = core->now_ns + STOP_LIMIT_NS;
     const uint32_t n = core_requests_fail(core, -1, &why);
     log_write(&core->log, LOG_INFO, "stopping", "requests_ended=%u", n);
+    core_status_tell_drained(core, n);
     core_groups_shutdown(core);
     core_update_serving(core);
 }
 
-static void begin_drain(struct core *core)
+void core_drain(struct core *core, uint64_t grace_ns)
 {
-    core->phase = CORE_DRAINING;
-    core->drain_until_ns =
-        core->now_ns + (uint64_t)(core->config->shutdown_timeout_s * (double)NS_PER_S);
-    log_write(&core->log, LOG_INFO, "draining", "live=%u", core->n_live);
-    core_update_serving(core);
+    const uint64_t until_ns = core->now_ns + grace_ns;
+    if (core->phase == CORE_SERVING) {
+        core->phase = CORE_DRAINING;
+        core->drain_until_ns = until_ns;
+        log_write(&core->log, LOG_INFO, "draining", "live=%u", core->n_live);
+        core_update_serving(core);
+    } else if (core->phase == CORE_DRAINING && until_ns < core->drain_until_ns) {
+        core->drain_until_ns = until_ns;
+    }
 }
 
 void core_fail(struct core *core, const status_t *status)
@@ -153,8 +158,8 @@ void core_fail(struct core *core, const status_t *status)
 
 static void take_orders(struct core *core)
 {
-    if (atomic_exchange(&core->drain_wanted, false) && core->phase == CORE_SERVING) {
-        begin_drain(core);
+    if (atomic_exchange(&core->drain_wanted, false)) {
+        core_drain(core, (uint64_t)(core->config->shutdown_timeout_s * (double)NS_PER_S));
     }
     if (atomic_exchange(&core->stop_wanted, false) && core->phase < CORE_STOPPED) {
         core->hurried = true;
@@ -168,10 +173,8 @@ static void take_orders(struct core *core)
 static void advance_phase(struct core *core)
 {
     if (core->phase == CORE_DRAINING) {
-        if (core->n_live == 0 && atomic_load(&core->gate->live) == 0) {
-            core_status_tell_drained(core);
-            begin_stop(core);
-        } else if (core->now_ns >= core->drain_until_ns) {
+        const bool idle = core->n_live == 0 && atomic_load(&core->gate->live) == 0;
+        if (idle || core->now_ns >= core->drain_until_ns) {
             begin_stop(core);
         }
     }
@@ -184,12 +187,6 @@ static void advance_phase(struct core *core)
 }
 
 // ---- the thread ----
-
-static void every_second(struct core *core)
-{
-    core_status_tell_watchers(core);
-    core->next_second_ns = core->now_ns + NS_PER_S;
-}
 
 static void tick(struct core *core)
 {
@@ -204,9 +201,7 @@ static void tick(struct core *core)
     core_requests_dispatch(core);
     advance_phase(core);
     core_status_gauges(core);
-    if (core->now_ns >= core->next_second_ns) {
-        every_second(core);
-    }
+    core_status_tick(core);
 }
 
 static void *core_main(void *arg)

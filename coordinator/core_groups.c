@@ -16,7 +16,7 @@
 #define MAX_BACKOFF_NS (10 * NS_PER_S)
 
 /* Starts in a row, without any success, after which it is a mistake and not bad luck. */
-#define MAX_FAILURES 4
+#define MAX_FAILURES 3
 
 /* Loading may wait for a disk, and a launched group for its host: patience is a multiple of the heartbeat's. */
 #define LOADING_PATIENCE 10

@@ -32,7 +32,8 @@ struct core_message {
     struct request *request;
     struct link *link;
     struct rpc_call *call;
-    int what;      /* CORE_CALL: enum core_call */
-    uint8_t *data; /* malloc */
+    int what;             /* CORE_CALL: enum core_call */
+    uint64_t patience_ns; /* CORE_CALL: interval of a watch, grace of a drain; 0: as configured */
+    uint8_t *data;        /* malloc */
     size_t size;
 };

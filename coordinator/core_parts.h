@@ -50,6 +50,12 @@ struct core_group {
     struct progress loading;
 };
 
+/* A call of Cluster's that is answered later, or more than once. */
+struct core_caller {
+    struct rpc_call *call; /* a reference; NULL: a free place */
+    uint64_t interval_ns, next_ns;
+};
+
 struct core {
     struct core_options options; /* fixed */
     const struct coordinator_config *config;
@@ -71,7 +77,7 @@ struct core {
     int phase; /* enum core_phase */
     status_t result;
     uint64_t now_ns; /* of the message that is handled */
-    uint64_t started_ns, next_second_ns, drain_until_ns, stop_until_ns;
+    uint64_t started_ns, drain_until_ns, stop_until_ns;
     bool said_ready;
     bool hurried; /* stop was asked for twice, or without drain */
 
@@ -89,13 +95,16 @@ struct core {
     uint64_t next_seq_id;
     uint64_t ended_ns, interval_ns; /* last end of a request; smoothed time between ends */
 
-    struct rpc_call *watchers[CORE_MAX_WATCHERS];
-    struct rpc_call *drainers[CORE_MAX_WATCHERS];
+    struct core_caller watchers[CORE_MAX_WATCHERS];
+    struct core_caller drainers[CORE_MAX_WATCHERS];
     struct arena scratch; /* of the message that is handled */
     struct bytes packed;  /* scratch: a message to a client */
 };
 
 // ---- core.c ----
+
+/* Finishes what runs for at most grace_ns, then stops. A second one may only shorten the time. */
+void core_drain(struct core *core, uint64_t grace_ns);
 
 /* Ends the whole with this status: a group that can never start. */
 void core_fail(struct core *core, const status_t *status);
@@ -147,7 +156,8 @@ bool core_groups_are_expected(const struct core *core);
 // ---- core_status.c ----
 
 void core_status_call(struct core *core, const struct core_message *message);
-void core_status_tell_watchers(struct core *core);
-void core_status_tell_drained(struct core *core);
+void core_status_tell_watchers(struct core *core); /* something changed */
+void core_status_tick(struct core *core);          /* time passed */
+void core_status_tell_drained(struct core *core, uint32_t requests_ended);
 void core_status_close(struct core *core);
 void core_status_gauges(struct core *core);

@@ -68,20 +68,60 @@ static void answer_status(struct core *core, struct rpc_call *call)
     }
 }
 
-/* Keeps the call in the first free place. */
-static bool keep(struct rpc_call *calls[CORE_MAX_WATCHERS], struct rpc_call *call)
+/* Keeps the call in the first free place; NULL when there is none, and the call has ended. */
+static struct core_caller *keep(struct core_caller callers[CORE_MAX_WATCHERS],
+                                struct rpc_call *call)
 {
     for (int i = 0; i < CORE_MAX_WATCHERS; i++) {
-        if (calls[i] == NULL) {
-            calls[i] = rpc_call_acquire(call);
-            return true;
+        if (callers[i].call == NULL) {
+            callers[i].call = rpc_call_acquire(call);
+            return &callers[i];
         }
     }
-    const status_t full =
-        status_errorf(STATUS_RESOURCE_EXHAUSTED, "%d callers are waiting, at most %d",
-                      CORE_MAX_WATCHERS, CORE_MAX_WATCHERS);
+    const status_t full = status_errorf(STATUS_RESOURCE_EXHAUSTED, "%d callers are waiting already",
+                                        CORE_MAX_WATCHERS);
     rpc_finish(call, &full, NULL, 0);
-    return false;
+    return NULL;
+}
+
+static void drop(struct core_caller *caller)
+{
+    rpc_call_release(caller->call);
+    caller->call = NULL;
+}
+
+static void tell_watcher(struct core *core, struct core_caller *watcher)
+{
+    status_t s = pack_status(core, &core->packed);
+    if (status_is_ok(&s)) {
+        s = rpc_send(watcher->call, core->packed.data, core->packed.size);
+    }
+    watcher->next_ns = core->now_ns + watcher->interval_ns;
+    if (!status_is_ok(&s)) { // over, or not reading
+        rpc_finish(watcher->call, &s, NULL, 0);
+        drop(watcher);
+    }
+}
+
+static void begin_watch(struct core *core, const struct core_message *message)
+{
+    struct core_caller *watcher = keep(core->watchers, message->call);
+    if (watcher != NULL) {
+        watcher->interval_ns = message->patience_ns > 0 ? message->patience_ns : NS_PER_S;
+        tell_watcher(core, watcher);
+    }
+}
+
+static void begin_drain(struct core *core, const struct core_message *message)
+{
+    if (keep(core->drainers, message->call) == NULL) {
+        return;
+    }
+    if (message->patience_ns > 0) {
+        core_drain(core, message->patience_ns);
+    } else {
+        core_end(core, CORE_DRAIN);
+    }
 }
 
 void core_status_call(struct core *core, const struct core_message *message)
@@ -91,67 +131,65 @@ void core_status_call(struct core *core, const struct core_message *message)
         answer_status(core, message->call);
         break;
     case CORE_CALL_WATCH:
-        if (keep(core->watchers, message->call)) {
-            core_status_tell_watchers(core);
-        }
+        begin_watch(core, message);
         break;
     default:
-        if (keep(core->drainers, message->call)) {
-            core_end(core, CORE_DRAIN);
-        }
+        begin_drain(core, message);
         break;
     }
 }
 
 void core_status_tell_watchers(struct core *core)
 {
-    bool packed = false;
     for (int i = 0; i < CORE_MAX_WATCHERS; i++) {
-        struct rpc_call *call = core->watchers[i];
-        if (call == NULL) {
+        if (core->watchers[i].call != NULL) {
+            tell_watcher(core, &core->watchers[i]);
+        }
+    }
+}
+
+void core_status_tick(struct core *core)
+{
+    for (int i = 0; i < CORE_MAX_WATCHERS; i++) {
+        if (core->watchers[i].call != NULL && core->now_ns >= core->watchers[i].next_ns) {
+            tell_watcher(core, &core->watchers[i]);
+        }
+    }
+}
+
+void core_status_tell_drained(struct core *core, uint32_t requests_ended)
+{
+    bytes_clear(&core->packed);
+    const status_t s = wire_drain_response_pack(requests_ended, &core->packed);
+    for (int i = 0; i < CORE_MAX_WATCHERS; i++) {
+        struct core_caller *drainer = &core->drainers[i];
+        if (drainer->call == NULL) {
             continue;
         }
-        status_t s = packed ? status_ok() : pack_status(core, &core->packed);
-        packed = true;
         if (status_is_ok(&s)) {
-            s = rpc_send(call, core->packed.data, core->packed.size);
+            rpc_reply(drainer->call, &core->packed);
+        } else {
+            rpc_finish(drainer->call, &s, NULL, 0);
         }
-        if (!status_is_ok(&s)) { // over, or not reading
-            rpc_finish(call, &s, NULL, 0);
-            rpc_call_release(call);
-            core->watchers[i] = NULL;
-        }
+        drop(drainer);
     }
 }
 
-static void end_all(struct rpc_call *calls[CORE_MAX_WATCHERS], const struct bytes *reply,
-                    const status_t *status)
+static void end_all(struct core_caller callers[CORE_MAX_WATCHERS], const status_t *status)
 {
     for (int i = 0; i < CORE_MAX_WATCHERS; i++) {
-        if (calls[i] == NULL) {
-            continue;
+        if (callers[i].call != NULL) {
+            rpc_finish(callers[i].call, status, NULL, 0);
+            drop(&callers[i]);
         }
-        if (reply != NULL) {
-            rpc_reply(calls[i], reply);
-        } else {
-            rpc_finish(calls[i], status, NULL, 0);
-        }
-        rpc_call_release(calls[i]);
-        calls[i] = NULL;
     }
-}
-
-void core_status_tell_drained(struct core *core)
-{
-    bytes_clear(&core->packed); // an empty message: no request had to be ended
-    end_all(core->drainers, &core->packed, NULL);
 }
 
 void core_status_close(struct core *core)
 {
     const status_t s = status_errorf(STATUS_UNAVAILABLE, "the server is shutting down");
-    end_all(core->drainers, NULL, &s);
-    end_all(core->watchers, NULL, &s);
+    end_all(core->drainers, &s);
+    end_all(core->watchers, &s);
 }
 
 void core_status_gauges(struct core *core)

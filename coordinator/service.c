@@ -3,6 +3,11 @@
 #include <stdlib.h>
 
 #include "coordinator/link.h"
+#include "coordinator/validate.h"
+#include "proto/wire/cluster.h"
+
+/* Requests of a few numbers. */
+#define MAX_SMALL_BYTES ((size_t)64 * 1024)
 
 static struct service *service_of(struct rpc_call *call)
 {
@@ -131,7 +136,7 @@ static const struct rpc_handlers model_info_handlers = {.on_message = on_model_i
 
 // ---- Cluster ----
 
-static void ask_core(struct rpc_call *call, int what)
+static void ask_core(struct rpc_call *call, int what, uint64_t patience_ns)
 {
     struct core *core = service_of(call)->core;
     struct core_message *message = calloc(1, sizeof *message);
@@ -140,8 +145,11 @@ static void ask_core(struct rpc_call *call, int what)
         rpc_finish(call, &s, NULL, 0);
         return;
     }
-    *message = (struct core_message){
-        .kind = CORE_CALL, .owned = true, .call = rpc_call_acquire(call), .what = what};
+    *message = (struct core_message){.kind = CORE_CALL,
+                                     .owned = true,
+                                     .call = rpc_call_acquire(call),
+                                     .what = what,
+                                     .patience_ns = patience_ns};
     const status_t s = core_post(core, message);
     if (!status_is_ok(&s)) {
         free(message);
@@ -154,21 +162,41 @@ static void on_get_status(struct rpc_call *call, const uint8_t *data, size_t siz
 {
     (void)data;
     (void)size;
-    ask_core(call, CORE_CALL_STATUS);
+    ask_core(call, CORE_CALL_STATUS, 0);
 }
 
 static void on_watch_status(struct rpc_call *call, const uint8_t *data, size_t size)
 {
-    (void)data;
-    (void)size;
-    ask_core(call, CORE_CALL_WATCH);
+    struct arena arena;
+    uint32_t interval_ms = 0;
+    arena_init(&arena, MAX_SMALL_BYTES);
+    status_t s = wire_watch_request_unpack(data, size, &arena, &interval_ms);
+    arena_destroy(&arena);
+    if (status_is_ok(&s)) {
+        s = validate_interval(interval_ms);
+    }
+    if (!status_is_ok(&s)) {
+        rpc_finish(call, &s, NULL, 0);
+        return;
+    }
+    ask_core(call, CORE_CALL_WATCH, interval_ms * NS_PER_MS);
 }
 
 static void on_drain(struct rpc_call *call, const uint8_t *data, size_t size)
 {
-    (void)data;
-    (void)size;
-    ask_core(call, CORE_CALL_DRAIN);
+    struct arena arena;
+    double grace_seconds = 0;
+    arena_init(&arena, MAX_SMALL_BYTES);
+    status_t s = wire_drain_request_unpack(data, size, &arena, &grace_seconds);
+    arena_destroy(&arena);
+    if (status_is_ok(&s)) {
+        s = validate_grace(grace_seconds);
+    }
+    if (!status_is_ok(&s)) {
+        rpc_finish(call, &s, NULL, 0);
+        return;
+    }
+    ask_core(call, CORE_CALL_DRAIN, (uint64_t)(grace_seconds * (double)NS_PER_S));
 }
 
 static void on_get_plan(struct rpc_call *call, const uint8_t *data, size_t size)

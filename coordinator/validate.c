@@ -364,3 +364,21 @@ status_t validate_length(size_t n_prompt_tokens, uint32_t max_tokens,
     }
     return status_ok();
 }
+
+status_t validate_interval(uint32_t interval_ms)
+{
+    if (interval_ms != 0 && (interval_ms < 100 || interval_ms > 60000)) {
+        return status_errorf(STATUS_INVALID_ARGUMENT, "interval_ms: %u is not in [100, 60000]",
+                             interval_ms);
+    }
+    return status_ok();
+}
+
+status_t validate_grace(double grace_seconds)
+{
+    if (!(grace_seconds >= 0 && grace_seconds <= 86400)) {
+        return status_errorf(STATUS_INVALID_ARGUMENT, "grace_seconds: %g is not in [0, 86400]",
+                             grace_seconds);
+    }
+    return status_ok();
+}

@@ -42,6 +42,10 @@ MUST_USE status_t validate_length(size_t n_prompt_tokens, uint32_t max_tokens,
 MUST_USE status_t validate_text(const char *field, size_t size,
                                 const struct validate_limits *limits);
 
+/* WatchStatusRequest and DrainRequest; 0 is their default. */
+MUST_USE status_t validate_interval(uint32_t interval_ms);
+MUST_USE status_t validate_grace(double grace_seconds);
+
 /* The ids of Detokenize, and of any other list. */
 MUST_USE status_t validate_token_ids(const char *field, const struct wire_token_ids *ids,
                                      uint32_t n_vocab);

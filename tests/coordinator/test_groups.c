@@ -308,6 +308,24 @@ static void test_groups_drain_ends_what_takes_too_long(void **state)
     fake_worker_free(worker);
 }
 
+static status_t drain(struct rpc_channel *channel, double grace_seconds, uint32_t *n_ended)
+{
+    struct bytes request, response;
+    struct arena arena;
+    bytes_init(&request, 1000);
+    bytes_init(&response, 1000);
+    arena_init(&arena, 1 << 16);
+    assert_status_ok(wire_drain_request_pack(grace_seconds, &request));
+    status_t s = rpc_unary(channel, "/kvasir.v1.Cluster/Drain", &request, 10 * NS_PER_S, &response);
+    if (s.code == STATUS_OK) {
+        s = wire_drain_response_unpack(response.data, response.size, &arena, n_ended);
+    }
+    arena_destroy(&arena);
+    bytes_destroy(&request);
+    bytes_destroy(&response);
+    return s;
+}
+
 static void test_groups_drain_by_rpc_answers_when_drained(void **state)
 {
     (void)state;
@@ -320,16 +338,36 @@ static void test_groups_drain_by_rpc_answers_when_drained(void **state)
     struct stream s;
     stream_start(&s, channel, &request, RPC_NO_DEADLINE);
     stream_wait_tokens(&s, 2);
-    struct bytes empty, response;
-    bytes_init(&empty, 16);
-    bytes_init(&response, 1000);
-    assert_status_ok(
-        rpc_unary(channel, "/kvasir.v1.Cluster/Drain", &empty, 10 * NS_PER_S, &response));
+    uint32_t n_ended = 99;
+    assert_status_ok(drain(channel, 0, &n_ended));
+    assert_int_equal(n_ended, 0);
     assert_status_ok(stream_wait(&s));
     assert_int_equal(s.n_tokens, 300);
     bench_wait_stopped(&b);
-    bytes_destroy(&empty);
-    bytes_destroy(&response);
+    stream_free(&s);
+    rpc_channel_free(channel);
+    bench_stop(&b);
+    fake_worker_free(worker);
+}
+
+static void test_groups_drain_by_rpc_ends_what_takes_longer_than_its_grace(void **state)
+{
+    (void)state;
+    struct bench b;
+    bench_init(&b);
+    bench_start(&b);
+    struct fake_worker *worker = bench_worker(&b, &(struct fake_worker_options){.hold = true});
+    struct rpc_channel *channel = stream_channel(b.address);
+    const struct wire_generate_request request = stream_request("hello", 1, 300);
+    struct stream s;
+    stream_start(&s, channel, &request, RPC_NO_DEADLINE);
+    fake_worker_wait_submits(worker, 1);
+    uint32_t n_ended = 0;
+    assert_status_says(drain(channel, -1, &n_ended), STATUS_INVALID_ARGUMENT, "grace_seconds: -1");
+    assert_status_ok(drain(channel, 0.2, &n_ended));
+    assert_int_equal(n_ended, 1);
+    assert_status_code(stream_wait(&s), STATUS_UNAVAILABLE);
+    bench_wait_stopped(&b);
     stream_free(&s);
     rpc_channel_free(channel);
     bench_stop(&b);
@@ -396,6 +434,20 @@ static void watcher_wait(struct watcher *w, int state)
     fail_msg("no status with state %d", state);
 }
 
+static void watcher_wait_messages(struct watcher *w, int n)
+{
+    for (int tries = 0; tries < 5000; tries++) {
+        pthread_mutex_lock(&w->mutex);
+        const bool there = w->n_messages >= n;
+        pthread_mutex_unlock(&w->mutex);
+        if (there) {
+            return;
+        }
+        usleep(1000);
+    }
+    fail_msg("no %d messages", n);
+}
+
 static void test_groups_watchers_are_told_of_changes(void **state)
 {
     (void)state;
@@ -412,9 +464,14 @@ static void test_groups_watchers_are_told_of_changes(void **state)
                                         .timeout_ns = RPC_NO_DEADLINE};
     struct rpc_call *call;
     assert_status_ok(rpc_start(channel, &args, &call));
-    assert_status_ok(rpc_send(call, "", 0));
+    struct bytes request;
+    bytes_init(&request, 1000);
+    assert_status_ok(wire_watch_request_pack(100, &request));
+    assert_status_ok(rpc_send(call, request.data, request.size));
+    bytes_destroy(&request);
     rpc_half_close(call);
-    watcher_wait(&w, -1); // no group yet
+    watcher_wait(&w, -1);         // no group yet
+    watcher_wait_messages(&w, 5); // nothing changes, time passes
     struct fake_worker *worker = bench_worker(&b, NULL);
     watcher_wait(&w, WIRE_GROUP_READY);
     fake_worker_kill(worker);
@@ -440,6 +497,7 @@ int main(void)
         cmocka_unit_test(test_groups_drain_finishes_what_runs),
         cmocka_unit_test(test_groups_drain_ends_what_takes_too_long),
         cmocka_unit_test(test_groups_drain_by_rpc_answers_when_drained),
+        cmocka_unit_test(test_groups_drain_by_rpc_ends_what_takes_longer_than_its_grace),
         cmocka_unit_test(test_groups_failing_by_hand_do_not_end_the_coordinator),
         cmocka_unit_test(test_groups_watchers_are_told_of_changes),
     };

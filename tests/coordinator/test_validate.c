@@ -369,6 +369,22 @@ static void test_validate_length_gives_the_three_numbers(void **state)
     assert_status_code(validate_length(0, 16, &limits), STATUS_INVALID_ARGUMENT);
 }
 
+static void test_validate_cluster_requests(void **state)
+{
+    (void)state;
+    assert_status_ok(validate_interval(0));
+    assert_status_ok(validate_interval(100));
+    assert_status_ok(validate_interval(60000));
+    assert_status_says(validate_interval(99), STATUS_INVALID_ARGUMENT,
+                       "interval_ms: 99 is not in [100, 60000]");
+    assert_status_code(validate_interval(60001), STATUS_INVALID_ARGUMENT);
+    assert_status_ok(validate_grace(0));
+    assert_status_ok(validate_grace(86400));
+    assert_status_code(validate_grace(86401), STATUS_INVALID_ARGUMENT);
+    assert_status_code(validate_grace(-1), STATUS_INVALID_ARGUMENT);
+    assert_status_says(validate_grace(NAN), STATUS_INVALID_ARGUMENT, "grace_seconds: nan");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -386,6 +402,7 @@ int main(void)
         cmocka_unit_test(test_validate_request_id),
         cmocka_unit_test(test_validate_model_name),
         cmocka_unit_test(test_validate_length_gives_the_three_numbers),
+        cmocka_unit_test(test_validate_cluster_requests),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
