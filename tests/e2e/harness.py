@@ -12,6 +12,7 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BIN = os.environ["KVASIR_BIN"]  # <build>/bin
 DEMO = os.path.join(ROOT, "ops", "demo-model")
+SANITIZED = bool(os.environ.get("KVASIR_SANITIZE"))  # memory sizes mean nothing then
 
 _generated = tempfile.mkdtemp(prefix="kvasir-stubs-")
 
@@ -38,6 +39,7 @@ MPI_ENV = {
     "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
     "OMPI_MCA_plm": "isolated",
     "OMPI_MCA_mpi_yield_when_idle": "1",
+    "ASAN_OPTIONS": "detect_leaks=0",  # MPI's own, in ranks that are started by hand
 }
 
 

@@ -2,7 +2,7 @@
 import threading
 import unittest
 
-from harness import Result, Server, request
+from harness import SANITIZED, Result, Server, request
 
 N_STREAMS = 256
 
@@ -23,7 +23,8 @@ class TestLoad(unittest.TestCase):
                 status = server.status()
                 self.assertEqual(sum(g.kv_blocks_used + g.running + g.waiting for g in status.groups), 0)
                 self.assertEqual(status.requests_running + status.requests_waiting, 0)
-            self.assertLess(sizes[2], sizes[1] * 1.05 + 1024)  # the first wave warms up allocators
+            if not SANITIZED:
+                self.assertLess(sizes[2], sizes[1] * 1.05 + 1024)  # the first wave warms up allocators
 
     @staticmethod
     def message(i):
