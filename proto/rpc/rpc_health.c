@@ -84,7 +84,7 @@ static void tell(const struct rpc_health *health, struct watcher *watcher)
     const status_t s = rpc_send(watcher->call, message, sizeof message);
     if (status_is_ok(&s)) {
         watcher->told = status;
-    } else {
+    } else if (s.code == STATUS_RESOURCE_EXHAUSTED) {
         // Told nothing for so long that its queue is full: better no news than old news.
         rpc_cancel(watcher->call);
     }

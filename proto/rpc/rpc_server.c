@@ -50,7 +50,11 @@ struct rpc_server {
     atomic_int phase; /* enum phase */
     bool drained;     /* owner: who drains and frees */
     struct rpc_op shutdown_op;
-    size_t shutdown_left; /* host.mutex: 1 until the library has shut the server down */
+
+    /* host.mutex */
+    size_t
+        n_requested; /* calls that wait for a client, or whose client was found and that are not started yet */
+    size_t shutdown_left; /* 1 until the library has shut the server down */
 };
 
 // ---- a new call ----
@@ -156,6 +160,14 @@ static void start_call(struct rpc_server *server, struct rpc_call *call)
     rpc_call_dispatch(call);
 }
 
+static void count_requested(struct rpc_server *server, size_t change)
+{
+    pthread_mutex_lock(&server->host.mutex);
+    server->n_requested += change;
+    pthread_cond_broadcast(&server->host.changed);
+    pthread_mutex_unlock(&server->host.mutex);
+}
+
 /* A call waiting for a client is tagged with its own close_op, which is free until the call starts. */
 static void request_done(struct rpc_op *op, bool ok)
 {
@@ -163,12 +175,14 @@ static void request_done(struct rpc_op *op, bool ok)
     struct rpc_server *server = (struct rpc_server *)call->context;
     call->context = NULL;
     op->done = rpc_call_close_done;
-    if (!ok) {
+    if (ok) {
+        request_call(server);
+        start_call(server, call);
+    } else {
         rpc_call_abandon(call); // the server shuts down
-        return;
     }
-    request_call(server);
-    start_call(server, call);
+    // Only now: a started call is counted by the host, so that at no moment nobody knows of it.
+    count_requested(server, (size_t)-1);
 }
 
 static void request_call(struct rpc_server *server)
@@ -178,6 +192,7 @@ static void request_call(struct rpc_server *server)
         log_write(&server->host.log, LOG_ERROR, "no memory to accept calls", "%s", "");
         return;
     }
+    count_requested(server, 1);
     call->context = server;
     call->close_op.done = request_done;
     rpc_op_arm(&call->close_op);
@@ -186,6 +201,7 @@ static void request_call(struct rpc_server *server)
                                  server->host.cq, server->host.cq, &call->close_op);
     if (error != GRPC_CALL_OK) {
         rpc_call_abandon(call); // after the shutdown began
+        count_requested(server, (size_t)-1);
     }
 }
 
@@ -454,8 +470,9 @@ void rpc_server_drain(struct rpc_server *server, uint64_t grace_ns)
                              clock_now_ns(clock_system()) + LAST_WORDS_NS);
     grpc_server_cancel_all_calls(server->server);
     rpc_host_cancel_calls(&server->host);
-    // The shutdown is complete when the library has no call left; ours may still be on their way out then.
+    // The shutdown is complete when the connections are gone. A call of theirs may still be on its way in then.
     (void)rpc_host_wait_zero(&server->host, &server->shutdown_left, UINT64_MAX);
+    (void)rpc_host_wait_zero(&server->host, &server->n_requested, UINT64_MAX);
     (void)rpc_host_wait_zero(&server->host, &server->host.n_calls, UINT64_MAX);
     grpc_server_destroy(server->server);
     rpc_host_destroy(&server->host);

@@ -206,7 +206,7 @@ void loop_server_start(struct loop_server *loop, const struct rpc_server_options
     if (copy.address == NULL) {
         copy.address = "127.0.0.1:0";
     }
-    copy.log = (log_t){.fd = 2, .level = LOG_ERROR, .rank = -1, .module = "rpc"};
+    copy.log = (log_t){.fd = 2, .level = LOG_WARN, .rank = -1, .module = "rpc"};
     assert_status_ok(rpc_server_new(&copy, &loop->server));
     const struct rpc_method methods[] = {
         {"/test.Loop/Echo", RPC_UNARY, &echo_handlers, loop},
@@ -315,7 +315,7 @@ static const struct rpc_handlers client_handlers = {
 struct rpc_channel *loop_channel(const char *address)
 {
     const struct rpc_channel_options options = {
-        .log = {.fd = 2, .level = LOG_ERROR, .rank = -1, .module = "rpc"},
+        .log = {.fd = 2, .level = LOG_WARN, .rank = -1, .module = "rpc"},
     };
     struct rpc_channel *channel;
     assert_status_ok(rpc_channel_new(address, &options, &channel));

@@ -186,7 +186,7 @@ class GrpcioTest(unittest.TestCase):
         self.assertEqual(next(call).token.seq, 0)
         self.assertEqual(self.status().requests_running, 1)
         call.cancel()
-        self.assertTrue(wait_until(lambda: self.status().requests_running == 0, 2.0))
+        self.assertTrue(wait_until(lambda: self.status().requests_running == 0))
         self.assertEqual(self.status().requests_total, before + 1)
         self.assertEqual(call.code(), grpc.StatusCode.CANCELLED)
 
@@ -195,16 +195,16 @@ class GrpcioTest(unittest.TestCase):
         call = inference_grpc.InferenceStub(channel).Generate(inference.GenerateRequest(prompt="forever"))
         next(call)
         channel.close()
-        self.assertTrue(wait_until(lambda: self.status().requests_running == 0, 2.0))
+        self.assertTrue(wait_until(lambda: self.status().requests_running == 0))
 
     def test_deadline_reaches_the_server(self):
         before = self.status().prompt_tokens_total
         started = time.monotonic()
-        call = self.inference.Generate(inference.GenerateRequest(prompt="forever"), timeout=0.3)
+        call = self.inference.Generate(inference.GenerateRequest(prompt="forever"), timeout=1.0)
         next(call)
         self.fails(grpc.StatusCode.DEADLINE_EXCEEDED, lambda: next(call))
-        self.assertLess(time.monotonic() - started, 3.0)
-        self.assertTrue(wait_until(lambda: self.status().requests_running == 0, 2.0))
+        self.assertLess(time.monotonic() - started, 10.0)
+        self.assertTrue(wait_until(lambda: self.status().requests_running == 0))
         self.assertEqual(self.status().prompt_tokens_total, before + 1)
 
     # ---- health ----

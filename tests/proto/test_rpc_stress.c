@@ -127,7 +127,9 @@ static void *run_channels(void *arg)
 {
     struct stress *stress = arg;
     while (clock_now_ns(clock_system()) < stress->until_ns) {
-        const struct rpc_channel_options options = {.log = {.fd = -1}};
+        const struct rpc_channel_options options = {
+            .log = {.fd = 2, .level = LOG_WARN, .rank = -1, .module = "rpc"},
+        };
         struct tracked tracked[8];
         memset(tracked, 0, sizeof tracked);
         const status_t s = rpc_channel_new(stress->address, &options, &stress->channel);
