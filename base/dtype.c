@@ -35,3 +35,15 @@ status_t dtype_parse(const char *text, int *dtype_out)
     return status_errorf(STATUS_INVALID_ARGUMENT,
                          "element type '%s' is none of float32, float16, bfloat16", text);
 }
+
+int dtype_resolve(int wanted, int fallback)
+{
+    switch (wanted) {
+    case DTYPE_WANTED_F32:
+        return DTYPE_F32;
+    case DTYPE_WANTED_BF16:
+        return DTYPE_BF16;
+    default:
+        return fallback == DTYPE_F16 ? DTYPE_F32 : fallback;
+    }
+}

@@ -16,3 +16,11 @@ const char *dtype_name(int dtype); /* "float32", "float16", "bfloat16" */
 
 /* Accepts config.json's and safetensors' spellings: float32 F32, float16 F16, bfloat16 BF16. */
 MUST_USE status_t dtype_parse(const char *text, int *dtype_out);
+
+/* What --dtype and --kv-cache-dtype may say: the choices of the setting, in the order of the enum. */
+enum dtype_wanted { DTYPE_WANTED_AUTO, DTYPE_WANTED_F32, DTYPE_WANTED_BF16 };
+
+#define DTYPE_CHOICES "auto|float32|bfloat16"
+
+/* The type to compute with; auto takes the fallback's, float32 for float16, into which it fits exactly. */
+int dtype_resolve(int wanted, int fallback);

@@ -14,9 +14,8 @@
 #include <stdint.h>
 
 #include "base/config.h"
+#include "base/dtype.h"
 #include "base/status.h"
-
-enum config_table_auto_dtype { CONFIG_TABLE_AUTO, CONFIG_TABLE_FLOAT32, CONFIG_TABLE_BFLOAT16 };
 
 enum config_table_device {
     CONFIG_TABLE_DEVICE_AUTO,
@@ -36,8 +35,8 @@ struct coordinator_config {
     const char *http;   /* "HOST:PORT" or "off" */
 
     int device;       /* enum config_table_device */
-    int dtype;        /* enum config_table_auto_dtype */
-    int kv_dtype;     /* enum config_table_auto_dtype */
+    int dtype;        /* enum dtype_wanted */
+    int kv_dtype;     /* enum dtype_wanted */
     int load_format;  /* enum config_table_load_format */
     int kv_placement; /* enum plan_placement: the choices are in its order */
 

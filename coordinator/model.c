@@ -60,18 +60,6 @@ static status_t resolve_name(const struct coordinator_config *config, struct mod
     return status_ok();
 }
 
-static int resolve_dtype(int wanted, int fallback)
-{
-    switch (wanted) {
-    case CONFIG_TABLE_FLOAT32:
-        return DTYPE_F32;
-    case CONFIG_TABLE_BFLOAT16:
-        return DTYPE_BF16;
-    default:
-        return fallback == DTYPE_F16 ? DTYPE_F32 : fallback; // float16 fits into float32 exactly
-    }
-}
-
 static status_t resolve_context(const struct coordinator_config *config, struct model *model)
 {
     const int64_t wanted = config->max_model_len;
@@ -160,8 +148,8 @@ static status_t load(const struct coordinator_config *config, struct model *mode
     TRY(resolve_dir(config->model, model->dir));
     TRY(spec_load(model->dir, &model->spec));
     TRY(resolve_name(config, model));
-    model->dtype = resolve_dtype(config->dtype, model->spec.dtype);
-    model->kv_dtype = resolve_dtype(config->kv_dtype, model->dtype);
+    model->dtype = dtype_resolve(config->dtype, model->spec.dtype);
+    model->kv_dtype = dtype_resolve(config->kv_dtype, model->dtype);
     TRY(resolve_context(config, model));
     TRY(make_plan(config, model));
     TRY(load_tokenizer(model));

@@ -8,11 +8,10 @@
 
 struct plan_options {
     int64_t tp, pp;
-    int placement, dtype, kv_dtype;
+    int placement;       /* enum plan_placement: the choices are in its order */
+    int dtype, kv_dtype; /* enum dtype_wanted */
     bool json;
 };
-
-enum { DTYPE_AUTO, DTYPE_WANT_F32, DTYPE_WANT_BF16 };
 
 #define AT(field) offsetof(struct plan_options, field)
 
@@ -43,13 +42,13 @@ static const struct config_row rows[] = {
      .type = CONFIG_CHOICE,
      .offset = AT(dtype),
      .default_text = "auto",
-     .choices = "auto|float32|bfloat16",
+     .choices = DTYPE_CHOICES,
      .help = "type of the weights in memory; auto: the checkpoint's"},
     {.name = "kv-cache-dtype",
      .type = CONFIG_CHOICE,
      .offset = AT(kv_dtype),
      .default_text = "auto",
-     .choices = "auto|float32|bfloat16",
+     .choices = DTYPE_CHOICES,
      .help = "type of stored keys and values; auto: as --dtype"},
     {.name = "json",
      .type = CONFIG_BOOL,
@@ -57,14 +56,6 @@ static const struct config_row rows[] = {
      .default_text = "false",
      .help = "print JSON"},
 };
-
-static int resolve_dtype(int wanted, int fallback)
-{
-    if (wanted == DTYPE_AUTO) {
-        return fallback == DTYPE_BF16 ? DTYPE_BF16 : DTYPE_F32;
-    }
-    return wanted == DTYPE_WANT_BF16 ? DTYPE_BF16 : DTYPE_F32;
-}
 
 static status_t print_plan(const char *dir, const struct plan_options *options)
 {
@@ -77,11 +68,11 @@ static status_t print_plan(const char *dir, const struct plan_options *options)
         .tp = (int32_t)options->tp, .pp = (int32_t)options->pp, .placement = options->placement};
     status_t s;
     TRY_GOTO(s, plan_make(&spec, &request, &plan), undo_spec);
-    const int dtype = resolve_dtype(options->dtype, spec.dtype);
+    const int dtype = dtype_resolve(options->dtype, spec.dtype);
     const struct plan_print_args args = {.plan = &plan,
                                          .spec = &spec,
                                          .dtype = dtype,
-                                         .kv_dtype = resolve_dtype(options->kv_dtype, dtype)};
+                                         .kv_dtype = dtype_resolve(options->kv_dtype, dtype)};
     s = options->json ? plan_print_json(&args, &text) : plan_print_text(&args, &text);
     if (s.code == STATUS_OK) {
         fwrite(text.data, 1, text.size, stdout);

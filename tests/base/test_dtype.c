@@ -35,11 +35,22 @@ static void test_dtype_parse_names_the_unknown(void **state)
     assert_int_equal(dtype, 7);
 }
 
+static void test_dtype_resolve_follows_the_wish_or_the_fallback(void **state)
+{
+    (void)state;
+    assert_int_equal(dtype_resolve(DTYPE_WANTED_F32, DTYPE_BF16), DTYPE_F32);
+    assert_int_equal(dtype_resolve(DTYPE_WANTED_BF16, DTYPE_F32), DTYPE_BF16);
+    assert_int_equal(dtype_resolve(DTYPE_WANTED_AUTO, DTYPE_BF16), DTYPE_BF16);
+    assert_int_equal(dtype_resolve(DTYPE_WANTED_AUTO, DTYPE_F32), DTYPE_F32);
+    assert_int_equal(dtype_resolve(DTYPE_WANTED_AUTO, DTYPE_F16), DTYPE_F32);
+}
+
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_dtype_parse_knows_both_spellings),
         cmocka_unit_test(test_dtype_parse_names_the_unknown),
+        cmocka_unit_test(test_dtype_resolve_follows_the_wish_or_the_fallback),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -63,7 +63,7 @@ static void test_config_table_reads_the_flags_users_know(void **state)
     assert_true(c.kv_cache_memory_bytes == 2LL << 30);
     assert_int_equal(c.max_model_len, 32768);
     assert_int_equal(c.kv_placement, PLAN_REPLICATE); // the choices are in the enum's order
-    assert_int_equal(c.dtype, CONFIG_TABLE_BFLOAT16);
+    assert_int_equal(c.dtype, DTYPE_WANTED_BF16);
     config_destroy(&set);
 }
 
