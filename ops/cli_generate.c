@@ -145,6 +145,7 @@ static status_t generate(const struct generate_options *options, const char *add
         print_json(&c);
     } else if (!options->json && c.text.size > 0) {
         fputc('\n', stdout);
+        fflush(stdout); // before what goes to stderr
     }
     if (s.code == STATUS_OK && options->stats) {
         print_stats(&c, begin_ns);
