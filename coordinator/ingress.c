@@ -83,14 +83,19 @@ static status_t take_ids(const struct wire_token_ids *ids, struct token_list *ou
     return status_ok();
 }
 
+/* A tokenizer may know tokens that the model was not made for. */
+static status_t check_ids(const struct ingress *ingress, const struct token_list *list)
+{
+    const struct wire_token_ids ids = {.ids = (const uint32_t *)list->ids, .n = list->n};
+    return validate_token_ids("prompt tokens", &ids, ingress->limits.n_vocab);
+}
+
 static status_t tokenize_text(const struct ingress *ingress, const char *text, size_t size,
                               struct token_list *out)
 {
     TRY(tokenizer_encode(ingress->options.model->tokenizer, text, size, TOKENIZER_ADD_SPECIAL,
                          out));
-    // A tokenizer may know tokens that the model was not made for.
-    const struct wire_token_ids ids = {.ids = (const uint32_t *)out->ids, .n = out->n};
-    return validate_token_ids("prompt tokens", &ids, ingress->limits.n_vocab);
+    return check_ids(ingress, out);
 }
 
 static status_t tokenize_messages(const struct ingress *ingress, struct request *request)
@@ -106,15 +111,10 @@ static status_t tokenize_messages(const struct ingress *ingress, struct request 
         messages[i] = (struct chat_message){.role = wire->messages[i].role,
                                             .content = wire->messages[i].content};
     }
-    struct bytes text;
-    bytes_init(&text, MAX_ARENA_BYTES);
-    status_t s =
-        chat_template_render(&ingress->options.model->chat, messages, wire->n_messages, &text);
-    if (status_is_ok(&s)) {
-        s = tokenize_text(ingress, (const char *)text.data, text.size, &request->prompt);
-    }
-    bytes_destroy(&text);
-    return s;
+    const struct model *model = ingress->options.model;
+    TRY(chat_template_encode(&model->chat, model->tokenizer, messages, wire->n_messages,
+                             &request->prompt));
+    return check_ids(ingress, &request->prompt);
 }
 
 static status_t tokenize_prompt(const struct ingress *ingress, struct request *request)

@@ -49,7 +49,7 @@ struct tokenizer *fixture_parse(const struct fixture_parts *parts)
     return tokenizer;
 }
 
-struct tokenizer *fixture_bytes(void)
+struct tokenizer *fixture_bytes_with(const char *added_tokens)
 {
     char model[16 * 1024];
     size_t at = (size_t)snprintf(model, sizeof model, "{\"merges\": [], \"vocab\": {");
@@ -64,9 +64,14 @@ struct tokenizer *fixture_bytes(void)
     assert_true(at < sizeof model);
     const struct fixture_parts parts = {
         .model = model,
-        .added_tokens = "[{\"id\": 256, \"content\": \"<|end|>\", \"special\": true}]",
+        .added_tokens = added_tokens,
     };
     return fixture_parse(&parts);
+}
+
+struct tokenizer *fixture_bytes(void)
+{
+    return fixture_bytes_with("[{\"id\": 256, \"content\": \"<|end|>\", \"special\": true}]");
 }
 
 const struct fixture_parts fixture_sentencepiece = {

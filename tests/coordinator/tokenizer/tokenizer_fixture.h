@@ -31,6 +31,9 @@ struct tokenizer *fixture_parse(const struct fixture_parts *parts);
 /* A byte-level tokenizer with a token for each of the 256 bytes, id = byte, and an added special token, id 256. */
 struct tokenizer *fixture_bytes(void);
 
+/* The same with these added tokens, ids from 256 on. */
+struct tokenizer *fixture_bytes_with(const char *added_tokens);
+
 /* The parts that SentencePiece-style files have: "▁" normalizer and decoder. */
 extern const struct fixture_parts fixture_sentencepiece;
 
