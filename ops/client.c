@@ -162,7 +162,8 @@ status_t client_generate(struct client *client, const struct client_generate_arg
     }
     const status_t result = follow(client, call, args);
     const bool ours = s.code != STATUS_OK && result.code == STATUS_CANCELLED;
-    s = ours ? s : result; // a call that failed by itself says why; the send only knows that it is over
+    s = ours ? s
+             : result; // a call that failed by itself says why; the send only knows that it is over
     rpc_call_release(call);
 undo_message:
     bytes_destroy(&message);
