@@ -161,9 +161,9 @@ status_t client_generate(struct client *client, const struct client_generate_arg
         rpc_cancel(call);
     }
     const status_t result = follow(client, call, args);
+    // A call that failed by itself says why; the send only knows that it is over.
     const bool ours = s.code != STATUS_OK && result.code == STATUS_CANCELLED;
-    s = ours ? s
-             : result; // a call that failed by itself says why; the send only knows that it is over
+    s = ours ? s : result;
     rpc_call_release(call);
 undo_message:
     bytes_destroy(&message);
