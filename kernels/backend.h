@@ -54,6 +54,14 @@ struct rmsnorm_args {
     float *out;
 };
 
+/* out = (x - mean(x)) / sqrt(mean((x - mean(x))^2) + eps) * weight + bias, row by row; out may be x. */
+struct layernorm_args {
+    const float *x, *weight, *bias; /* [n_rows, n_columns], [n_columns] twice */
+    float eps;
+    int32_t n_rows, n_columns;
+    float *out;
+};
+
 /* In place on x [n_rows, n_heads, head_dim] (ld): pairs (i, i + rotary_dim/2) turned by the row's position. */
 struct rope_args {
     float *x;
@@ -178,6 +186,7 @@ struct backend {
     status_t (*embedding)(struct backend_stream *stream, const struct embedding_args *args);
     status_t (*matmul)(struct backend_stream *stream, const struct matmul_args *args);
     status_t (*rmsnorm)(struct backend_stream *stream, const struct rmsnorm_args *args);
+    status_t (*layernorm)(struct backend_stream *stream, const struct layernorm_args *args);
     status_t (*rope)(struct backend_stream *stream, const struct rope_args *args);
     status_t (*kv_append)(struct backend_stream *stream, const struct kv_append_args *args);
     status_t (*attention)(struct backend_stream *stream, const struct attention_args *args);

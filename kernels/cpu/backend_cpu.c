@@ -147,6 +147,7 @@ static const struct backend table = {
     .embedding = cpu_embedding,
     .matmul = cpu_matmul,
     .rmsnorm = cpu_rmsnorm,
+    .layernorm = cpu_layernorm,
     .rope = cpu_rope,
     .kv_append = cpu_kv_append,
     .attention = cpu_attention,

@@ -89,6 +89,7 @@ void cpu_mem_free(void *ptr);
 MUST_USE status_t cpu_embedding(struct backend_stream *stream, const struct embedding_args *a);
 MUST_USE status_t cpu_matmul(struct backend_stream *stream, const struct matmul_args *a);
 MUST_USE status_t cpu_rmsnorm(struct backend_stream *stream, const struct rmsnorm_args *a);
+MUST_USE status_t cpu_layernorm(struct backend_stream *stream, const struct layernorm_args *a);
 MUST_USE status_t cpu_rope(struct backend_stream *stream, const struct rope_args *a);
 MUST_USE status_t cpu_kv_append(struct backend_stream *stream, const struct kv_append_args *a);
 MUST_USE status_t cpu_attention(struct backend_stream *stream, const struct attention_args *a);

@@ -64,6 +64,9 @@ struct cpu_isa {
 
     /* out = x / sqrt(mean(x^2) + eps) * weight; out may be x */
     void (*rmsnorm)(const float *x, const float *weight, float eps, int32_t n, float *out);
+    /* out = (x - mean(x)) / sqrt(variance(x) + eps) * weight + bias; out may be x */
+    void (*layernorm)(const float *x, const float *weight, const float *bias, float eps, int32_t n,
+                      float *out);
     /* (a, b) = (a cos - b sin, b cos + a sin) */
     void (*rotate)(float *a, float *b, const float *cos, const float *sin, int32_t n);
     void (*swiglu)(const float *gate, const float *up, int64_t n, float *out);

@@ -33,6 +33,7 @@ const struct cpu_isa cpu_isa_portable = {
         },
     .attention = attention_rows,
     .rmsnorm = row_rmsnorm,
+    .layernorm = row_layernorm,
     .rotate = row_rotate,
     .swiglu = row_swiglu,
     .add = row_add,

@@ -123,3 +123,53 @@ static void row_rmsnorm(const float *x, const float *weight, float eps, int32_t 
         vf_store_n(out + i, y, rest);
     }
 }
+
+/* Chains as in sum_of_squares. */
+static float row_sum(const float *x, int32_t n)
+{
+    vf even = vf_zero(), odd = vf_zero();
+    int32_t i = 0;
+    for (; i + 2 * VEC_LANES <= n; i += 2 * VEC_LANES) {
+        even = vf_add(vf_load(x + i), even);
+        odd = vf_add(vf_load(x + i + VEC_LANES), odd);
+    }
+    if (i + VEC_LANES <= n) {
+        even = vf_add(vf_load(x + i), even);
+        i += VEC_LANES;
+    }
+    if (i < n) {
+        odd = vf_add(vf_load_n(x + i, n - i), odd);
+    }
+    return vf_sum(vf_add(even, odd));
+}
+
+static void row_subtract(const float *x, float mean, int32_t n, float *out)
+{
+    const vf m = vf_set1(mean);
+    int32_t i = 0;
+    for (; i + VEC_LANES <= n; i += VEC_LANES) {
+        vf_store(out + i, vf_sub(vf_load(x + i), m));
+    }
+    if (i < n) {
+        vf_store_n(out + i, vf_sub(vf_load_n(x + i, n - i), m), n - i);
+    }
+}
+
+/* The squares are of what is left after the mean: mean(x^2) - mean^2 would cancel. */
+static void row_layernorm(const float *x, const float *weight, const float *bias, float eps,
+                          int32_t n, float *out)
+{
+    row_subtract(x, row_sum(x, n) / (float)n, n, out);
+    const vf scale = vf_set1(1.0f / sqrtf(sum_of_squares(out, n) / (float)n + eps));
+    int32_t i = 0;
+    for (; i + VEC_LANES <= n; i += VEC_LANES) {
+        const vf y = vf_mul(vf_load(out + i), scale);
+        vf_store(out + i, vf_fma(y, vf_load(weight + i), vf_load(bias + i)));
+    }
+    if (i < n) {
+        const int rest = (int)(n - i);
+        const vf y = vf_mul(vf_load_n(out + i, rest), scale);
+        vf_store_n(out + i, vf_fma(y, vf_load_n(weight + i, rest), vf_load_n(bias + i, rest)),
+                   rest);
+    }
+}

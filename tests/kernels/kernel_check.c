@@ -7,6 +7,7 @@ static const struct tolerance tolerances[N_TOLERANCES] = {
     [TOLERANCE_MATMUL] = {.atol = 1e-4, .rtol = 1e-6},
     [TOLERANCE_ATTENTION] = {.atol = 2e-6, .rtol = 2e-6},
     [TOLERANCE_RMSNORM] = {.atol = 1e-7, .rtol = 1e-6},
+    [TOLERANCE_LAYERNORM] = {.atol = 4e-6, .rtol = 2e-6},
     [TOLERANCE_ROPE] = {.atol = 3e-7, .rtol = 3e-7},
     [TOLERANCE_SWIGLU] = {.atol = 1e-37, .rtol = 6e-7},
     [TOLERANCE_EXP] = {.atol = 0.0, .rtol = 2.0 * 0x1p-23},

@@ -23,6 +23,7 @@ enum tolerance_of {
     TOLERANCE_MATMUL,    /* |x|, |w| <= 1, K <= 3000 */
     TOLERANCE_ATTENTION, /* |v| <= 1 */
     TOLERANCE_RMSNORM,
+    TOLERANCE_LAYERNORM, /* the mean at most 10 deviations from zero */
     TOLERANCE_ROPE,
     TOLERANCE_SWIGLU,
     TOLERANCE_EXP, /* relative only: 2 ulp */
