@@ -192,7 +192,7 @@ int64_t plan_weight_bytes(const struct plan *plan, const struct model_spec *spec
         const int64_t heads = 2 * (int64_t)(q.end - q.begin) + 2 * (int64_t)(kv.end - kv.begin);
         n_rows += heads * spec->head_dim + 3 * (int64_t)(ffn.end - ffn.begin);
     }
-    const int64_t norms = (2 * (int64_t)spec->n_layers + 1) * spec->n_hidden;
+    const int64_t norms = (2 * (int64_t)spec->n_layers + 1) * spec_norm_parameters(spec);
     return n_rows * spec->n_hidden * (int64_t)dtype_bytes(dtype) +
            norms * (int64_t)dtype_bytes(DTYPE_F32);
 }

@@ -25,13 +25,23 @@ static const char model_directory[] =
 
 // ---- the families ----
 
-enum { ARCH_LLAMA, ARCH_MISTRAL, ARCH_DECILM, ARCH_DECICODER, N_ARCHS };
+enum {
+    ARCH_LLAMA,
+    ARCH_MISTRAL,
+    ARCH_DECILM,
+    ARCH_DECICODER,
+    ARCH_STABLELM,
+    ARCH_STABLELM_EPOCH, /* the same model, as first published */
+    N_ARCHS
+};
 
 static const char *const names[N_ARCHS + 1] = {
     [ARCH_LLAMA] = "LlamaForCausalLM",
     [ARCH_MISTRAL] = "MistralForCausalLM",
     [ARCH_DECILM] = "DeciLMForCausalLM",
     [ARCH_DECICODER] = "DeciCoderForCausalLM",
+    [ARCH_STABLELM] = "StableLmForCausalLM",
+    [ARCH_STABLELM_EPOCH] = "StableLMEpochForCausalLM",
     [N_ARCHS] = NULL,
 };
 
@@ -46,6 +56,8 @@ struct architecture_row {
     const char *model_type; /* identifies the family in files without "architectures" */
     int kv_rule;            /* enum kv_rule */
     bool has_sliding_window;
+    int norm;      /* enum spec_norm */
+    double rotary; /* part of a head that is turned, where the file is silent; 0: all */
 };
 
 static const struct architecture_row rows[N_ARCHS] = {
@@ -53,6 +65,10 @@ static const struct architecture_row rows[N_ARCHS] = {
     [ARCH_MISTRAL] = {.model_type = "mistral", .kv_rule = KV_REQUIRED, .has_sliding_window = true},
     [ARCH_DECILM] = {.model_type = "deci", .kv_rule = KV_LIST_ONLY},
     [ARCH_DECICODER] = {.model_type = "decicoder", .kv_rule = KV_REQUIRED},
+    [ARCH_STABLELM] = {.model_type = "stablelm", .norm = SPEC_NORM_LAYER, .rotary = 0.25},
+    [ARCH_STABLELM_EPOCH] = {.model_type = "stablelm_epoch",
+                             .norm = SPEC_NORM_LAYER,
+                             .rotary = 0.25},
 };
 
 const char *const *spec_architectures(void)
@@ -100,6 +116,21 @@ static status_t field_error(const struct source *src, const char *field, const j
                                text != NULL && strlen(text) > 60 ? "..." : "", rule);
     free(text);
     return s;
+}
+
+/* Which of two spellings the file has: field when it has neither. Both: they must agree. */
+static status_t field_spelling(const struct source *src, const char *field, const char *alias,
+                               const char **field_out)
+{
+    const json_t *value = field_get(src, field);
+    const json_t *other = field_get(src, alias);
+    if (value != NULL && other != NULL && json_number_value(value) != json_number_value(other)) {
+        char rule[96];
+        snprintf(rule, sizeof rule, "and %s is another number; they must be equal", alias);
+        return field_error(src, field, value, rule);
+    }
+    *field_out = value == NULL && other != NULL ? alias : field;
+    return status_ok();
 }
 
 /* A required integer in [min, max]. */
@@ -222,14 +253,15 @@ static status_t read_architecture(const struct source *src, struct model_spec *s
 
 static const struct size_row {
     const char *field;
+    const char *alias; /* NULL: none */
     size_t offset;
     int32_t max;
 } sizes[] = {
-    {"num_hidden_layers", offsetof(struct model_spec, n_layers), SPEC_MAX_LAYERS},
-    {"hidden_size", offsetof(struct model_spec, n_hidden), MAX_HIDDEN},
-    {"num_attention_heads", offsetof(struct model_spec, n_heads), SPEC_MAX_HEADS},
-    {"vocab_size", offsetof(struct model_spec, n_vocab), MAX_VOCAB},
-    {"max_position_embeddings", offsetof(struct model_spec, max_positions), MAX_POSITIONS},
+    {"num_hidden_layers", NULL, offsetof(struct model_spec, n_layers), SPEC_MAX_LAYERS},
+    {"hidden_size", NULL, offsetof(struct model_spec, n_hidden), MAX_HIDDEN},
+    {"num_attention_heads", "num_heads", offsetof(struct model_spec, n_heads), SPEC_MAX_HEADS},
+    {"vocab_size", NULL, offsetof(struct model_spec, n_vocab), MAX_VOCAB},
+    {"max_position_embeddings", NULL, offsetof(struct model_spec, max_positions), MAX_POSITIONS},
 };
 
 static status_t read_head_dim(const struct source *src, struct model_spec *spec)
@@ -257,7 +289,11 @@ static status_t read_sizes(const struct source *src, struct model_spec *spec)
 {
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
         int32_t value = 0;
-        TRY(field_int(src, sizes[i].field, 1, sizes[i].max, &value));
+        const char *field = sizes[i].field;
+        if (sizes[i].alias != NULL) {
+            TRY(field_spelling(src, field, sizes[i].alias, &field));
+        }
+        TRY(field_int(src, field, 1, sizes[i].max, &value));
         memcpy((char *)spec + sizes[i].offset, &value, sizeof value);
     }
     return read_head_dim(src, spec);
@@ -358,10 +394,23 @@ static status_t read_dtype(const struct source *src, struct model_spec *spec)
     return status_ok();
 }
 
+static status_t read_norm(const struct source *src, struct model_spec *spec, int norm)
+{
+    spec->norm = norm;
+    if (norm == SPEC_NORM_RMS) {
+        return field_positive(src, "rms_norm_eps", 1e-6, &spec->norm_eps);
+    }
+    const char *field = NULL;
+    TRY(field_spelling(src, "layer_norm_eps", "norm_eps", &field));
+    return field_positive(src, field, 1e-5, &spec->norm_eps);
+}
+
 /* Fields whose other values would change the arithmetic: wrong text without any error. */
 static status_t read_semantics(const struct source *src, struct model_spec *spec)
 {
-    static const char *const must_be_false[] = {"attention_bias", "mlp_bias"};
+    static const char *const must_be_false[] = {
+        "attention_bias", "mlp_bias", "use_qkv_bias", "use_parallel_residual", "qk_layernorm",
+    };
     for (size_t i = 0; i < sizeof must_be_false / sizeof must_be_false[0]; i++) {
         bool set = false;
         TRY(field_bool(src, must_be_false[i], &set));
@@ -382,7 +431,6 @@ static status_t read_semantics(const struct source *src, struct model_spec *spec
         return status_errorf(STATUS_DATA_LOSS,
                              "%s: hidden_act %s is not supported; supported: silu", src->name, act);
     }
-    TRY(field_positive(src, "rms_norm_eps", 1e-6, &spec->norm_eps));
     TRY(field_bool(src, "tie_word_embeddings", &spec->tied_head));
     return read_dtype(src, spec);
 }
@@ -440,11 +488,21 @@ static status_t read_rope_object(const struct source *src, struct model_spec *sp
     return field_positive(&object, "partial_rotary_factor", *rotary, rotary);
 }
 
-static status_t read_rope(const struct source *src, struct model_spec *spec)
+static status_t read_rope(const struct source *src, struct model_spec *spec,
+                          const struct architecture_row *row)
 {
-    double rotary = 1.0;
+    double rotary = row->rotary > 0 ? row->rotary : 1.0;
+    double scaling = 1.0;
+    const char *field = NULL;
     TRY(field_positive(src, "rope_theta", 10000.0, &spec->rope_theta));
-    TRY(field_positive(src, "partial_rotary_factor", 1.0, &rotary));
+    TRY(field_spelling(src, "partial_rotary_factor", "rope_pct", &field));
+    TRY(field_positive(src, field, rotary, &rotary));
+    TRY(field_positive(src, "rotary_scaling_factor", 1.0, &scaling));
+    if (scaling != 1.0) {
+        return status_errorf(STATUS_DATA_LOSS,
+                             "%s: rotary_scaling_factor %g is not supported; supported: 1",
+                             src->name, scaling);
+    }
     TRY(read_rope_object(src, spec, "rope_scaling", &rotary));
     TRY(read_rope_object(src, spec, "rope_parameters", &rotary));
     spec->rotary_dim = rotary <= 1.0 ? (int32_t)(rotary * spec->head_dim) : 0;
@@ -514,7 +572,8 @@ static status_t read_config(const struct source *src, struct model_spec *spec)
     TRY(read_architecture(src, spec, &architecture));
     TRY(read_sizes(src, spec));
     TRY(read_semantics(src, spec));
-    TRY(read_rope(src, spec));
+    TRY(read_norm(src, spec, rows[architecture].norm));
+    TRY(read_rope(src, spec, &rows[architecture]));
     TRY(read_window(src, spec, &rows[architecture]));
     TRY(read_special_tokens(src, spec));
     return read_layers(src, spec, rows[architecture].kv_rule);
@@ -684,15 +743,21 @@ status_t spec_load(const char *dir, struct model_spec *spec_out)
 
 // ---- sizes of a model ----
 
+int64_t spec_norm_parameters(const struct model_spec *spec)
+{
+    return (spec->norm == SPEC_NORM_LAYER ? 2 : 1) * (int64_t)spec->n_hidden;
+}
+
 int64_t spec_parameters(const struct model_spec *spec)
 {
     const int64_t hidden = spec->n_hidden;
-    int64_t total = (spec->tied_head ? 1 : 2) * (int64_t)spec->n_vocab * hidden + hidden;
+    int64_t total = (spec->tied_head ? 1 : 2) * (int64_t)spec->n_vocab * hidden;
     for (int32_t i = 0; i < spec->n_layers; i++) {
         const struct spec_layer *layer = &spec->layers[i];
         const int64_t heads = 2 * (int64_t)spec->n_heads + 2 * (int64_t)layer->n_kv_heads;
-        total += 2 * hidden + heads * spec->head_dim * hidden + 3 * (int64_t)layer->n_ff * hidden;
+        total += heads * spec->head_dim * hidden + 3 * (int64_t)layer->n_ff * hidden;
     }
+    total += (2 * (int64_t)spec->n_layers + 1) * spec_norm_parameters(spec);
     return total;
 }
 

@@ -21,6 +21,11 @@
 #define SPEC_MAX_HEADS  1024
 #define SPEC_MAX_EOS    8
 
+enum spec_norm {
+    SPEC_NORM_RMS,   /* a weight */
+    SPEC_NORM_LAYER, /* mean subtracted; a weight and a bias */
+};
+
 struct spec_layer {
     int32_t n_kv_heads; /* divides n_heads */
     int32_t n_ff;       /* feed-forward columns */
@@ -38,6 +43,7 @@ struct model_spec {
     int32_t n_vocab;
     int32_t max_positions;
     int32_t sliding_window; /* 0: none */
+    int norm;               /* enum spec_norm, of all norms */
     double norm_eps;
     double rope_theta;
     bool tied_head; /* lm_head is embed_tokens */
@@ -56,6 +62,9 @@ MUST_USE status_t spec_parse(const char *text, size_t size, const char *name,
                              struct model_spec *spec_out);
 
 void spec_destroy(struct model_spec *spec); /* accepts a zeroed spec */
+
+/* Parameters of one norm. */
+int64_t spec_norm_parameters(const struct model_spec *spec);
 
 /* Number of parameters, and bytes of KV one token needs over all layers, stored once. */
 int64_t spec_parameters(const struct model_spec *spec);

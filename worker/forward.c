@@ -32,15 +32,29 @@ static status_t matmul(struct forward *f, const struct matrix *weight, const flo
     return f->parts.backend->matmul(f->parts.stream, &args);
 }
 
-static status_t rmsnorm(struct forward *f, const float *x, const float *weight, int32_t n_rows,
-                        float *out)
+/* The model's norm: LayerNorm where it has a bias, RMSNorm elsewhere. */
+static status_t norm(struct forward *f, const float *x, const struct norm_weights *weights,
+                     int32_t n_rows, float *out)
 {
+    const struct model_spec *spec = f->parts.spec;
+    if (spec->norm == SPEC_NORM_LAYER) {
+        const struct layernorm_args args = {
+            .x = x,
+            .weight = weights->weight,
+            .bias = weights->bias,
+            .eps = (float)spec->norm_eps,
+            .n_rows = n_rows,
+            .n_columns = spec->n_hidden,
+            .out = out,
+        };
+        return f->parts.backend->layernorm(f->parts.stream, &args);
+    }
     const struct rmsnorm_args args = {
         .x = x,
-        .weight = weight,
-        .eps = (float)f->parts.spec->norm_eps,
+        .weight = weights->weight,
+        .eps = (float)spec->norm_eps,
         .n_rows = n_rows,
-        .n_columns = f->parts.spec->n_hidden,
+        .n_columns = spec->n_hidden,
         .out = out,
     };
     return f->parts.backend->rmsnorm(f->parts.stream, &args);
@@ -316,7 +330,7 @@ static status_t project_out(struct forward *f, const struct step_plan *step, int
 
 static status_t attention_block(struct forward *f, const struct step_plan *step, int32_t layer)
 {
-    TRY(rmsnorm(f, f->x, f->parts.weights->layers[layer].attention_norm, step->n_rows, f->normed));
+    TRY(norm(f, f->x, &f->parts.weights->layers[layer].attention_norm, step->n_rows, f->normed));
     TRY(project_queries(f, step, layer));
     TRY(append_keys_and_values(f, step, layer));
     TRY(attend_everywhere(f, step, layer));
@@ -360,7 +374,7 @@ static status_t ffn_columns(struct forward *f, int32_t n_rows, int32_t layer)
 
 static status_t ffn_block(struct forward *f, const struct step_plan *step, int32_t layer)
 {
-    TRY(rmsnorm(f, f->x, f->parts.weights->layers[layer].ffn_norm, step->n_rows, f->normed));
+    TRY(norm(f, f->x, &f->parts.weights->layers[layer].ffn_norm, step->n_rows, f->normed));
     TRY(ffn_columns(f, step->n_rows, layer));
     return add_partial(f, step->n_rows);
 }
@@ -371,7 +385,7 @@ static status_t ffn_block(struct forward *f, const struct step_plan *step, int32
 static status_t norm_last_rows(struct forward *f, const struct step_plan *step)
 {
     const int64_t n_hidden = f->parts.spec->n_hidden;
-    const float *weight = f->parts.weights->final_norm;
+    const struct norm_weights *weights = &f->parts.weights->final_norm;
     int32_t done = 0; // rows normed
     int32_t row = 0;  // first of a stretch of neighbouring rows
     int32_t n = 0;    // rows of that stretch
@@ -382,14 +396,14 @@ static status_t norm_last_rows(struct forward *f, const struct step_plan *step)
         }
         const int32_t last = seq->first_row + seq->n_tokens - 1;
         if (n > 0 && last != row + n) {
-            TRY(rmsnorm(f, f->x + row * n_hidden, weight, n, f->normed + done * n_hidden));
+            TRY(norm(f, f->x + row * n_hidden, weights, n, f->normed + done * n_hidden));
             done += n;
             n = 0;
         }
         row = n == 0 ? last : row;
         n++;
     }
-    return rmsnorm(f, f->x + row * n_hidden, weight, n, f->normed + done * n_hidden);
+    return norm(f, f->x + row * n_hidden, weights, n, f->normed + done * n_hidden);
 }
 
 /* Rank 0 gets every rank's [n_logits, V] and lays them side by side. */

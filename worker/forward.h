@@ -2,8 +2,8 @@
  * forward.h - one step through the model, on this rank
  *
  * What:      token ids in, logits out: embedding, the layers, the final norm and the head. Each layer is
- *              x += o( attention( q, k, v of rmsnorm(x) ) )      summed over ranks
- *              x += down( silu(gate) * up of rmsnorm(x) )        summed over ranks
+ *              x += o( attention( q, k, v of norm(x) ) )      summed over ranks
+ *              x += down( silu(gate) * up of norm(x) )        summed over ranks
  * Layout:    R rows of a step, D hidden size, h head size; H, F and V are this rank's heads, columns and rows.
  *            Activations are float32, [R, ..], and whole on every rank between the blocks.
  * Ownership: owns its buffers, all made by forward_init; a step allocates nothing.

@@ -13,11 +13,13 @@
 
 enum layer_tensor {
     ATTENTION_NORM,
+    ATTENTION_NORM_BIAS,
     Q_PROJ,
     K_PROJ,
     V_PROJ,
     O_PROJ,
     FFN_NORM,
+    FFN_NORM_BIAS,
     GATE_PROJ,
     UP_PROJ,
     DOWN_PROJ,
@@ -25,15 +27,22 @@ enum layer_tensor {
 };
 
 static const char *const layer_names[N_LAYER_TENSORS] = {
-    [ATTENTION_NORM] = "input_layernorm", [Q_PROJ] = "self_attn.q_proj",
-    [K_PROJ] = "self_attn.k_proj",        [V_PROJ] = "self_attn.v_proj",
-    [O_PROJ] = "self_attn.o_proj",        [FFN_NORM] = "post_attention_layernorm",
-    [GATE_PROJ] = "mlp.gate_proj",        [UP_PROJ] = "mlp.up_proj",
-    [DOWN_PROJ] = "mlp.down_proj",
+    [ATTENTION_NORM] = "input_layernorm.weight",
+    [ATTENTION_NORM_BIAS] = "input_layernorm.bias",
+    [Q_PROJ] = "self_attn.q_proj.weight",
+    [K_PROJ] = "self_attn.k_proj.weight",
+    [V_PROJ] = "self_attn.v_proj.weight",
+    [O_PROJ] = "self_attn.o_proj.weight",
+    [FFN_NORM] = "post_attention_layernorm.weight",
+    [FFN_NORM_BIAS] = "post_attention_layernorm.bias",
+    [GATE_PROJ] = "mlp.gate_proj.weight",
+    [UP_PROJ] = "mlp.up_proj.weight",
+    [DOWN_PROJ] = "mlp.down_proj.weight",
 };
 
 static const char embedding_name[] = "model.embed_tokens.weight";
 static const char final_norm_name[] = "model.norm.weight";
+static const char final_norm_bias_name[] = "model.norm.bias";
 static const char head_name[] = "lm_head.weight";
 
 /* A name and the shape the spec wants; n_columns 0: one dimension. */
@@ -57,16 +66,26 @@ static struct wanted want_layer(const struct model_spec *spec, int32_t layer,
     const int32_t n_ff = spec->layers[layer].n_ff;
     const int32_t n_hidden = spec->n_hidden;
     const int32_t shapes[N_LAYER_TENSORS][2] = {
-        [ATTENTION_NORM] = {n_hidden, 0}, [Q_PROJ] = {q_rows, n_hidden},
-        [K_PROJ] = {kv_rows, n_hidden},   [V_PROJ] = {kv_rows, n_hidden},
-        [O_PROJ] = {n_hidden, q_rows},    [FFN_NORM] = {n_hidden, 0},
+        [ATTENTION_NORM] = {n_hidden, 0}, [ATTENTION_NORM_BIAS] = {n_hidden, 0},
+        [Q_PROJ] = {q_rows, n_hidden},    [K_PROJ] = {kv_rows, n_hidden},
+        [V_PROJ] = {kv_rows, n_hidden},   [O_PROJ] = {n_hidden, q_rows},
+        [FFN_NORM] = {n_hidden, 0},       [FFN_NORM_BIAS] = {n_hidden, 0},
         [GATE_PROJ] = {n_ff, n_hidden},   [UP_PROJ] = {n_ff, n_hidden},
         [DOWN_PROJ] = {n_hidden, n_ff},
     };
     struct wanted wanted = {.n_rows = shapes[which][0], .n_columns = shapes[which][1]};
-    snprintf(wanted.name, sizeof wanted.name, "model.layers.%d.%s.weight", layer,
-             layer_names[which]);
+    snprintf(wanted.name, sizeof wanted.name, "model.layers.%d.%s", layer, layer_names[which]);
     return wanted;
+}
+
+static bool has_norm_bias(const struct model_spec *spec)
+{
+    return spec->norm == SPEC_NORM_LAYER;
+}
+
+static bool is_norm_bias(enum layer_tensor which)
+{
+    return which == ATTENTION_NORM_BIAS || which == FFN_NORM_BIAS;
 }
 
 static void print_shape(const struct safetensors_tensor *tensor, char *buf, size_t size)
@@ -130,20 +149,36 @@ static status_t check_one(const struct checkpoint *checkpoint, const struct want
     return status_ok();
 }
 
-/* A linear bias that were left out would give wrong text, silently. */
-static status_t check_no_bias(const struct checkpoint *checkpoint)
+static bool has_suffix(const char *text, const char *suffix)
+{
+    const size_t n = strlen(text);
+    const size_t m = strlen(suffix);
+    return n >= m && strcmp(text + n - m, suffix) == 0;
+}
+
+/* model.layers.N.X.bias with an X that has none here. */
+static bool is_foreign_bias(const struct model_spec *spec, const char *name)
 {
     static const char prefix[] = "model.layers.";
-    static const char suffix[] = ".bias";
+    if (strncmp(name, prefix, sizeof prefix - 1) != 0 || !has_suffix(name, ".bias")) {
+        return false;
+    }
+    const char *rest = name + sizeof prefix - 1;
+    rest += strspn(rest, "0123456789");
+    const bool norm = strcmp(rest, ".input_layernorm.bias") == 0 ||
+                      strcmp(rest, ".post_attention_layernorm.bias") == 0;
+    return !(norm && has_norm_bias(spec));
+}
+
+/* A bias that were left out would give wrong text, silently. */
+static status_t check_no_bias(const struct checkpoint *checkpoint, const struct model_spec *spec)
+{
     const size_t n = checkpoint_n_tensors(checkpoint);
     for (size_t i = 0; i < n; i++) {
         const char *name = checkpoint_tensor_at(checkpoint, i).tensor->name;
-        const size_t length = strlen(name);
-        if (length >= sizeof prefix + sizeof suffix - 2 &&
-            strncmp(name, prefix, sizeof prefix - 1) == 0 &&
-            strcmp(name + length - (sizeof suffix - 1), suffix) == 0) {
+        if (is_foreign_bias(spec, name)) {
             return status_errorf(STATUS_UNIMPLEMENTED,
-                                 "tensor %.200s: this architecture is built without biases", name);
+                                 "tensor %.200s: this architecture is built without it", name);
         }
     }
     return status_ok();
@@ -155,19 +190,26 @@ status_t weights_check(const struct checkpoint *checkpoint, const struct model_s
     uint64_t bytes = 0;
     const struct wanted embedding = want(embedding_name, spec->n_vocab, spec->n_hidden);
     const struct wanted final_norm = want(final_norm_name, spec->n_hidden, 0);
+    const struct wanted final_norm_bias = want(final_norm_bias_name, spec->n_hidden, 0);
     const struct wanted head = want(head_name, spec->n_vocab, spec->n_hidden);
     TRY(check_one(checkpoint, &embedding, &bytes));
     for (int32_t layer = 0; layer < spec->n_layers; layer++) {
         for (int which = 0; which < N_LAYER_TENSORS; which++) {
+            if (is_norm_bias((enum layer_tensor)which) && !has_norm_bias(spec)) {
+                continue;
+            }
             const struct wanted wanted = want_layer(spec, layer, (enum layer_tensor)which);
             TRY(check_one(checkpoint, &wanted, &bytes));
         }
     }
     TRY(check_one(checkpoint, &final_norm, &bytes));
+    if (has_norm_bias(spec)) {
+        TRY(check_one(checkpoint, &final_norm_bias, &bytes));
+    }
     if (!spec->tied_head) {
         TRY(check_one(checkpoint, &head, &bytes));
     }
-    TRY(check_no_bias(checkpoint));
+    TRY(check_no_bias(checkpoint, spec));
     *bytes_out = bytes;
     return status_ok();
 }
@@ -195,11 +237,15 @@ static status_t add_array(struct weights *w, int64_t n, int dtype, void **array_
     return status_ok();
 }
 
-static status_t add_norm(struct weights *w, float **norm_out)
+static status_t add_norm(struct weights *w, struct norm_weights *norm_out)
 {
     void *array;
     TRY(add_array(w, w->spec->n_hidden, DTYPE_F32, &array));
-    *norm_out = array;
+    norm_out->weight = array;
+    if (has_norm_bias(w->spec)) {
+        TRY(add_array(w, w->spec->n_hidden, DTYPE_F32, &array));
+        norm_out->bias = array;
+    }
     return status_ok();
 }
 
@@ -271,10 +317,16 @@ status_t weights_alloc(const struct weights_request *request, struct weights *we
     return status_ok();
 }
 
+static void free_norm(const struct backend *backend, struct norm_weights *norm)
+{
+    backend->mem_free(norm->weight);
+    backend->mem_free(norm->bias);
+}
+
 static void free_layer(const struct backend *backend, struct layer_weights *layer)
 {
-    backend->mem_free(layer->attention_norm);
-    backend->mem_free(layer->ffn_norm);
+    free_norm(backend, &layer->attention_norm);
+    free_norm(backend, &layer->ffn_norm);
     backend->matrix_free(layer->q);
     backend->matrix_free(layer->o);
     for (int32_t i = 0; i < PLAN_MAX_RUNS; i++) {
@@ -295,7 +347,7 @@ void weights_free(struct weights *w)
     }
     free(w->layers);
     w->backend->mem_free(w->embedding);
-    w->backend->mem_free(w->final_norm);
+    free_norm(w->backend, &w->final_norm);
     w->backend->matrix_free(w->head);
     memset(w, 0, sizeof *w);
 }
@@ -349,14 +401,21 @@ static plan_interval_t want_cuts(struct loading *l, const int32_t *cuts, int32_t
     return l->loader->wanted[l->weights->rank];
 }
 
-static status_t load_norm(struct loading *l, const struct wanted *wanted, float *norm)
+static status_t load_array(struct loading *l, const struct wanted *wanted, float *array)
 {
     const plan_interval_t all = {0, wanted->n_rows};
     for (int32_t r = 0; r < l->weights->plan->tp; r++) {
         l->loader->wanted[r] = all;
     }
-    const struct weight_sink sink = {.rows = all, .array = norm, .array_dtype = DTYPE_F32};
+    const struct weight_sink sink = {.rows = all, .array = array, .array_dtype = DTYPE_F32};
     return load_rows(l, wanted, &sink, 1);
+}
+
+static status_t load_norm(struct loading *l, const struct wanted *weight, const struct wanted *bias,
+                          const struct norm_weights *norm)
+{
+    TRY(load_array(l, weight, norm->weight));
+    return norm->bias != NULL ? load_array(l, bias, norm->bias) : status_ok();
 }
 
 /* k_proj or v_proj: the ranks that share a head each keep it. */
@@ -396,9 +455,10 @@ static status_t load_attention(struct loading *l, int32_t layer)
     const struct weights *w = l->weights;
     const struct layer_weights *to = &w->layers[layer];
     const struct wanted norm = want_layer(w->spec, layer, ATTENTION_NORM);
+    const struct wanted bias = want_layer(w->spec, layer, ATTENTION_NORM_BIAS);
     const struct wanted q = want_layer(w->spec, layer, Q_PROJ);
     const struct wanted o = want_layer(w->spec, layer, O_PROJ);
-    TRY(load_norm(l, &norm, to->attention_norm));
+    TRY(load_norm(l, &norm, &bias, &to->attention_norm));
     const plan_interval_t rows = want_cuts(l, w->plan->layers[layer].q_cuts, w->spec->head_dim);
     TRY(load_own_rows(l, &q, rows, to->q, 0));
     TRY(load_kv(l, layer, K_PROJ));
@@ -415,11 +475,12 @@ static status_t load_ffn(struct loading *l, int32_t layer)
     const struct weights *w = l->weights;
     const struct layer_weights *to = &w->layers[layer];
     const struct wanted norm = want_layer(w->spec, layer, FFN_NORM);
+    const struct wanted bias = want_layer(w->spec, layer, FFN_NORM_BIAS);
     const struct wanted gate = want_layer(w->spec, layer, GATE_PROJ);
     const struct wanted up = want_layer(w->spec, layer, UP_PROJ);
     const struct wanted down = want_layer(w->spec, layer, DOWN_PROJ);
     const int32_t *cuts = w->plan->layers[layer].ffn_cuts;
-    TRY(load_norm(l, &norm, to->ffn_norm));
+    TRY(load_norm(l, &norm, &bias, &to->ffn_norm));
     const plan_interval_t rows = want_cuts(l, cuts, 1);
     TRY(load_own_rows(l, &gate, rows, to->gate_up, 0));
     TRY(load_own_rows(l, &up, rows, to->gate_up, rows.end - rows.begin));
@@ -454,7 +515,8 @@ static status_t load_all(struct loading *l)
         TRY(load_ffn(l, layer));
     }
     const struct wanted final_norm = want(final_norm_name, w->spec->n_hidden, 0);
-    TRY(load_norm(l, &final_norm, w->final_norm));
+    const struct wanted bias = want(final_norm_bias_name, w->spec->n_hidden, 0);
+    TRY(load_norm(l, &final_norm, &bias, &w->final_norm));
     return l->loader->failure;
 }
 

@@ -5,7 +5,7 @@
  * Layout:    H query heads, F columns and V rows below are the rank's own; D is the hidden size, h the head size.
  *              q [H*h, D]   k, v [heads of a KV run * h, D], one pair a run   o [D, H*h]
  *              gate_up [2F, D]: the F rows of gate, then those of up   down [D, F]
- *              embedding [V, D] as plain rows   head [V, D]   norms [D] float32, whole on every rank
+ *              embedding [V, D] as plain rows   head [V, D]   norms [D] float32, weight and bias, whole on every rank
  * Ownership: the weights own matrices and arrays.
  * Thread:    owner:the rank's main thread.
  * Collective: weights_load: yes; the others: no.
@@ -22,8 +22,13 @@
 #include "worker/checkpoint.h"
 #include "worker/weight_loader.h"
 
+/* bias NULL: the model's norm has none. */
+struct norm_weights {
+    float *weight, *bias;
+};
+
 struct layer_weights {
-    float *attention_norm, *ffn_norm;
+    struct norm_weights attention_norm, ffn_norm;
     struct matrix *q, *o;
     struct matrix *k[PLAN_MAX_RUNS], *v[PLAN_MAX_RUNS]; /* in the order of plan_kv_runs */
     struct matrix *gate_up, *down;                      /* NULL: the rank has no columns here */
@@ -38,7 +43,7 @@ struct weights {
 
     void *embedding; /* NULL: the rank has no rows */
     int embedding_dtype;
-    float *final_norm;
+    struct norm_weights final_norm;
     struct matrix *head; /* NULL: the rank has no rows */
     struct layer_weights *layers;
     uint64_t bytes;

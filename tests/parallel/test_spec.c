@@ -100,6 +100,9 @@ static void test_spec_reads_published_files(void **state)
         {"DeciCoder-1b", "DeciCoderForCausalLM", 1113671680, 20480, 0, 4, 4, 0, DTYPE_BF16},
         {"Llama-2-7b-hf", "LlamaForCausalLM", 6738415616, 524288, 0, 32, 32, 2, DTYPE_F16},
         {"Mistral-7B-v0.1", "MistralForCausalLM", 7241732096, 131072, 4096, 8, 8, 2, DTYPE_BF16},
+        {"stablelm-3b-4e1t", "StableLmForCausalLM", 2795443200, 327680, 0, 32, 32, 0, DTYPE_BF16},
+        {"stablelm-3b-4e1t.original-2023", "StableLMEpochForCausalLM", 2795443200, 327680, 0, 32,
+         32, 0, DTYPE_BF16},
     };
 
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
@@ -119,6 +122,10 @@ static void test_spec_reads_published_files(void **state)
         assert_int_equal(spec.layers[spec.n_layers - 1].n_kv_heads, rows[i].last_kv);
         assert_int_equal(spec.eos_ids[0], rows[i].eos);
         assert_int_equal(spec.dtype, rows[i].dtype);
+        const bool stable = strncmp(rows[i].file, "stablelm", 8) == 0;
+        assert_int_equal(spec.norm, stable ? SPEC_NORM_LAYER : SPEC_NORM_RMS);
+        assert_int_equal(spec.rotary_dim, stable ? 20 : spec.head_dim);
+        assert_close(spec.norm_eps, 1e-5, 0, 0);
         spec_destroy(&spec);
         bytes_destroy(&text);
     }
@@ -131,9 +138,6 @@ static void test_spec_refuses_published_files_of_other_families(void **state)
     static const struct {
         const char *file, *says;
     } rows[] = {
-        {"stablelm-3b-4e1t", "architecture StableLmForCausalLM is not supported"},
-        {"stablelm-3b-4e1t.original-2023",
-         "architecture StableLMEpochForCausalLM is not supported"},
         {"nemotron-nas-mini", "block_configs (Nemotron-NAS) is not supported"},
         {"Llama-3_3-Nemotron-Super-49B-v1", "block_configs (Nemotron-NAS) is not supported"},
     };
@@ -150,7 +154,7 @@ static void test_spec_refuses_published_files_of_other_families(void **state)
         assert_status_says(s, STATUS_DATA_LOSS, rows[i].says);
         assert_status_says(s, STATUS_DATA_LOSS,
                            "serve one of LlamaForCausalLM, MistralForCausalLM, DeciLMForCausalLM, "
-                           "DeciCoderForCausalLM");
+                           "DeciCoderForCausalLM, StableLmForCausalLM, StableLMEpochForCausalLM");
         bytes_destroy(&text);
     }
 }
@@ -163,7 +167,7 @@ static void test_spec_lists_its_architectures(void **state)
     while (list[n] != NULL) {
         n++;
     }
-    assert_int_equal(n, 4);
+    assert_int_equal(n, 6);
     assert_ptr_equal(spec_architectures(), list);
 }
 
@@ -258,6 +262,64 @@ static void test_spec_llama_and_mistral_rows(void **state)
     assert_int_equal(spec.sliding_window, 0);
     assert_int_equal(spec.layers[1].n_kv_heads, 2);
     spec_destroy(&spec);
+}
+
+/* The same model in the fields of its first upload and of transformers. */
+static void test_spec_reads_both_spellings_of_stablelm(void **state)
+{
+    (void)state;
+    static const char common[] = " \"hidden_size\": 64, \"num_hidden_layers\": 2,"
+                                 " \"intermediate_size\": 65, \"vocab_size\": 30,"
+                                 " \"max_position_embeddings\": 128}";
+
+    static const struct {
+        const char *fields;
+        int32_t rotary_dim;
+        double norm_eps;
+    } good[] = {
+        {"\"architectures\": [\"StableLmForCausalLM\"], \"num_attention_heads\": 4,"
+         " \"layer_norm_eps\": 0.001, \"partial_rotary_factor\": 0.5, \"use_qkv_bias\": false,",
+         8, 1e-3},
+        {"\"model_type\": \"stablelm_epoch\", \"num_heads\": 4, \"norm_eps\": 0.002,"
+         " \"rope_pct\": 0.5, \"rotary_scaling_factor\": 1.0,",
+         8, 2e-3},
+        {"\"model_type\": \"stablelm\", \"num_heads\": 4, \"num_attention_heads\": 4,", 4, 1e-5},
+    };
+
+    for (size_t i = 0; i < sizeof good / sizeof good[0]; i++) {
+        char text[512];
+        snprintf(text, sizeof text, "{%s%s", good[i].fields, common);
+        struct model_spec spec;
+        assert_status_ok(spec_parse(text, strlen(text), "stable", &spec));
+        assert_int_equal(spec.norm, SPEC_NORM_LAYER);
+        assert_int_equal(spec.n_heads, 4);
+        assert_int_equal(spec.layers[1].n_kv_heads, 4);
+        assert_int_equal(spec.rotary_dim, good[i].rotary_dim);
+        assert_close(spec.norm_eps, good[i].norm_eps, 0, 0);
+        spec_destroy(&spec);
+    }
+
+    static const struct {
+        const char *fields, *says;
+    } bad[] = {
+        {"\"num_heads\": 4, \"num_attention_heads\": 8", "num_attention_heads is 8, and num_heads"},
+        {"\"num_heads\": 4, \"norm_eps\": 1e-5, \"layer_norm_eps\": 1e-6",
+         "layer_norm_eps is 9.99"},
+        {"\"num_heads\": 4, \"rope_pct\": 2.0", "partial_rotary_factor is 2"},
+        {"\"num_heads\": 4, \"rotary_scaling_factor\": 2.0", "rotary_scaling_factor 2 is not"},
+        {"\"num_heads\": 4, \"use_qkv_bias\": true", "use_qkv_bias true is not supported"},
+        {"\"num_heads\": 4, \"use_parallel_residual\": true", "use_parallel_residual true is not"},
+        {"\"num_heads\": 4, \"qk_layernorm\": true", "qk_layernorm true is not supported"},
+        {"\"use_cache\": true", "num_attention_heads is missing"},
+    };
+
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        char text[512];
+        snprintf(text, sizeof text, "{\"model_type\": \"stablelm\", %s,%s", bad[i].fields, common);
+        struct model_spec spec;
+        assert_status_says(spec_parse(text, strlen(text), "stable", &spec), STATUS_DATA_LOSS,
+                           bad[i].says);
+    }
 }
 
 // ---- bad files ----
@@ -490,6 +552,7 @@ int main(void)
         cmocka_unit_test(test_spec_lists_its_architectures),
         cmocka_unit_test(test_spec_accepts_variants),
         cmocka_unit_test(test_spec_llama_and_mistral_rows),
+        cmocka_unit_test(test_spec_reads_both_spellings_of_stablelm),
         cmocka_unit_test(test_spec_names_the_field_the_value_and_the_rule),
         cmocka_unit_test(test_spec_refuses_text_that_is_no_object),
         cmocka_unit_test(test_spec_survives_flipped_bytes),

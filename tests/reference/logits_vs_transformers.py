@@ -95,6 +95,12 @@ def main():
         d = os.path.join(tmp, "mistral")
         cases.append(("Mistral window 24", models.native(d, "mistral", 6, hidden=64, heads=8, kv=4, ffn=192, vocab=200, layers=3,
                                                          window=24), d, SOME))
+        d = os.path.join(tmp, "stablelm")
+        cases.append(("StableLM rotary 4 of 16", models.native(d, "stablelm", 7, hidden=64, heads=4, kv=4, ffn=150, vocab=211,
+                                                               layers=3), d, ALL))
+        d = os.path.join(tmp, "stablelm-epoch")
+        cases.append(("StableLM rotary 20 of 80", models.native(d, "stablelm_epoch", 8, hidden=240, heads=3, kv=3, ffn=133,
+                                                                vocab=90, layers=2), d, SOME))
         for name, model, directory, layouts in cases:
             vocab = (model.inner if hasattr(model, "inner") else model).lm_head.weight.shape[0]
             f, n = compare(name, model, directory, vocab, args.build, layouts)

@@ -9,9 +9,10 @@ import os
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import LlamaConfig, MistralConfig
+from transformers import LlamaConfig, MistralConfig, StableLmConfig
 from transformers.models.llama import modeling_llama as llama
 from transformers.models.mistral import modeling_mistral as mistral
+from transformers.models.stablelm import modeling_stablelm as stablelm
 
 
 def llama_config(**sizes):
@@ -83,7 +84,10 @@ def randomise(module, seed):
     with torch.no_grad():
         for name, p in module.named_parameters():
             noise = torch.randn(p.shape, generator=generator)
-            p.copy_(1 + 0.1 * noise if p.ndim == 1 else noise * (1.5 / p.shape[-1] ** 0.5))
+            if name.endswith(".bias"):
+                p.copy_(0.2 * noise)
+            else:
+                p.copy_(1 + 0.1 * noise if p.ndim == 1 else noise * (1.5 / p.shape[-1] ** 0.5))
 
 
 def stored(module, dtype, prefix=""):
@@ -127,6 +131,17 @@ def native(directory, family, seed, *, hidden, heads, kv, ffn, vocab, layers, wi
     if family == "llama":
         inner = llama.LlamaForCausalLM(llama_config(**sizes))
         extra = dict(architectures=["LlamaForCausalLM"], model_type="llama")
+    elif family in ("stablelm", "stablelm_epoch"):
+        sizes["layer_norm_eps"] = sizes.pop("rms_norm_eps")
+        sizes["partial_rotary_factor"] = 0.25
+        inner = stablelm.StableLmForCausalLM(StableLmConfig(**sizes, attn_implementation="eager"))
+        assert all(m.bias is not None for m in inner.modules() if isinstance(m, torch.nn.LayerNorm))
+        extra = dict(architectures=["StableLmForCausalLM"], model_type="stablelm", use_qkv_bias=False)
+        if family == "stablelm_epoch":
+            sizes.update(norm_eps=sizes.pop("layer_norm_eps"), rope_pct=sizes.pop("partial_rotary_factor"),
+                         num_heads=heads)
+            extra = dict(architectures=["StableLMEpochForCausalLM"], model_type="stablelm_epoch",
+                         rotary_scaling_factor=1.0)
     else:
         inner = mistral.MistralForCausalLM(
             MistralConfig(**sizes, sliding_window=window, attn_implementation="eager"))

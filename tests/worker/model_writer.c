@@ -69,6 +69,10 @@ void model_writer_make(const struct test_model_shape *shape, struct test_model *
     model->final_norm = random_array(n_hidden, 1.0, 0.2, dtype, &state);
     model->head = shape->tied_head ? model->embedding
                                    : random_matrix(shape->n_vocab, n_hidden, dtype, &state);
+    const bool bias = shape->rotary_dim > 0;
+    if (bias) {
+        model->final_norm_bias = random_array(n_hidden, 0.0, 0.3, dtype, &state);
+    }
     for (int32_t i = 0; i < shape->n_layers; i++) {
         struct test_layer *layer = &model->layers[i];
         const int64_t n_kv = (int64_t)shape->kv_heads[i] * shape->head_dim;
@@ -82,6 +86,10 @@ void model_writer_make(const struct test_model_shape *shape, struct test_model *
         layer->gate = random_matrix(n_ff, n_hidden, dtype, &state);
         layer->up = random_matrix(n_ff, n_hidden, dtype, &state);
         layer->down = random_matrix(n_hidden, n_ff, dtype, &state);
+        if (bias) {
+            layer->attention_norm_bias = random_array(n_hidden, 0.0, 0.3, dtype, &state);
+            layer->ffn_norm_bias = random_array(n_hidden, 0.0, 0.3, dtype, &state);
+        }
     }
 }
 
@@ -92,11 +100,13 @@ void model_writer_free(struct test_model *model)
     }
     free(model->embedding);
     free(model->final_norm);
+    free(model->final_norm_bias);
     for (int32_t i = 0; i < model->shape.n_layers; i++) {
         const struct test_layer *layer = &model->layers[i];
         float *const arrays[] = {
-            layer->attention_norm, layer->q,    layer->k,  layer->v,   layer->o,
-            layer->ffn_norm,       layer->gate, layer->up, layer->down};
+            layer->attention_norm, layer->q,    layer->k,  layer->v,    layer->o,
+            layer->ffn_norm,       layer->gate, layer->up, layer->down, layer->attention_norm_bias,
+            layer->ffn_norm_bias};
         for (size_t j = 0; j < sizeof arrays / sizeof arrays[0]; j++) {
             free(arrays[j]);
         }
@@ -113,7 +123,7 @@ struct named_tensor {
 };
 
 struct tensor_list {
-    struct named_tensor tensors[9 * TEST_MODEL_MAX_LAYERS + 8];
+    struct named_tensor tensors[11 * TEST_MODEL_MAX_LAYERS + 8];
     int32_t n;
 };
 
@@ -149,6 +159,13 @@ static void add_layer(struct tensor_list *list, const struct test_model *model, 
         snprintf(name, sizeof name, "model.layers.%d.%s.weight", i, tensors[j].name);
         add_tensor(list, tensors[j].values, tensors[j].n_rows, tensors[j].n_columns, name);
     }
+    if (layer->ffn_norm_bias != NULL) {
+        char name[128];
+        snprintf(name, sizeof name, "model.layers.%d.input_layernorm.bias", i);
+        add_tensor(list, layer->attention_norm_bias, s->n_hidden, 0, name);
+        snprintf(name, sizeof name, "model.layers.%d.post_attention_layernorm.bias", i);
+        add_tensor(list, layer->ffn_norm_bias, s->n_hidden, 0, name);
+    }
 }
 
 static void list_tensors(const struct test_model *model, struct tensor_list *list)
@@ -160,6 +177,9 @@ static void list_tensors(const struct test_model *model, struct tensor_list *lis
         add_layer(list, model, i);
     }
     add_tensor(list, model->final_norm, s->n_hidden, 0, "model.norm.weight");
+    if (model->final_norm_bias != NULL) {
+        add_tensor(list, model->final_norm_bias, s->n_hidden, 0, "model.norm.bias");
+    }
     if (!s->tied_head) {
         add_tensor(list, model->head, s->n_vocab, s->n_hidden, "lm_head.weight");
     }
@@ -294,15 +314,23 @@ static void write_config(const struct test_model *model, const char *path)
     struct bytes text;
     bytes_init(&text, 1 << 16);
     const bool window = s->sliding_window > 0;
+    const bool stable = s->rotary_dim > 0;
+    const char *name = window ? "MistralForCausalLM" : "DeciLMForCausalLM";
+    const char *type = window ? "mistral" : "deci";
+    if (stable) {
+        name = "StableLmForCausalLM";
+        type = "stablelm";
+    }
     assert_status_ok(bytes_printf(
         &text,
         "{\"architectures\":[\"%s\"],\"model_type\":\"%s\",\"hidden_size\":%d,"
         "\"num_attention_heads\":%d,\"head_dim\":%d,\"num_hidden_layers\":%d,"
         "\"intermediate_size\":%d,\"vocab_size\":%d,\"max_position_embeddings\":%d,"
-        "\"rms_norm_eps\":1e-5,\"rope_theta\":%.1f,\"tie_word_embeddings\":%s,\"torch_dtype\":\"%s\","
+        "\"%s\":1e-5,\"partial_rotary_factor\":%.17g,\"rope_theta\":%.1f,\"tie_word_embeddings\":%s,\"torch_dtype\":\"%s\","
         "\"hidden_act\":\"silu\",\"bos_token_id\":0,\"eos_token_id\":1,",
-        window ? "MistralForCausalLM" : "DeciLMForCausalLM", window ? "mistral" : "deci",
-        s->n_hidden, s->n_heads, s->head_dim, s->n_layers, s->n_ff[0], s->n_vocab, s->max_positions,
+        name, type, s->n_hidden, s->n_heads, s->head_dim, s->n_layers, s->n_ff[0], s->n_vocab,
+        s->max_positions, stable ? "layer_norm_eps" : "rms_norm_eps",
+        stable ? (double)s->rotary_dim / (double)s->head_dim : 1.0,
         s->rope_theta > 0.0 ? s->rope_theta : 10000.0, s->tied_head ? "true" : "false",
         dtype_name(s->dtype)));
     if (window) {

@@ -23,6 +23,7 @@ struct test_model_shape {
     int32_t max_positions;
     int32_t sliding_window; /* 0: none; else every layer has kv_heads[0] */
     double rope_theta;      /* 0: 10000 */
+    int32_t rotary_dim; /* StableLM: LayerNorm, and this much of a head is turned; 0: no StableLM */
     bool tied_head;
     int dtype;        /* of the file */
     int32_t n_shards; /* 0, 1: model.safetensors; more: an index and shards */
@@ -33,12 +34,14 @@ struct test_model_shape {
 struct test_layer {
     float *attention_norm, *q, *k, *v, *o;
     float *ffn_norm, *gate, *up, *down;
+    float *attention_norm_bias, *ffn_norm_bias; /* NULL: RMSNorm */
 };
 
 struct test_model {
     struct test_model_shape shape;
     float *embedding, *final_norm;
-    float *head; /* the embedding when it is tied */
+    float *final_norm_bias; /* NULL: RMSNorm */
+    float *head;            /* the embedding when it is tied */
     struct test_layer layers[TEST_MODEL_MAX_LAYERS];
 };
 

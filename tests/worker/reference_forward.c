@@ -28,23 +28,35 @@ static void linear(const double *x, const float *w, int64_t n_tokens, int64_t n_
     }
 }
 
-static void norm(const double *x, const float *weight, int64_t n_tokens, int64_t n, double *out)
+/* With a bias LayerNorm, without one RMSNorm. */
+struct norm_arrays {
+    const float *weight, *bias;
+};
+
+static void norm(const double *x, struct norm_arrays norm, int64_t n_tokens, int64_t n, double *out)
 {
     for (int64_t t = 0; t < n_tokens; t++) {
         double squares = 0.0;
+        double mean = 0.0;
+        for (int64_t i = 0; norm.bias != NULL && i < n; i++) {
+            mean += x[t * n + i] / (double)n;
+        }
         for (int64_t i = 0; i < n; i++) {
-            squares += x[t * n + i] * x[t * n + i];
+            squares += (x[t * n + i] - mean) * (x[t * n + i] - mean);
         }
         const double scale = 1.0 / sqrt(squares / (double)n + 1e-5);
         for (int64_t i = 0; i < n; i++) {
-            out[t * n + i] = x[t * n + i] * scale * (double)weight[i];
+            out[t * n + i] = (x[t * n + i] - mean) * scale * (double)norm.weight[i] +
+                             (norm.bias != NULL ? (double)norm.bias[i] : 0.0);
         }
     }
 }
 
-static void rotate(double *x, int64_t n_tokens, int64_t n_heads, int64_t head_dim, double theta)
+static void rotate(const struct test_model_shape *s, double *x, int64_t n_tokens, int64_t n_heads)
 {
-    const int64_t half = head_dim / 2;
+    const int64_t head_dim = s->head_dim;
+    const int64_t half = (s->rotary_dim > 0 ? s->rotary_dim : s->head_dim) / 2;
+    const double theta = s->rope_theta > 0.0 ? s->rope_theta : 10000.0;
     for (int64_t t = 0; t < n_tokens; t++) {
         for (int64_t h = 0; h < n_heads; h++) {
             double *head = x + (t * n_heads + h) * head_dim;
@@ -113,13 +125,13 @@ static void attention_block(const struct reference *r, int32_t i)
     const int64_t n = r->n_tokens;
     const int64_t n_q = (int64_t)s->n_heads * s->head_dim;
     const int64_t n_kv = (int64_t)s->kv_heads[i] * s->head_dim;
-    const double theta = s->rope_theta > 0.0 ? s->rope_theta : 10000.0;
-    norm(r->x, layer->attention_norm, n, s->n_hidden, r->normed);
+    norm(r->x, (struct norm_arrays){layer->attention_norm, layer->attention_norm_bias}, n,
+         s->n_hidden, r->normed);
     linear(r->normed, layer->q, n, s->n_hidden, n_q, r->q);
     linear(r->normed, layer->k, n, s->n_hidden, n_kv, r->k);
     linear(r->normed, layer->v, n, s->n_hidden, n_kv, r->v);
-    rotate(r->q, n, s->n_heads, s->head_dim, theta);
-    rotate(r->k, n, s->kv_heads[i], s->head_dim, theta);
+    rotate(s, r->q, n, s->n_heads);
+    rotate(s, r->k, n, s->kv_heads[i]);
     for (int64_t t = 0; t < n; t++) {
         for (int64_t head = 0; head < s->n_heads; head++) {
             attend(r, i, t, head);
@@ -135,7 +147,8 @@ static void ffn_block(const struct reference *r, int32_t i)
     const struct test_layer *layer = &r->model->layers[i];
     const int64_t n = r->n_tokens;
     const int64_t n_ff = s->n_ff[i];
-    norm(r->x, layer->ffn_norm, n, s->n_hidden, r->normed);
+    norm(r->x, (struct norm_arrays){layer->ffn_norm, layer->ffn_norm_bias}, n, s->n_hidden,
+         r->normed);
     linear(r->normed, layer->gate, n, s->n_hidden, n_ff, r->gate);
     linear(r->normed, layer->up, n, s->n_hidden, n_ff, r->up);
     for (int64_t j = 0; j < n * n_ff; j++) {
@@ -179,7 +192,8 @@ void reference_forward(const struct test_model *model, const int32_t *tokens, in
         attention_block(&r, i);
         ffn_block(&r, i);
     }
-    norm(r.x, model->final_norm, n, s->n_hidden, r.normed);
+    norm(r.x, (struct norm_arrays){model->final_norm, model->final_norm_bias}, n, s->n_hidden,
+         r.normed);
     linear(r.normed, model->head, n, s->n_hidden, s->n_vocab, logits);
     double *const arrays[] = {r.x,        r.normed, r.q,  r.k,   r.v,
                               r.attended, r.gate,   r.up, r.sum, r.scores};

@@ -64,6 +64,18 @@ static const struct test_model_shape shapes[] = {
      .rope_theta = 500000.0,
      .dtype = DTYPE_F32,
      .seed = 4},
+    // StableLM: LayerNorm with bias, a part of each head turned.
+    {.n_hidden = 43,
+     .n_heads = 4,
+     .head_dim = 16,
+     .n_vocab = 59,
+     .n_layers = 3,
+     .kv_heads = {4, 4, 2},
+     .n_ff = {90, 133, 64},
+     .max_positions = 128,
+     .rotary_dim = 4,
+     .dtype = DTYPE_F32,
+     .seed = 5},
 };
 
 enum { N_SHAPES = sizeof shapes / sizeof shapes[0], N_SEQS = 9 };
@@ -435,6 +447,37 @@ static void test_engine_refuses_bad_checkpoints(void **state)
     fixture_close(f);
 }
 
+static void test_engine_takes_the_biases_of_its_norms_alone(void **state)
+{
+    static const struct {
+        struct model_writer_flaws flaws;
+        int code;
+        const char *says;
+    } bad[] = {
+        {{.leave_out = "model.norm.bias"}, STATUS_DATA_LOSS, "no tensor model.norm.bias"},
+        {{.leave_out = "model.layers.2.input_layernorm.bias"},
+         STATUS_DATA_LOSS,
+         "no tensor model.layers.2.input_layernorm.bias"},
+        {{.extra = "model.layers.0.self_attn.q_layernorm.bias"},
+         STATUS_UNIMPLEMENTED,
+         "q_layernorm.bias"},
+        {{.extra = "model.layers.0.self_attn.v_proj.bias"}, STATUS_UNIMPLEMENTED, "v_proj.bias"},
+    };
+    struct fixture *f = fixture_open(state, &shapes[N_SHAPES - 1]);
+    const struct engine_options options = small_options(f->dir);
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        rewrite(f, &bad[i].flaws);
+        check_fails(f, &options, bad[i].code, bad[i].says);
+    }
+    fixture_close(f);
+
+    struct fixture *rms = fixture_open(state, &shapes[0]);
+    const struct engine_options others = small_options(rms->dir);
+    rewrite(rms, &(struct model_writer_flaws){.extra = "model.layers.0.input_layernorm.bias"});
+    check_fails(rms, &others, STATUS_UNIMPLEMENTED, "input_layernorm.bias");
+    fixture_close(rms);
+}
+
 static void test_engine_ignores_tensors_it_does_not_need(void **state)
 {
     struct fixture *f = fixture_open(state, &shapes[1]);
@@ -570,6 +613,7 @@ int main(void)
         cmocka_unit_test(test_engine_is_batch_invariant),
         cmocka_unit_test(test_engine_reads_and_stores_each_byte_once),
         cmocka_unit_test(test_engine_refuses_bad_checkpoints),
+        cmocka_unit_test(test_engine_takes_the_biases_of_its_norms_alone),
         cmocka_unit_test(test_engine_ignores_tensors_it_does_not_need),
         cmocka_unit_test(test_engine_refuses_what_cannot_fit),
         cmocka_unit_test(test_engine_refuses_positions_past_the_end),
