@@ -277,7 +277,7 @@ status_t ingress_new(const struct ingress_options *options, struct ingress **ing
                                                .n_vocab = (uint32_t)model->spec.n_vocab,
                                                .context_tokens = model->context_tokens,
                                                .prompt_bytes = model->prompt_bytes};
-    status_t s = status_ok();
+    status_t s;
     for (int i = 0; i < N_THREADS; i++) {
         TRY_GOTO(s, mailbox_init(&ingress->jobs[i], MAX_JOBS), undo);
     }

@@ -14,28 +14,28 @@ enum number_kind { NUMBER_FLOAT, NUMBER_I32, NUMBER_U32 };
 
 struct number_row {
     const char *field;
-    int kind; /* enum number_kind */
     size_t offset;
     double min, max;   /* the range, ends included ... */
+    int kind;          /* enum number_kind */
     bool min_excluded; /* ... but for this one */
 };
 
 #define AT(field) offsetof(struct wire_generate_request, field)
 
 static const struct number_row number_rows[] = {
-    {"sampling.temperature", NUMBER_FLOAT, AT(sampling.temperature), 0, 100, false},
-    {"sampling.top_p", NUMBER_FLOAT, AT(sampling.top_p), 0, 1, true},
-    {"sampling.top_k", NUMBER_I32, AT(sampling.top_k), -1, INT32_MAX, false},
-    {"sampling.min_p", NUMBER_FLOAT, AT(sampling.min_p), 0, 1, false},
-    {"sampling.repetition_penalty", NUMBER_FLOAT, AT(sampling.repetition_penalty), 0, 100, true},
-    {"sampling.presence_penalty", NUMBER_FLOAT, AT(sampling.presence_penalty), -2, 2, false},
-    {"sampling.frequency_penalty", NUMBER_FLOAT, AT(sampling.frequency_penalty), -2, 2, false},
-    {"sampling.n", NUMBER_U32, AT(sampling.n), 1, 128, false},
-    {"sampling.beam_width", NUMBER_U32, AT(sampling.beam_width), 0, 128, false},
-    {"sampling.length_penalty", NUMBER_FLOAT, AT(sampling.length_penalty), -100, 100, false},
-    {"stopping.max_tokens", NUMBER_U32, AT(stopping.max_tokens), 1, UINT32_MAX, false},
-    {"output.logprobs", NUMBER_U32, AT(output.logprobs), 0, VALIDATE_MAX_LOGPROBS, false},
-    {"output.prompt_logprobs", NUMBER_U32, AT(output.prompt_logprobs), 0, VALIDATE_MAX_LOGPROBS,
+    {"sampling.temperature", AT(sampling.temperature), 0, 100, NUMBER_FLOAT, false},
+    {"sampling.top_p", AT(sampling.top_p), 0, 1, NUMBER_FLOAT, true},
+    {"sampling.top_k", AT(sampling.top_k), -1, INT32_MAX, NUMBER_I32, false},
+    {"sampling.min_p", AT(sampling.min_p), 0, 1, NUMBER_FLOAT, false},
+    {"sampling.repetition_penalty", AT(sampling.repetition_penalty), 0, 100, NUMBER_FLOAT, true},
+    {"sampling.presence_penalty", AT(sampling.presence_penalty), -2, 2, NUMBER_FLOAT, false},
+    {"sampling.frequency_penalty", AT(sampling.frequency_penalty), -2, 2, NUMBER_FLOAT, false},
+    {"sampling.n", AT(sampling.n), 1, 128, NUMBER_U32, false},
+    {"sampling.beam_width", AT(sampling.beam_width), 0, 128, NUMBER_U32, false},
+    {"sampling.length_penalty", AT(sampling.length_penalty), -100, 100, NUMBER_FLOAT, false},
+    {"stopping.max_tokens", AT(stopping.max_tokens), 1, UINT32_MAX, NUMBER_U32, false},
+    {"output.logprobs", AT(output.logprobs), 0, VALIDATE_MAX_LOGPROBS, NUMBER_U32, false},
+    {"output.prompt_logprobs", AT(output.prompt_logprobs), 0, VALIDATE_MAX_LOGPROBS, NUMBER_U32,
      false},
 };
 

@@ -33,10 +33,9 @@ MUST_USE status_t generate_common_request(const struct generate_common *options,
 
 uint64_t generate_common_timeout(const struct generate_common *options);
 
-#define GENERATE_STRING_ROW(type_, name_, field_, help_)                                \
-    {                                                                                   \
-        .name = name_, .type = CONFIG_STRING, .offset = offsetof(type_, common.field_), \
-        .help = help_                                                                   \
+#define GENERATE_STRING_ROW(name_, offset_, help_)                                   \
+    {                                                                                \
+        .name = (name_), .type = CONFIG_STRING, .offset = (offset_), .help = (help_) \
     }
 
 /* Rows for a struct whose member `common` is a struct generate_common. */
@@ -46,25 +45,29 @@ uint64_t generate_common_timeout(const struct generate_common *options);
      .offset = offsetof(type_, common.address),                                                  \
      .default_text = "127.0.0.1:50051",                                                          \
      .help = "server to ask, HOST:PORT or unix:PATH"},                                           \
-        GENERATE_STRING_ROW(type_, "model", server.model,                                        \
+        GENERATE_STRING_ROW("model", offsetof(type_, common.server.model),                       \
                             "directory: start a private server for this call"),                  \
         {.name = "tensor-parallel-size",                                                         \
          .alias = "-tp",                                                                         \
          .type = CONFIG_STRING,                                                                  \
          .offset = offsetof(type_, common.server.tensor_parallel_size),                          \
          .help = "with --model: as for serve"},                                                  \
-        GENERATE_STRING_ROW(type_, "kv-placement", server.kv_placement,                          \
+        GENERATE_STRING_ROW("kv-placement", offsetof(type_, common.server.kv_placement),         \
                             "with --model: as for serve"),                                       \
-        GENERATE_STRING_ROW(type_, "dtype", server.dtype, "with --model: as for serve"),         \
-        GENERATE_STRING_ROW(type_, "kv-cache-dtype", server.kv_cache_dtype,                      \
+        GENERATE_STRING_ROW("dtype", offsetof(type_, common.server.dtype),                       \
                             "with --model: as for serve"),                                       \
-        GENERATE_STRING_ROW(type_, "max-model-len", server.max_model_len,                        \
+        GENERATE_STRING_ROW("kv-cache-dtype", offsetof(type_, common.server.kv_cache_dtype),     \
                             "with --model: as for serve"),                                       \
-        GENERATE_STRING_ROW(type_, "max-num-seqs", server.max_num_seqs,                          \
+        GENERATE_STRING_ROW("max-model-len", offsetof(type_, common.server.max_model_len),       \
                             "with --model: as for serve"),                                       \
-        GENERATE_STRING_ROW(type_, "threads", server.threads, "with --model: as for serve"),     \
-        GENERATE_STRING_ROW(type_, "device", server.device, "with --model: as for serve"),       \
-        GENERATE_STRING_ROW(type_, "log-level", server.log_level, "with --model: as for serve"), \
+        GENERATE_STRING_ROW("max-num-seqs", offsetof(type_, common.server.max_num_seqs),         \
+                            "with --model: as for serve"),                                       \
+        GENERATE_STRING_ROW("threads", offsetof(type_, common.server.threads),                   \
+                            "with --model: as for serve"),                                       \
+        GENERATE_STRING_ROW("device", offsetof(type_, common.server.device),                     \
+                            "with --model: as for serve"),                                       \
+        GENERATE_STRING_ROW("log-level", offsetof(type_, common.server.log_level),               \
+                            "with --model: as for serve"),                                       \
         {.name = "max-tokens",                                                                   \
          .alias = "-n",                                                                          \
          .type = CONFIG_INT,                                                                     \
@@ -102,11 +105,14 @@ uint64_t generate_common_timeout(const struct generate_common *options);
          .offset = offsetof(type_, common.min_p),                                                \
          .default_text = "0",                                                                    \
          .help = "keep tokens at least this likely relative to the likeliest"},                  \
-        GENERATE_STRING_ROW(type_, "seed", seed, "same seed, same text"),                        \
-        GENERATE_STRING_ROW(type_, "stop", stop, "end before this text"),                        \
-        GENERATE_STRING_ROW(type_, "stop-token-ids", stop_token_ids, "end at these ids: 2,13"),  \
-        GENERATE_STRING_ROW(type_, "request-id", request_id, "name of the request"),             \
-        GENERATE_STRING_ROW(type_, "served-model-name", model_name, "model to ask for"),         \
+        GENERATE_STRING_ROW("seed", offsetof(type_, common.seed), "same seed, same text"),       \
+        GENERATE_STRING_ROW("stop", offsetof(type_, common.stop), "end before this text"),       \
+        GENERATE_STRING_ROW("stop-token-ids", offsetof(type_, common.stop_token_ids),            \
+                            "end at these ids: 2,13"),                                           \
+        GENERATE_STRING_ROW("request-id", offsetof(type_, common.request_id),                    \
+                            "name of the request"),                                              \
+        GENERATE_STRING_ROW("served-model-name", offsetof(type_, common.model_name),             \
+                            "model to ask for"),                                                 \
         {.name = "logprobs",                                                                     \
          .type = CONFIG_INT,                                                                     \
          .offset = offsetof(type_, common.logprobs),                                             \

@@ -63,12 +63,10 @@ status_t scheduler_new(const struct scheduler_config *config, struct scheduler *
     s->running = calloc(n_seqs, sizeof(struct sequence *));
     s->in_step = calloc(n_seqs, sizeof(struct sequence *));
     s->waiting = calloc(n_seqs + (size_t)config->max_waiting, sizeof(struct sequence *));
-    status_t status = status_ok();
-    if (s->running == NULL || s->in_step == NULL || s->waiting == NULL) {
-        status = status_errorf(STATUS_RESOURCE_EXHAUSTED, "scheduler: out of memory");
-    } else {
-        status = block_pool_init(&s->pool, config->n_lanes, config->blocks_per_lane);
-    }
+    const bool allocated = s->running != NULL && s->in_step != NULL && s->waiting != NULL;
+    const status_t status =
+        allocated ? block_pool_init(&s->pool, config->n_lanes, config->blocks_per_lane)
+                  : status_errorf(STATUS_RESOURCE_EXHAUSTED, "scheduler: out of memory");
     if (status.code != STATUS_OK) {
         scheduler_free(s);
         return status;
@@ -87,19 +85,22 @@ static void sequence_free(struct sequence *seq)
     }
 }
 
+/* The list too; it is NULL when there was no memory for it. */
+static void free_sequences(struct sequence **list, int32_t n)
+{
+    for (int32_t i = 0; list != NULL && i < n; i++) {
+        sequence_free(list[i]);
+    }
+    free(list);
+}
+
 void scheduler_free(struct scheduler *s)
 {
     if (s == NULL) {
         return;
     }
-    for (int32_t i = 0; i < s->n_running; i++) {
-        sequence_free(s->running[i]);
-    }
-    for (int32_t i = 0; i < s->n_waiting; i++) {
-        sequence_free(s->waiting[i]);
-    }
-    free(s->running);
-    free(s->waiting);
+    free_sequences(s->running, s->n_running);
+    free_sequences(s->waiting, s->n_waiting);
     free(s->in_step);
     block_pool_destroy(&s->pool);
     free(s);

@@ -49,22 +49,14 @@ struct stream {
     struct rpc_channel *channel; /* borrowed */
     struct rpc_call *call;
     pthread_mutex_t mutex; /* all below */
-    bool got_prompt, got_end, closed;
-    size_t n_prompt_ids;
-    uint32_t n_tokens;
-    uint32_t ids[4096];
-    bool has_logprobs;
-    char text[65536];
-    size_t n_text;
+    size_t n_prompt_ids, n_text, n_violations;
+    uint32_t n_tokens, stop_token_id;
     int reason;
-    char stop_text[300];
-    bool has_stop_token_id;
-    uint32_t stop_token_id;
     struct wire_usage usage;
-    char request_id[200];
-    size_t n_violations;
     status_t status;
-    char retry_after[32];
+    uint32_t ids[4096];
+    bool got_prompt, got_end, closed, has_logprobs, has_stop_token_id;
+    char text[65536], stop_text[300], request_id[200], retry_after[32];
 };
 
 struct rpc_channel *stream_channel(const char *address);

@@ -92,7 +92,7 @@ static status_t generate(struct run *r)
             n_computed += n;
         }
         int32_t id = 0;
-        if (r->out != NULL) {
+        if (r->out != NULL && logits != NULL) {
             id = argmax(logits, r->spec.n_vocab);
             fwrite(logits, sizeof *logits, (size_t)r->spec.n_vocab, r->out);
             printf("%d ", id);
@@ -119,7 +119,7 @@ int main(int argc, char **argv)
         r.n_generate = atoi(argv[4]);
         r.chunk = atoi(argv[5]);
         r.out = group_rank(r.group) == 0 ? fopen(argv[6], "wb") : NULL;
-        r.tokens = calloc((size_t)(argc + r.n_generate), sizeof *r.tokens);
+        r.tokens = calloc((size_t)argc + (size_t)r.n_generate, sizeof *r.tokens);
         for (int i = 7; i < argc; i++) {
             r.tokens[r.n_tokens++] = atoi(argv[i]);
         }
