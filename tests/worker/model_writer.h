@@ -22,12 +22,12 @@ struct test_model_shape {
     int32_t n_ff[TEST_MODEL_MAX_LAYERS];
     int32_t max_positions;
     int32_t sliding_window; /* 0: none; else every layer has kv_heads[0] */
-    double rope_theta;      /* 0: 10000 */
     int32_t rotary_dim; /* StableLM: LayerNorm, and this much of a head is turned; 0: no StableLM */
-    bool tied_head;
-    int dtype;        /* of the file */
-    int32_t n_shards; /* 0, 1: model.safetensors; more: an index and shards */
+    int32_t n_shards;   /* 0, 1: model.safetensors; more: an index and shards */
+    int dtype;          /* of the file */
+    double rope_theta;  /* 0: 10000 */
     uint64_t seed;
+    bool tied_head;
 };
 
 /* [out, in] row major; the shapes of a Hugging Face checkpoint. */
