@@ -92,6 +92,11 @@ def main():
         d = os.path.join(tmp, "llama-gqa")
         cases.append(("Llama GQA sharded", models.native(d, "llama", 5, hidden=64, heads=8, kv=2, ffn=176, vocab=260, layers=2,
                                                          shards=2), d, SOME))
+        d = os.path.join(tmp, "llama3")
+        scaling = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                   "original_max_position_embeddings": 64}
+        cases.append(("Llama 3 scaling", models.native(d, "llama", 9, hidden=64, heads=4, kv=2, ffn=96, vocab=120, layers=2,
+                                                       scaling=scaling), d, SOME))
         d = os.path.join(tmp, "mistral")
         cases.append(("Mistral window 24", models.native(d, "mistral", 6, hidden=64, heads=8, kv=4, ffn=192, vocab=200, layers=3,
                                                          window=24), d, SOME))
@@ -99,7 +104,7 @@ def main():
         cases.append(("StableLM rotary 4 of 16", models.native(d, "stablelm", 7, hidden=64, heads=4, kv=4, ffn=150, vocab=211,
                                                                layers=3), d, ALL))
         d = os.path.join(tmp, "stablelm-epoch")
-        cases.append(("StableLM rotary 20 of 80", models.native(d, "stablelm_epoch", 8, hidden=240, heads=3, kv=3, ffn=133,
+        cases.append(("StableLM rotary 20 of 80", models.native(d, "stablelm_epoch", 8, hidden=320, heads=4, kv=4, ffn=133,
                                                                 vocab=90, layers=2), d, SOME))
         for name, model, directory, layouts in cases:
             vocab = (model.inner if hasattr(model, "inner") else model).lm_head.weight.shape[0]
