@@ -30,8 +30,32 @@ static void fill_frequencies(float *inverse_frequency, int32_t rotary_dim, doubl
     }
 }
 
+/* In float32 too, in the reference's order. */
+static float scaled_frequency(float frequency, const struct rope_scaling *s)
+{
+    const double pi = 3.14159265358979323846;
+    const float wavelength = (float)(2.0 * pi) / frequency;
+    const float slow = frequency / (float)s->factor;
+    if (wavelength > (float)(s->original_positions / s->low)) {
+        return slow;
+    }
+    if (wavelength < (float)(s->original_positions / s->high)) {
+        return frequency;
+    }
+    const float turns = (float)s->original_positions / wavelength;
+    const float smooth = (turns - (float)s->low) / (float)(s->high - s->low);
+    return (1.0f - smooth) * frequency / (float)s->factor + smooth * frequency;
+}
+
 status_t rope_table_init(struct rope_table *table, int32_t max_positions, int32_t rotary_dim,
                          double theta)
+{
+    const struct rope_scaling none = {0};
+    return rope_table_init_scaled(table, max_positions, rotary_dim, theta, &none);
+}
+
+status_t rope_table_init_scaled(struct rope_table *table, int32_t max_positions, int32_t rotary_dim,
+                                double theta, const struct rope_scaling *scaling)
 {
     if (max_positions < 1 || rotary_dim < 2 || rotary_dim % 2 != 0 || !(theta > 0.0)) {
         return status_errorf(STATUS_INVALID_ARGUMENT,
@@ -52,6 +76,9 @@ status_t rope_table_init(struct rope_table *table, int32_t max_positions, int32_
                              2 * n * sizeof *made.cos);
     }
     fill_frequencies(inverse_frequency, rotary_dim, theta);
+    for (size_t i = 0; scaling->factor > 0.0 && i < half; i++) {
+        inverse_frequency[i] = scaled_frequency(inverse_frequency[i], scaling);
+    }
     for (int32_t position = 0; position < max_positions; position++) {
         fill_position(&made, position, inverse_frequency);
     }

@@ -48,6 +48,26 @@ static void test_rope_table_known_values(void **state)
     rope_table_destroy(&table);
 }
 
+/* Llama 3.3: of 64 pairs 29 stay, 29 turn 8 times slower, and 6 lie between. */
+static void test_rope_table_scales_slow_pairs(void **state)
+{
+    (void)state;
+    static const double between[] = {1.2075, 1.5534, 2.0263, 2.6945, 3.6843, 5.2573};
+    const struct rope_scaling scaling = {
+        .factor = 8.0, .low = 1.0, .high = 4.0, .original_positions = 8192};
+    struct rope_table table;
+    assert_status_ok(rope_table_init_scaled(&table, 2, 128, 500000.0, &scaling));
+    for (int32_t i = 0; i < 64; i++) {
+        double slower = i < 29 ? 1.0 : 8.0;
+        if (i >= 29 && i < 35) {
+            slower = between[i - 29];
+        }
+        const double angle = pow(500000.0, -2.0 * i / 128.0) / slower;
+        assert_close(table.sin[64 + i], sin(angle), 1e-9, i >= 29 && i < 35 ? 5e-5 : 1e-6);
+    }
+    rope_table_destroy(&table);
+}
+
 static void test_rope_table_refuses_bad_shapes(void **state)
 {
     (void)state;
@@ -65,6 +85,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_rope_table_holds_the_reference_angles),
         cmocka_unit_test(test_rope_table_known_values),
+        cmocka_unit_test(test_rope_table_scales_slow_pairs),
         cmocka_unit_test(test_rope_table_refuses_bad_shapes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
