@@ -435,12 +435,39 @@ static status_t read_semantics(const struct source *src, struct model_spec *spec
     return read_dtype(src, spec);
 }
 
+/* The four numbers of type llama3; none has a default. */
+static status_t read_llama3(const struct source *object, struct spec_rope_scaling *scaling)
+{
+    const struct {
+        const char *field;
+        double *value;
+    } numbers[] = {
+        {"factor", &scaling->factor},
+        {"low_freq_factor", &scaling->low_freq_factor},
+        {"high_freq_factor", &scaling->high_freq_factor},
+    };
+
+    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
+        TRY(field_positive(object, numbers[i].field, 0.0, numbers[i].value));
+        if (*numbers[i].value < 1e-6) {
+            return field_error(object, numbers[i].field, field_get(object, numbers[i].field),
+                               "must be a number above 0");
+        }
+    }
+    if (scaling->high_freq_factor <= scaling->low_freq_factor) {
+        return field_error(object, "high_freq_factor", field_get(object, "high_freq_factor"),
+                           "must be above low_freq_factor");
+    }
+    return field_int(object, "original_max_position_embeddings", 1, MAX_POSITIONS,
+                     &scaling->original_positions);
+}
+
 /*
  * "dynamic" only changes positions at and beyond max_position_embeddings, which are never served
  * (the published implementations disagree there). The other types change every position.
  */
-static status_t check_rope_type(const struct source *src, const struct model_spec *spec,
-                                const char *object_name, const struct source *object)
+static status_t read_rope_type(const struct source *src, struct model_spec *spec,
+                               const char *object_name, const struct source *object)
 {
     const json_t *value = field_get(object, "rope_type");
     value = value != NULL ? value : field_get(object, "type");
@@ -451,10 +478,14 @@ static status_t check_rope_type(const struct source *src, const struct model_spe
     if (strcmp(type, "default") == 0) {
         return status_ok();
     }
+    if (strcmp(type, "llama3") == 0) {
+        return read_llama3(object, &spec->rope_scaling);
+    }
     if (strcmp(type, "dynamic") != 0) {
-        return status_errorf(STATUS_DATA_LOSS,
-                             "%s: %s type %.40s is not supported; supported: dynamic, default",
-                             src->name, object_name, type);
+        return status_errorf(
+            STATUS_DATA_LOSS,
+            "%s: %s type %.40s is not supported; supported: dynamic, llama3, default", src->name,
+            object_name, type);
     }
     int32_t original = spec->max_positions;
     if (field_get(object, "original_max_position_embeddings") != NULL) {
@@ -483,7 +514,7 @@ static status_t read_rope_object(const struct source *src, struct model_spec *sp
     char name[MAX_PATH_BYTES];
     snprintf(name, sizeof name, "%.*s: %s", MAX_PATH_BYTES - 32, src->name, object_name);
     const struct source object = {.root = value, .name = name};
-    TRY(check_rope_type(src, spec, object_name, &object));
+    TRY(read_rope_type(src, spec, object_name, &object));
     TRY(field_positive(&object, "rope_theta", spec->rope_theta, &spec->rope_theta));
     return field_positive(&object, "partial_rotary_factor", *rotary, rotary);
 }
@@ -739,33 +770,4 @@ status_t spec_load(const char *dir, struct model_spec *spec_out)
     set_name(&spec, dir);
     *spec_out = spec;
     return s;
-}
-
-// ---- sizes of a model ----
-
-int64_t spec_norm_parameters(const struct model_spec *spec)
-{
-    return (spec->norm == SPEC_NORM_LAYER ? 2 : 1) * (int64_t)spec->n_hidden;
-}
-
-int64_t spec_parameters(const struct model_spec *spec)
-{
-    const int64_t hidden = spec->n_hidden;
-    int64_t total = (spec->tied_head ? 1 : 2) * (int64_t)spec->n_vocab * hidden;
-    for (int32_t i = 0; i < spec->n_layers; i++) {
-        const struct spec_layer *layer = &spec->layers[i];
-        const int64_t heads = 2 * (int64_t)spec->n_heads + 2 * (int64_t)layer->n_kv_heads;
-        total += heads * spec->head_dim * hidden + 3 * (int64_t)layer->n_ff * hidden;
-    }
-    total += (2 * (int64_t)spec->n_layers + 1) * spec_norm_parameters(spec);
-    return total;
-}
-
-int64_t spec_kv_bytes_per_token(const struct model_spec *spec, int kv_dtype)
-{
-    int64_t heads = 0;
-    for (int32_t i = 0; i < spec->n_layers; i++) {
-        heads += spec->layers[i].n_kv_heads;
-    }
-    return 2 * heads * spec->head_dim * (int64_t)dtype_bytes(kv_dtype);
 }

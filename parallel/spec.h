@@ -31,6 +31,14 @@ struct spec_layer {
     int32_t n_ff;       /* feed-forward columns */
 };
 
+/* Llama 3: slow pairs turn `factor` times slower, fast ones as they are, those between something between. */
+struct spec_rope_scaling {
+    double factor; /* 0: none, and the other fields mean nothing */
+    double low_freq_factor,
+        high_freq_factor; /* turns within original_positions: below low slow, above high fast */
+    int32_t original_positions;
+};
+
 struct model_spec {
     char name[128];        /* last component of the directory */
     char architecture[64]; /* "DeciLMForCausalLM" */
@@ -46,6 +54,7 @@ struct model_spec {
     int norm;               /* enum spec_norm, of all norms */
     double norm_eps;
     double rope_theta;
+    struct spec_rope_scaling rope_scaling;
     bool tied_head; /* lm_head is embed_tokens */
     int dtype;      /* enum dtype, of the checkpoint as config.json says */
     int32_t bos_id; /* -1: none */

@@ -87,7 +87,14 @@ static status_t alloc_seqs(struct forward *f, int64_t max_seqs)
 static status_t init(struct forward *f, const struct forward_limits *limits)
 {
     const struct model_spec *spec = f->parts.spec;
-    TRY(rope_table_init(&f->rope, limits->max_model_len, spec->rotary_dim, spec->rope_theta));
+    const struct rope_scaling scaling = {
+        .factor = spec->rope_scaling.factor,
+        .low = spec->rope_scaling.low_freq_factor,
+        .high = spec->rope_scaling.high_freq_factor,
+        .original_positions = spec->rope_scaling.original_positions,
+    };
+    TRY(rope_table_init_scaled(&f->rope, limits->max_model_len, spec->rotary_dim, spec->rope_theta,
+                               &scaling));
     TRY(exchange_init(&f->exchange, f->parts.backend, f->parts.plan, f->parts.comm,
                       limits->max_rows));
     TRY(alloc_rows(f, limits->max_rows));

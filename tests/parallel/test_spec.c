@@ -232,6 +232,25 @@ static void test_spec_accepts_variants(void **state)
     spec_destroy(&spec);
 }
 
+static void test_spec_reads_llama3_scaling(void **state)
+{
+    (void)state;
+    struct model_spec spec;
+    assert_status_ok(
+        parse_mutated("{\"type\": \"dynamic\", \"factor\": 2.0}",
+                      "{\"rope_type\": \"llama3\", \"factor\": 8.0, \"low_freq_factor\": 1,"
+                      " \"high_freq_factor\": 4.5, \"original_max_position_embeddings\": 64}",
+                      &spec));
+    assert_close(spec.rope_scaling.factor, 8.0, 0, 0);
+    assert_close(spec.rope_scaling.low_freq_factor, 1.0, 0, 0);
+    assert_close(spec.rope_scaling.high_freq_factor, 4.5, 0, 0);
+    assert_int_equal(spec.rope_scaling.original_positions, 64);
+    spec_destroy(&spec);
+    assert_status_ok(spec_parse(small, strlen(small), "small", &spec));
+    assert_close(spec.rope_scaling.factor, 0.0, 0, 0);
+    spec_destroy(&spec);
+}
+
 static void test_spec_llama_and_mistral_rows(void **state)
 {
     (void)state;
@@ -377,9 +396,17 @@ static void test_spec_names_the_field_the_value_and_the_rule(void **state)
         {"\"hidden_size\"", "\"quantization_config\": {}, \"hidden_size\"",
          "quantized checkpoints are not supported"},
         {"{\"type\": \"dynamic\", \"factor\": 2.0}", "{\"type\": \"linear\", \"factor\": 2.0}",
-         "rope_scaling type linear is not supported; supported: dynamic, default"},
+         "rope_scaling type linear is not supported; supported: dynamic, llama3, default"},
         {"{\"type\": \"dynamic\", \"factor\": 2.0}", "{\"rope_type\": \"llama3\"}",
-         "rope_scaling type llama3 is not supported"},
+         "rope_scaling: factor is missing"},
+        {"{\"type\": \"dynamic\", \"factor\": 2.0}",
+         "{\"rope_type\": \"llama3\", \"factor\": 8, \"low_freq_factor\": 4,"
+         " \"high_freq_factor\": 4, \"original_max_position_embeddings\": 64}",
+         "high_freq_factor is 4, must be above low_freq_factor"},
+        {"{\"type\": \"dynamic\", \"factor\": 2.0}",
+         "{\"rope_type\": \"llama3\", \"factor\": 8, \"low_freq_factor\": 1,"
+         " \"high_freq_factor\": 4}",
+         "original_max_position_embeddings is missing"},
         {"{\"type\": \"dynamic\", \"factor\": 2.0}",
          "{\"type\": \"dynamic\", \"original_max_position_embeddings\": 64}",
          "from position 64 on is not supported"},
@@ -551,6 +578,7 @@ int main(void)
         cmocka_unit_test(test_spec_refuses_published_files_of_other_families),
         cmocka_unit_test(test_spec_lists_its_architectures),
         cmocka_unit_test(test_spec_accepts_variants),
+        cmocka_unit_test(test_spec_reads_llama3_scaling),
         cmocka_unit_test(test_spec_llama_and_mistral_rows),
         cmocka_unit_test(test_spec_reads_both_spellings_of_stablelm),
         cmocka_unit_test(test_spec_names_the_field_the_value_and_the_rule),

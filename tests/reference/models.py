@@ -125,12 +125,13 @@ def deci(directory, kv_heads, seed, *, hidden, heads, ffn, vocab, tie=False, dty
     return model.eval()
 
 
-def native(directory, family, seed, *, hidden, heads, kv, ffn, vocab, layers, window=None, shards=1):
+def native(directory, family, seed, *, hidden, heads, kv, ffn, vocab, layers, window=None, scaling=None,
+           shards=1):
     sizes = dict(hidden_size=hidden, num_attention_heads=heads, num_key_value_heads=kv, num_hidden_layers=layers,
                  intermediate_size=ffn, vocab_size=vocab, max_position_embeddings=256, rms_norm_eps=1e-5)
     if family == "llama":
-        inner = llama.LlamaForCausalLM(llama_config(**sizes))
-        extra = dict(architectures=["LlamaForCausalLM"], model_type="llama")
+        inner = llama.LlamaForCausalLM(llama_config(**sizes, **({"rope_scaling": scaling} if scaling else {})))
+        extra = dict(architectures=["LlamaForCausalLM"], model_type="llama", rope_scaling=scaling)
     elif family in ("stablelm", "stablelm_epoch"):
         sizes["layer_norm_eps"] = sizes.pop("rms_norm_eps")
         sizes["partial_rotary_factor"] = 0.25
