@@ -15,7 +15,7 @@ static bool is_on(const struct config_row *row)
     return row->default_text != NULL && strcmp(row->default_text, "true") == 0;
 }
 
-static const char *placeholder(const struct config_row *row)
+static const char *value_word(const struct config_row *row)
 {
     switch (row->type) {
     case CONFIG_INT:
@@ -41,7 +41,7 @@ static void left_side(const struct config_row *row, char *buf, size_t buf_bytes)
     // A switch that is on is turned off: that is the form worth showing.
     const bool negated = row->type == CONFIG_BOOL && is_on(row);
     snprintf(buf, buf_bytes, "  %-4s %s%s%s%s", alias, negated ? "--no-" : "--", row->name,
-             placeholder(row), row->type == CONFIG_CHOICE ? row->choices : "");
+             value_word(row), row->type == CONFIG_CHOICE ? row->choices : "");
 }
 
 /* "1 to 64", "at least 1" or "" */
