@@ -22,14 +22,6 @@ static void fill_position(struct rope_table *table, int32_t position,
     }
 }
 
-static void fill_frequencies(float *inverse_frequency, int32_t rotary_dim, double theta)
-{
-    for (int32_t i = 0; i < rotary_dim / 2; i++) {
-        const float exponent = (float)(2 * i) / (float)rotary_dim;
-        inverse_frequency[i] = 1.0f / (float)pow((double)(float)theta, (double)exponent);
-    }
-}
-
 /* In float32 too, in the reference's order. */
 static float scaled_frequency(float frequency, const struct rope_scaling *s)
 {
@@ -45,6 +37,17 @@ static float scaled_frequency(float frequency, const struct rope_scaling *s)
     const float turns = (float)s->original_positions / wavelength;
     const float smooth = (turns - (float)s->low) / (float)(s->high - s->low);
     return (1.0f - smooth) * frequency / (float)s->factor + smooth * frequency;
+}
+
+static void fill_frequencies(float *inverse_frequency, int32_t rotary_dim, double theta,
+                             const struct rope_scaling *scaling)
+{
+    for (int32_t i = 0; i < rotary_dim / 2; i++) {
+        const float exponent = (float)(2 * i) / (float)rotary_dim;
+        const float frequency = 1.0f / (float)pow((double)(float)theta, (double)exponent);
+        inverse_frequency[i] =
+            scaling->factor > 0.0 ? scaled_frequency(frequency, scaling) : frequency;
+    }
 }
 
 status_t rope_table_init(struct rope_table *table, int32_t max_positions, int32_t rotary_dim,
@@ -75,10 +78,7 @@ status_t rope_table_init_scaled(struct rope_table *table, int32_t max_positions,
                              "out of memory: need %zu bytes for a rope table",
                              2 * n * sizeof *made.cos);
     }
-    fill_frequencies(inverse_frequency, rotary_dim, theta);
-    for (size_t i = 0; scaling->factor > 0.0 && i < half; i++) {
-        inverse_frequency[i] = scaled_frequency(inverse_frequency[i], scaling);
-    }
+    fill_frequencies(inverse_frequency, rotary_dim, theta, scaling);
     for (int32_t position = 0; position < max_positions; position++) {
         fill_position(&made, position, inverse_frequency);
     }
