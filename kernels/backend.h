@@ -2,17 +2,22 @@
  * backend.h - the table of operations a device offers
  *
  * What:      everything `forward` needs from a device, and nothing about models, ranks or requests.
- *            Activations are float32 on the CPU backend; weights and KV keep their stored dtype.
- * Layout:    activations are row major, [rows, columns] with a leading dimension `ld` in elements.
+ * Layout:    the residual stream is float32 everywhere. Activations (what goes into and comes out of a matmul) are of the
+ *            backend's own dtype, `activation`: float32 on the CPU, bfloat16 on CUDA; pointers to them are void.
+ *            Both are row major, [rows, columns], with a leading dimension `ld` in elements.
  *            Weights are [n_out, n_in] in files and opaque (struct matrix) once packed: y = x W^T.
- *            K and V are separate planes, one pair a layer: [unit][block_tokens][head_dim]. A unit is one
- *            KV head of one block. Block b of a sequence whose lane holds n heads here is the n units
- *            unit_base + b*n .. + n-1, in ascending order of the heads.
- * Ownership: args structs and what they point to are borrowed for the duration of the op.
+ *            K and V are separate planes, one pair a layer: [unit][block_tokens][head_dim]. A unit is one KV head of one
+ *            block. Block b of a sequence whose lane holds n heads here is the n units unit_base + b*n .. + n-1,
+ *            in ascending order of the heads.
+ * Memory:    pointers in args are device memory (mem_alloc) unless the comment says host. On the CPU both are the same.
+ *            Host memory handed to an asynchronous op must stay as it is until the stream has been synchronised.
+ * Ownership: args structs are borrowed for the call; what they point to, until the op has run.
  * Thread:    one stream is used by one thread; different streams by different threads.
- * Errors:    INVALID_ARGUMENT for shapes the op cannot take (our bug), RESOURCE_EXHAUSTED for memory.
- * Invariant: batch invariance: the bits of an output row depend on that row's inputs alone, not on how many
- *            rows are computed with it or in how many calls. Each op has one accumulation order.
+ * Errors:    INVALID_ARGUMENT for shapes the op cannot take (our bug), RESOURCE_EXHAUSTED for memory, INTERNAL for a
+ *            device fault, naming the op.
+ * Invariant: batch invariance: the bits of an output row depend on that row's inputs alone, not on how many rows are
+ *            computed with it or in how many calls. Each op has one accumulation order. (CUDA's large matmuls keep it
+ *            only where the algorithm is pinned.)
  */
 #pragma once
 
@@ -23,7 +28,21 @@
 #include "base/status.h"
 
 struct backend_stream; /* an order of execution: the CPU's is a thread team, CUDA's a stream */
+struct backend_graph;  /* a recorded sequence of ops */
+struct attention_plan; /* how one step's attention is cut into work, for layers of one shape */
 struct matrix;         /* packed weights on the device */
+
+struct stream_options {
+    int device;    /* index in backend->devices */
+    int n_threads; /* CPU */
+};
+
+struct device_info {
+    char name[64]; /* "NVIDIA A100-SXM4-80GB" */
+    uint64_t memory_bytes, free_bytes;
+    int32_t n_processors; /* multiprocessors; cores */
+    int32_t capability;   /* compute capability * 10: 80, 90; 0 on the CPU */
+};
 
 /* out[i, :] = table[ids[i] - row_begin, :], or zeros where ids[i] is not in [row_begin, row_end). */
 struct embedding_args {
@@ -39,58 +58,75 @@ struct embedding_args {
 /* out[m, n] = sum_k x[m, k] * w[n, k]; fp32 accumulation in an order fixed by n_in alone. */
 struct matmul_args {
     const struct matrix *weight;
-    const float *x; /* [n_rows, n_in], ld_x */
+    const void *x; /* [n_rows, n_in], activation, ld_x */
     int64_t ld_x;
     int32_t n_rows;
-    float *out; /* [n_rows, n_out], ld_out */
+    void *out; /* [n_rows, n_out], out_dtype, ld_out */
     int64_t ld_out;
+    int out_dtype; /* the activation dtype, or DTYPE_F32 */
 };
 
-/* out = x / sqrt(mean(x^2) + eps) * weight, row by row; out may be x. */
-struct rmsnorm_args {
-    const float *x, *weight; /* [n_rows, n_columns], [n_columns] */
-    float eps;
+enum norm_kind {
+    NORM_RMS,   /* y / sqrt(mean(y^2) + eps) * weight */
+    NORM_LAYER, /* (y - mean(y)) / sqrt(mean((y - mean(y))^2) + eps) * weight + bias */
+};
+
+/*
+ * x[r] += delta[r], then out[i] = norm(x[r]), for r = rows[i], or r = i where rows is NULL. Each r comes up once.
+ * Either half may be left out: delta NULL, out NULL.
+ */
+struct add_norm_args {
+    float *x;          /* [.., n_columns] */
+    const void *delta; /* [.., n_columns], activation */
+    const int32_t *rows;
     int32_t n_rows, n_columns;
-    float *out;
-};
-
-/* out = (x - mean(x)) / sqrt(mean((x - mean(x))^2) + eps) * weight + bias, row by row; out may be x. */
-struct layernorm_args {
-    const float *x, *weight, *bias; /* [n_rows, n_columns], [n_columns] twice */
+    int kind;                   /* enum norm_kind */
+    const float *weight, *bias; /* [n_columns]; bias NULL for NORM_RMS */
     float eps;
-    int32_t n_rows, n_columns;
-    float *out;
+    void *out; /* [n_rows, n_columns], activation */
 };
 
-/* In place on x [n_rows, n_heads, head_dim] (ld): pairs (i, i + rotary_dim/2) turned by the row's position. */
-struct rope_args {
-    float *x;
-    int64_t ld;
-    int32_t n_rows, n_heads, head_dim, rotary_dim;
+/*
+ * Turns queries and keys by the row's position, in place: pairs (i, i + rotary_dim/2) of each head, columns from rotary_dim
+ * on stay. Then stores keys and values into the planes. n_q_heads or n_kv_heads may be 0: that half is left out.
+ */
+struct rope_append_args {
+    void *q; /* [n_rows, n_q_heads, head_dim], ld_q */
+    int64_t ld_q;
+    void *k;       /* [n_rows, n_kv_heads, head_dim], ld_kv */
+    const void *v; /* the same */
+    int64_t ld_kv;
+    int32_t n_rows, n_q_heads, n_kv_heads, head_dim, rotary_dim, block_tokens;
     const int32_t *positions; /* [n_rows] */
     const float *cos, *sin;   /* [max_positions, rotary_dim/2] */
     int32_t max_positions;
-};
-
-/* Stores rows of k and v ([n_rows, n_heads, head_dim], ld) into the planes. */
-struct kv_append_args {
-    const float *k, *v;
-    int64_t ld;
-    int32_t n_rows, n_heads, head_dim, block_tokens;
-    const int64_t *units; /* [n_rows]: unit of the row's first head; head j goes to units[i] + j */
+    const int64_t *units;   /* [n_rows]: unit of the row's first head */
+    int64_t head_units;     /* from one head's unit to the next one's */
     const int32_t *offsets; /* [n_rows]: token within the block */
     void *k_plane, *v_plane;
     int kv_dtype; /* DTYPE_F32 or DTYPE_BF16 */
 };
 
+/* What all layers that share a plan have in common. */
+struct attention_shape {
+    int32_t head_dim, group; /* group: query heads a KV head serves here */
+    int32_t block_tokens;
+    int32_t window; /* keys a query sees, itself included; 0: all before */
+    int kv_dtype;
+    float scale;
+    int32_t max_seqs, max_rows; /* of a step */
+    int32_t max_kv_heads;       /* of a sequence */
+    int32_t max_tokens;         /* of a sequence */
+};
+
 struct attention_seq {
-    int32_t n_queries;     /* tokens computed now; they are the last ones of kv_tokens */
-    int32_t kv_tokens;     /* tokens in the cache, these included */
-    const int32_t *blocks; /* [ceil(kv_tokens / block_tokens)] */
+    int32_t n_queries;   /* tokens computed now; they are the last ones of kv_tokens */
+    int32_t kv_tokens;   /* tokens in the cache, these included */
+    int32_t first_block; /* its ceil(kv_tokens / block_tokens) blocks begin here in attention_args.blocks */
+    int32_t n_kv_heads;  /* heads of this sequence held here; 0: nothing to do */
     int64_t unit_base;
-    int32_t n_kv_heads; /* heads of this sequence held here; 0: nothing to do */
-    int64_t
-        q_offset; /* element of its first row in q and out; a row is n_kv_heads*group*head_dim */
+    int64_t q_offset; /* element of its first row in q and out */
+    int64_t ld;       /* elements from one row to the next; a row is [n_kv_heads, group, head_dim] */
 };
 
 /*
@@ -98,102 +134,147 @@ struct attention_seq {
  * at position kv_tokens - n_queries + t and sees positions (position - window, position] (window 0: all before).
  */
 struct attention_args {
-    const float *q; /* ragged, see attention_seq.q_offset; row = [n_kv_heads, group, head_dim] */
-    float *out;     /* same layout */
+    const void *q; /* activation; see attention_seq */
+    void *out;     /* the same layout */
     const void *k_plane, *v_plane;
-    int kv_dtype;
-    int32_t head_dim, group, block_tokens, window;
-    float scale;
-    const struct attention_seq *seqs;
-    int32_t n_seqs;
+    const int32_t *blocks;
 };
 
-/* out[i, j] = silu(gate[i, j]) * up[i, j]; out may be gate. */
+/* out[i, j] = silu(gate_up[i, j]) * gate_up[i, n_columns + j]; out may be gate_up with the same ld. */
 struct swiglu_args {
-    const float *gate, *up;
+    const void *gate_up; /* [n_rows, 2 n_columns], activation */
     int64_t ld_in;
     int32_t n_rows, n_columns;
-    float *out;
+    void *out; /* [n_rows, n_columns], activation */
     int64_t ld_out;
 };
 
-/* x[i] += y[i], n elements. */
-struct add_args {
-    float *x;
-    const float *y;
-    int64_t n;
+/* n_rows rows of row_bytes from one stride to another; from and to of different strips do not overlap. */
+struct strip {
+    const void *from;
+    void *to;
+    int64_t from_stride_bytes, to_stride_bytes, row_bytes;
+    int32_t n_rows;
 };
 
 #define SAMPLE_MAX_TOP 20
 
+/* What a request changes of one id's logit. */
+struct sample_token {
+    int32_t id;
+    int32_t n_generated; /* times it was generated: presence and frequency penalties */
+    int32_t in_prompt;   /* 1: also counts for the repetition penalty */
+    float bias;          /* logit bias; -inf takes the id out */
+};
+
 /*
- * One token from one row of logits. Order as vLLM documents it: banned ids to -inf, temperature, min_p, top_k, top_p.
- * temperature 0 takes the largest logit (lowest id on ties). The draw is Philox keyed by (seed, sample, position).
+ * One token from one row of logits, in the order vLLM documents: logit bias; repetition, frequency and presence penalty;
+ * temperature; min_p; top_k; top_p. Temperature 0 takes the largest logit (lowest id on ties). The draw is
+ * Philox keyed by (seed, sample, position).
  */
 struct sample_row {
-    const float *logits; /* [n_vocab] */
-    float temperature;   /* >= 0 */
-    int32_t top_k;       /* 0: off */
-    float top_p;         /* (0, 1] */
-    float min_p;         /* [0, 1) */
+    int64_t logits; /* element of sample_args.logits at which the row begins */
     uint64_t seed;
     uint32_t sample;   /* which of n */
     uint32_t position; /* index of the token being drawn in its sequence */
-    const int32_t *banned;
-    int32_t n_banned;
-    int32_t n_top; /* alternatives wanted, at most SAMPLE_MAX_TOP */
+    float temperature; /* >= 0 */
+    int32_t top_k;     /* 0: off */
+    float top_p;       /* (0, 1] */
+    float min_p;       /* [0, 1) */
+    float repetition;  /* > 0; 1: off. Divides a positive logit, multiplies a negative one, of ids seen */
+    float presence;    /* subtracted once from a generated id */
+    float frequency;   /* subtracted for each time it was generated */
+    int32_t first_token, n_tokens; /* of sample_args.tokens; an id comes up once */
+    int32_t only_listed;           /* 1: ids that are not among these tokens are out */
+    int32_t n_top;                 /* alternatives wanted, at most SAMPLE_MAX_TOP */
 };
 
 struct sample_result {
     int32_t id;
     float logprob; /* natural log of softmax of the raw logits, before temperature and filters */
     int32_t rank;  /* 1 = the most likely */
+    int32_t nan;   /* 1: the row had a NaN or no finite logit; id is -1 */
     int32_t top_ids[SAMPLE_MAX_TOP]; /* [n_top], most likely first, lower id first on ties */
     float top_logprobs[SAMPLE_MAX_TOP];
-    int nan; /* 1: the row had a NaN or no finite logit; id is -1 */
 };
 
 struct sample_args {
-    const struct sample_row *rows;
-    struct sample_result *results;
+    float *logits;                     /* rows of [n_vocab]; the op may write to them */
+    const struct sample_row *rows;     /* [n_rows], host */
+    const struct sample_token *tokens; /* [n_tokens], host */
+    int32_t n_tokens;
+    struct sample_result *results; /* [n_rows], host; there once the stream has been synchronised */
     int32_t n_rows;
     int32_t n_vocab;
 };
 
 struct backend {
     const char *name; /* "cpu", "cuda": logs, metrics, --device */
+    int activation;   /* enum dtype */
+
+    /* UNAVAILABLE with the reason when there is no device or driver. */
+    status_t (*devices)(struct device_info *devices_out, int max_devices, int *n_out);
 
     /* -- execution ------------------------------------------------------------------------------ */
-    status_t (*stream_new)(int n_threads, struct backend_stream **stream_out);
+    status_t (*stream_new)(const struct stream_options *options,
+                           struct backend_stream **stream_out);
     void (*stream_free)(struct backend_stream *stream);     /* accepts NULL */
     status_t (*stream_sync)(struct backend_stream *stream); /* blocks; reports earlier faults */
 
-    /* -- memory: blocking; at least 64-byte aligned; not initialised ---------------------------- */
-    status_t (*mem_alloc)(size_t size, void **ptr_out);
-    void (*mem_free)(void *ptr); /* accepts NULL */
+    /* Ops between begin and end are recorded, not run; pointers and sizes are recorded as they are. All three are NULL
+     * where the backend has no graphs. After a failed op, graph_end is still called and fails. */
+    status_t (*graph_begin)(struct backend_stream *stream);
+    status_t (*graph_end)(struct backend_stream *stream, struct backend_graph **graph_out);
+    status_t (*graph_run)(struct backend_stream *stream, struct backend_graph *graph);
+    void (*graph_free)(struct backend_graph *graph); /* accepts NULL */
+
+    /* -- memory: at least 64-byte aligned, not initialised; blocking ---------------------------- */
+    status_t (*mem_alloc)(struct backend_stream *stream, size_t size, void **ptr_out);
+    void (*mem_free)(struct backend_stream *stream, void *ptr); /* accepts NULL */
+    /* Host memory the device copies from and to at full speed. */
+    status_t (*host_alloc)(struct backend_stream *stream, size_t size, void **ptr_out);
+    void (*host_free)(struct backend_stream *stream, void *ptr); /* accepts NULL */
+
+    /* In stream order. to and from may be the same: then nothing is done. */
+    status_t (*upload)(struct backend_stream *stream, void *to, const void *from_host, size_t size);
+    status_t (*download)(struct backend_stream *stream, void *to_host, const void *from,
+                         size_t size);
+    status_t (*zero)(struct backend_stream *stream, void *to, size_t size);
+    status_t (*copy_strips)(struct backend_stream *stream, const struct strip *strips, int32_t n); /* host */
 
     /* -- weights: init time --------------------------------------------------------------------- */
     /* Bytes matrix_new allocates for a matrix; what the plan counts. */
     size_t (*matrix_bytes)(int dtype, int32_t n_out, int32_t n_in);
-    status_t (*matrix_new)(int dtype, int32_t n_out, int32_t n_in, struct matrix **matrix_out);
+    status_t (*matrix_new)(struct backend_stream *stream, int dtype, int32_t n_out, int32_t n_in,
+                           struct matrix **matrix_out);
     void (*matrix_free)(struct matrix *matrix); /* accepts NULL */
-    /* Packs rows [row_begin, row_begin + n_rows) from src [n_rows, n_in] (ld_src elements, src_dtype), converting
-     * with round to nearest even. Every row must be written before the first matmul. */
+    /* Packs rows [row_begin, row_begin + n_rows) from src, host [n_rows, n_in] (ld_src elements, src_dtype), converting
+     * with round to nearest even. Every row must be written before the first matmul. Blocking. */
     status_t (*matrix_write)(struct matrix *matrix, int32_t row_begin, int32_t n_rows,
                              const void *src, int src_dtype, int64_t ld_src);
+
+    /* -- attention's plans ---------------------------------------------------------------------- */
+    status_t (*attention_plan_new)(struct backend_stream *stream,
+                                   const struct attention_shape *shape,
+                                   struct attention_plan **plan_out);
+    void (*attention_plan_free)(struct attention_plan *plan); /* accepts NULL */
+    /* Once a step: what there is to attend to. seqs are host. */
+    status_t (*attention_plan_set)(struct backend_stream *stream, struct attention_plan *plan,
+                                   const struct attention_seq *seqs, int32_t n_seqs);
 
     /* -- ops: asynchronous on the stream where the device is; never allocate -------------------- */
     status_t (*embedding)(struct backend_stream *stream, const struct embedding_args *args);
     status_t (*matmul)(struct backend_stream *stream, const struct matmul_args *args);
-    status_t (*rmsnorm)(struct backend_stream *stream, const struct rmsnorm_args *args);
-    status_t (*layernorm)(struct backend_stream *stream, const struct layernorm_args *args);
-    status_t (*rope)(struct backend_stream *stream, const struct rope_args *args);
-    status_t (*kv_append)(struct backend_stream *stream, const struct kv_append_args *args);
-    status_t (*attention)(struct backend_stream *stream, const struct attention_args *args);
+    status_t (*add_norm)(struct backend_stream *stream, const struct add_norm_args *args);
+    status_t (*rope_append)(struct backend_stream *stream, const struct rope_append_args *args);
+    status_t (*attention)(struct backend_stream *stream, struct attention_plan *plan,
+                          const struct attention_args *args);
     status_t (*swiglu)(struct backend_stream *stream, const struct swiglu_args *args);
-    status_t (*add)(struct backend_stream *stream, const struct add_args *args);
     status_t (*sample)(struct backend_stream *stream, const struct sample_args *args);
 };
 
 /* The CPU's table: always there. Chooses AVX-512, AVX2 or scalar code when a stream is made. Static. */
 const struct backend *backend_cpu(void);
+
+/* CUDA's table; NULL in a build without CUDA. Static. */
+const struct backend *backend_cuda(void);

@@ -1,0 +1,157 @@
+/*
+ * device.cuh - what kernels are written with: launches, warp sums, tensor core and asynchronous copy instructions
+ *
+ * What:      the only place with inline PTX. Kernels include this header and no other of CUDA's, so that the simulator of
+ *            tests/kernels/cuda_sim, which runs the same sources on the CPU, replaces this one file.
+ * Layout:    fragments of mma.m16n8k16 (PTX ISA 9.7.14.5), lane = 4*g + t, g in 0..7, t in 0..3:
+ *              A [16, 16] row major   a0: (g, 2t) a1: (g+8, 2t) a2: (g, 2t+8) a3: (g+8, 2t+8)   pairs (k, k+1)
+ *              B [16, 8]              b0: (k = 2t, n = g)       b1: (k = 2t+8, n = g)           pairs (k, k+1)
+ *              C [16, 8]              c0, c1: (g, 2t), (g, 2t+1)    c2, c3: (g+8, 2t), (g+8, 2t+1)
+ * Source:    CUDA PTX ISA 8.x, sections mma, ldmatrix, cp.async.
+ */
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_runtime.h>
+#include <math.h>
+#include <stdint.h>
+
+/* Launches, and records nothing: cuda_launched (cuda.h) turns the error into a status. */
+#define KVASIR_LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                              \
+    (kernel)<<<(grid), (block), (shared_bytes), (stream)>>>(__VA_ARGS__)
+
+/* Dynamic shared memory of the kernel: `name` is a pointer to its first byte, 16-byte aligned. */
+#define KVASIR_SHARED(name) extern __shared__ __align__(128) unsigned char name[]
+
+#define KVASIR_WARP 32
+#define KVASIR_ALL  0xffffffffu
+
+// ---- bfloat16 ----
+
+typedef __nv_bfloat16 bf16;
+
+/* Two bfloat16 in a register: low is the first of a pair. */
+static __device__ __forceinline__ uint32_t pack_bf16(float low, float high)
+{
+    const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+    uint32_t bits;
+    memcpy(&bits, &pair, sizeof bits);
+    return bits;
+}
+
+static __device__ __forceinline__ float low_bf16(uint32_t pair)
+{
+    return __uint_as_float(pair << 16);
+}
+
+static __device__ __forceinline__ float high_bf16(uint32_t pair)
+{
+    return __uint_as_float(pair & 0xffff0000u);
+}
+
+// ---- warps ----
+
+static __device__ __forceinline__ float warp_sum(float x)
+{
+    for (int offset = KVASIR_WARP / 2; offset > 0; offset /= 2) {
+        x += __shfl_xor_sync(KVASIR_ALL, x, offset);
+    }
+    return x;
+}
+
+static __device__ __forceinline__ float warp_max(float x)
+{
+    for (int offset = KVASIR_WARP / 2; offset > 0; offset /= 2) {
+        x = fmaxf(x, __shfl_xor_sync(KVASIR_ALL, x, offset));
+    }
+    return x;
+}
+
+/* 2^x in one instruction; 2^-inf is 0. */
+static __device__ __forceinline__ float fast_exp2(float x)
+{
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+// ---- memory ----
+
+/* 16 bytes that are read once: past the first-level cache. Aligned. */
+static __device__ __forceinline__ uint4 load_once(const void *from)
+{
+    uint4 v;
+    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "l"(from));
+    return v;
+}
+
+static __device__ __forceinline__ uint32_t shared_address(const void *shared)
+{
+    return (uint32_t)__cvta_generic_to_shared(shared);
+}
+
+/* 16 bytes from global to shared memory, zeros when not wanted (nothing is read then). Both aligned to 16. */
+static __device__ __forceinline__ void async_copy_16(void *shared, const void *global, bool wanted)
+{
+    const int n_bytes = wanted ? 16 : 0;
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)),
+                 "l"(global), "r"(n_bytes)
+                 : "memory");
+}
+
+/* Closes a group of copies. */
+static __device__ __forceinline__ void async_commit(void)
+{
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
+
+/* Waits until at most `pending` of the thread's groups are under way. A barrier makes the data seen by other threads. */
+template <int pending> static __device__ __forceinline__ void async_wait(void)
+{
+    asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
+}
+
+/* Loads and stores other blocks see in order: for counters of work done in global memory. */
+static __device__ __forceinline__ uint32_t atomic_add_acq_rel(uint32_t *counter, uint32_t n)
+{
+    uint32_t old;
+    asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], %2;"
+                 : "=r"(old)
+                 : "l"(counter), "r"(n)
+                 : "memory");
+    return old;
+}
+
+// ---- tensor cores ----
+
+/* Four 8x8 matrices of 16-bit elements; lane i gives the address of row i % 8 of matrix i / 8 (16 bytes, aligned). r[j] is
+ * matrix j: lane 4g + t holds row g, columns 2t and 2t + 1. */
+static __device__ __forceinline__ void load_matrix_4(uint32_t r[4], const void *shared_row)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(shared_address(shared_row))
+                 : "memory");
+}
+
+/* The same transposed: lane 4g + t holds rows 2t and 2t + 1 of column g. */
+static __device__ __forceinline__ void load_matrix_4_transposed(uint32_t r[4],
+                                                                const void *shared_row)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(shared_address(shared_row))
+                 : "memory");
+}
+
+/* c += a b, bfloat16 products, float32 sums. */
+static __device__ __forceinline__ void mma_bf16(float c[4], const uint32_t a[4],
+                                                const uint32_t b[2])
+{
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+                 "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
