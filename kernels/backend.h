@@ -120,13 +120,14 @@ struct attention_shape {
 };
 
 struct attention_seq {
-    int32_t n_queries;   /* tokens computed now; they are the last ones of kv_tokens */
-    int32_t kv_tokens;   /* tokens in the cache, these included */
-    int32_t first_block; /* its ceil(kv_tokens / block_tokens) blocks begin here in attention_args.blocks */
-    int32_t n_kv_heads;  /* heads of this sequence held here; 0: nothing to do */
+    int32_t n_queries; /* tokens computed now; they are the last ones of kv_tokens */
+    int32_t kv_tokens; /* tokens in the cache, these included */
+    int32_t
+        first_block; /* its ceil(kv_tokens / block_tokens) blocks begin here in attention_args.blocks */
+    int32_t n_kv_heads; /* heads of this sequence held here; 0: nothing to do */
     int64_t unit_base;
     int64_t q_offset; /* element of its first row in q and out */
-    int64_t ld;       /* elements from one row to the next; a row is [n_kv_heads, group, head_dim] */
+    int64_t ld; /* elements from one row to the next; a row is [n_kv_heads, group, head_dim] */
 };
 
 /*
@@ -181,9 +182,10 @@ struct sample_row {
     int32_t top_k;     /* 0: off */
     float top_p;       /* (0, 1] */
     float min_p;       /* [0, 1) */
-    float repetition;  /* > 0; 1: off. Divides a positive logit, multiplies a negative one, of ids seen */
-    float presence;    /* subtracted once from a generated id */
-    float frequency;   /* subtracted for each time it was generated */
+    float
+        repetition; /* > 0; 1: off. Divides a positive logit, multiplies a negative one, of ids seen */
+    float presence;                /* subtracted once from a generated id */
+    float frequency;               /* subtracted for each time it was generated */
     int32_t first_token, n_tokens; /* of sample_args.tokens; an id comes up once */
     int32_t only_listed;           /* 1: ids that are not among these tokens are out */
     int32_t n_top;                 /* alternatives wanted, at most SAMPLE_MAX_TOP */
@@ -240,7 +242,8 @@ struct backend {
     status_t (*download)(struct backend_stream *stream, void *to_host, const void *from,
                          size_t size);
     status_t (*zero)(struct backend_stream *stream, void *to, size_t size);
-    status_t (*copy_strips)(struct backend_stream *stream, const struct strip *strips, int32_t n); /* host */
+    status_t (*copy_strips)(struct backend_stream *stream, const struct strip *strips,
+                            int32_t n); /* host */
 
     /* -- weights: init time --------------------------------------------------------------------- */
     /* Bytes matrix_new allocates for a matrix; what the plan counts. */

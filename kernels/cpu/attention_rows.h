@@ -75,7 +75,7 @@ ALWAYS_INLINE void dot_block(struct attention_rows *a, int32_t row, const struct
             }
         }
     }
-    const float scale = a->task->args->scale;
+    const float scale = a->task->shape->scale;
     UNROLL
     for (int r = 0; r < rows; r++) {
         UNROLL
@@ -267,7 +267,7 @@ static void fold_tile(struct attention_rows *a, const int32_t rows[2], const str
 /* The positions a query sees: (position - window, position]. */
 static int64_t first_seen(const struct cpu_attention_task *task, int64_t position)
 {
-    const int64_t window = task->args->window;
+    const int64_t window = task->shape->window;
     return window > 0 && position + 1 > window ? position + 1 - window : 0;
 }
 
@@ -280,7 +280,7 @@ static int64_t query_position(const struct cpu_attention_task *task, int64_t que
 static void visit_tile(struct attention_rows *a, const struct kv_tile *tile)
 {
     const struct cpu_attention_task *task = a->task;
-    const int64_t group = task->args->group;
+    const int64_t group = task->shape->group;
     const int64_t first_query = task->row_begin / group;
     const int64_t last_query = (task->row_end - 1) / group;
     const int64_t tile_end = tile->first + tile->n_tokens;
@@ -321,18 +321,20 @@ static void widen_bf16(const uint16_t *src, int64_t n, float *dst)
 static struct kv_tile load_tile(const struct attention_rows *a, int64_t position, int32_t n)
 {
     const struct cpu_attention_task *task = a->task;
+    const struct attention_shape *shape = task->shape;
     const struct attention_args *args = task->args;
-    const int64_t block = task->seq->blocks[position / args->block_tokens];
+    const int32_t *blocks = args->blocks + task->seq->first_block;
+    const int64_t block = blocks[position / shape->block_tokens];
     const int64_t unit = task->seq->unit_base + block * task->seq->n_kv_heads + task->head;
-    const int64_t token = unit * args->block_tokens + position % args->block_tokens;
-    const int64_t at = token * args->head_dim;
+    const int64_t token = unit * shape->block_tokens + position % shape->block_tokens;
+    const int64_t at = token * shape->head_dim;
     struct kv_tile tile = {.first = position, .n_tokens = n};
-    if (args->kv_dtype == DTYPE_F32) {
+    if (shape->kv_dtype == DTYPE_F32) {
         tile.k = (const float *)args->k_plane + at;
         tile.v = (const float *)args->v_plane + at;
         return tile;
     }
-    const int64_t n_elements = (int64_t)n * args->head_dim;
+    const int64_t n_elements = (int64_t)n * shape->head_dim;
     widen_bf16((const uint16_t *)args->k_plane + at, n_elements, task->k_tile);
     widen_bf16((const uint16_t *)args->v_plane + at, n_elements, task->v_tile);
     tile.k = task->k_tile;
@@ -342,21 +344,20 @@ static struct kv_tile load_tile(const struct attention_rows *a, int64_t position
 
 static void attention_begin(struct attention_rows *a, const struct cpu_attention_task *task)
 {
-    const struct attention_args *args = task->args;
-    const int64_t group = args->group;
+    const int64_t head_dim = task->shape->head_dim;
+    const int64_t group = task->shape->group;
     a->task = task;
-    a->head_dim = args->head_dim;
+    a->head_dim = (int32_t)head_dim;
     a->n_rows = (int32_t)(task->row_end - task->row_begin);
     for (int32_t i = 0; i < a->n_rows; i++) {
         const int64_t query = (task->row_begin + i) / group;
         const int64_t head = task->head * group + (task->row_begin + i) % group;
-        const int64_t row = query * task->seq->n_kv_heads * group + head;
-        const int64_t at = task->seq->q_offset + row * args->head_dim;
-        a->q[i] = args->q + at;
-        a->out[i] = args->out + at;
+        const int64_t at = task->seq->q_offset + query * task->seq->ld + head * head_dim;
+        a->q[i] = (const float *)task->args->q + at;
+        a->out[i] = (float *)task->args->out + at;
         a->max[i] = -INFINITY;
         a->sum[i] = 0.0f;
-        memset(a->out[i], 0, (size_t)args->head_dim * sizeof(float));
+        memset(a->out[i], 0, (size_t)head_dim * sizeof(float));
     }
 }
 
@@ -365,8 +366,8 @@ static void attention_rows(const struct cpu_attention_task *task)
     struct attention_rows a;
     attention_begin(&a, task);
 
-    const int64_t group = task->args->group;
-    const int32_t block_tokens = task->args->block_tokens;
+    const int64_t group = task->shape->group;
+    const int32_t block_tokens = task->shape->block_tokens;
     const int64_t end = query_position(task, (task->row_end - 1) / group) + 1;
     int64_t position = first_seen(task, query_position(task, task->row_begin / group));
     position -= position % block_tokens % CPU_TILE_TOKENS; // back to the start of its tile

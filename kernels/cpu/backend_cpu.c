@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 // ---- memory ----
 
@@ -100,9 +101,9 @@ status_t cpu_stream_new_isa(int n_threads, const char *isa, struct backend_strea
     return status_ok();
 }
 
-static status_t stream_new(int n_threads, struct backend_stream **stream_out)
+static status_t stream_new(const struct stream_options *options, struct backend_stream **stream_out)
 {
-    return cpu_stream_new_isa(n_threads, "auto", stream_out);
+    return cpu_stream_new_isa(options->n_threads, "auto", stream_out);
 }
 
 static void stream_free(struct backend_stream *stream)
@@ -117,6 +118,60 @@ static void stream_free(struct backend_stream *stream)
 static status_t stream_sync(struct backend_stream *stream)
 {
     (void)stream;
+    return status_ok();
+}
+
+static status_t mem_alloc(struct backend_stream *stream, size_t size, void **ptr_out)
+{
+    (void)stream;
+    return cpu_mem_alloc(size, ptr_out);
+}
+
+static void mem_free(struct backend_stream *stream, void *ptr)
+{
+    (void)stream;
+    cpu_mem_free(ptr);
+}
+
+/* Device memory is host memory: a copy, or nothing where it is in place already. */
+static status_t copy(struct backend_stream *stream, void *to, const void *from, size_t size)
+{
+    (void)stream;
+    if (to != from && size > 0) {
+        memcpy(to, from, size);
+    }
+    return status_ok();
+}
+
+static status_t zero(struct backend_stream *stream, void *to, size_t size)
+{
+    (void)stream;
+    if (size > 0) {
+        memset(to, 0, size);
+    }
+    return status_ok();
+}
+
+static status_t matrix_new(struct backend_stream *stream, int dtype, int32_t n_out, int32_t n_in,
+                           struct matrix **matrix_out)
+{
+    (void)stream;
+    return cpu_matrix_new(dtype, n_out, n_in, matrix_out);
+}
+
+/* One device: this machine. */
+static status_t devices(struct device_info *devices_out, int max_devices, int *n_out)
+{
+    if (max_devices > 0) {
+        const uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+        devices_out[0] = (struct device_info){
+            .name = "CPU",
+            .memory_bytes = (uint64_t)sysconf(_SC_PHYS_PAGES) * page,
+            .free_bytes = (uint64_t)sysconf(_SC_AVPHYS_PAGES) * page,
+            .n_processors = (int32_t)sysconf(_SC_NPROCESSORS_ONLN),
+        };
+    }
+    *n_out = 1;
     return status_ok();
 }
 
@@ -135,24 +190,32 @@ int64_t cpu_items_per_task(int64_t n_items, int64_t item_cost)
 /* Every op blocks until it is done, allocates nothing, and reports only arguments it cannot take. */
 static const struct backend table = {
     .name = "cpu",
+    .activation = DTYPE_F32,
+    .devices = devices,
     .stream_new = stream_new,
     .stream_free = stream_free,
     .stream_sync = stream_sync,
-    .mem_alloc = cpu_mem_alloc,
-    .mem_free = cpu_mem_free,
+    .mem_alloc = mem_alloc,
+    .mem_free = mem_free,
+    .host_alloc = mem_alloc,
+    .host_free = mem_free,
+    .upload = copy,
+    .download = copy,
+    .zero = zero,
+    .copy_strips = cpu_copy_strips,
     .matrix_bytes = cpu_matrix_bytes,
-    .matrix_new = cpu_matrix_new,
+    .matrix_new = matrix_new,
     .matrix_free = cpu_matrix_free,
     .matrix_write = cpu_matrix_write,
+    .attention_plan_new = cpu_attention_plan_new,
+    .attention_plan_free = cpu_attention_plan_free,
+    .attention_plan_set = cpu_attention_plan_set,
     .embedding = cpu_embedding,
     .matmul = cpu_matmul,
-    .rmsnorm = cpu_rmsnorm,
-    .layernorm = cpu_layernorm,
-    .rope = cpu_rope,
-    .kv_append = cpu_kv_append,
+    .add_norm = cpu_add_norm,
+    .rope_append = cpu_rope_append,
     .attention = cpu_attention,
     .swiglu = cpu_swiglu,
-    .add = cpu_add,
     .sample = cpu_sample,
 };
 

@@ -15,18 +15,17 @@
 
 enum {
     CPU_MAX_THREADS = 1024,
-    CPU_MAX_VOCAB = 1 << 20, /* bounds the banned set of sample */
+    CPU_MAX_VOCAB = 1 << 20,
+    CPU_SAMPLE_BLOCK = 64, /* ids sample looks at together */
 };
 
 /* One a thread; only the op that runs uses it. */
 struct cpu_scratch {
     float k_tile[CPU_TILE_TOKENS * CPU_MAX_HEAD_DIM]; /* attention: a bfloat16 tile as float32 */
     float v_tile[CPU_TILE_TOKENS * CPU_MAX_HEAD_DIM];
-    int32_t cursor_seq; /* attention: the sequence that task cursor_task begins */
-    int64_t cursor_task;
-    uint64_t banned[CPU_MAX_VOCAB / 64]; /* sample: one bit an id */
-    float maxima[CPU_MAX_VOCAB / 64];    /* sample: of 64 logits each */
-    double histogram[1 << 11];           /* sample */
+    float maxima[CPU_MAX_VOCAB / CPU_SAMPLE_BLOCK]; /* sample: of each block of logits */
+    float adjusted[CPU_MAX_VOCAB];                  /* sample: a row that a request changes */
+    double histogram[1 << 11];                      /* sample */
 };
 
 struct backend_stream {
@@ -35,7 +34,7 @@ struct backend_stream {
     struct cpu_scratch *scratch; /* [n_threads] */
 };
 
-/* As backend->stream_new with the instruction set named, for tests: "avx512", "avx2", "portable", or "auto". UNIMPLEMENTED
+/* A stream with the instruction set named, for tests: "avx512", "avx2", "portable", or "auto". UNIMPLEMENTED
  * when this machine lacks it. */
 MUST_USE status_t cpu_stream_new_isa(int n_threads, const char *isa,
                                      struct backend_stream **stream_out);
@@ -88,11 +87,17 @@ void cpu_mem_free(void *ptr);
 
 MUST_USE status_t cpu_embedding(struct backend_stream *stream, const struct embedding_args *a);
 MUST_USE status_t cpu_matmul(struct backend_stream *stream, const struct matmul_args *a);
-MUST_USE status_t cpu_rmsnorm(struct backend_stream *stream, const struct rmsnorm_args *a);
-MUST_USE status_t cpu_layernorm(struct backend_stream *stream, const struct layernorm_args *a);
-MUST_USE status_t cpu_rope(struct backend_stream *stream, const struct rope_args *a);
-MUST_USE status_t cpu_kv_append(struct backend_stream *stream, const struct kv_append_args *a);
-MUST_USE status_t cpu_attention(struct backend_stream *stream, const struct attention_args *a);
+MUST_USE status_t cpu_add_norm(struct backend_stream *stream, const struct add_norm_args *a);
+MUST_USE status_t cpu_rope_append(struct backend_stream *stream, const struct rope_append_args *a);
+MUST_USE status_t cpu_attention_plan_new(struct backend_stream *stream,
+                                         const struct attention_shape *shape,
+                                         struct attention_plan **plan_out);
+void cpu_attention_plan_free(struct attention_plan *plan);
+MUST_USE status_t cpu_attention_plan_set(struct backend_stream *stream, struct attention_plan *plan,
+                                         const struct attention_seq *seqs, int32_t n_seqs);
+MUST_USE status_t cpu_attention(struct backend_stream *stream, struct attention_plan *plan,
+                                const struct attention_args *a);
 MUST_USE status_t cpu_swiglu(struct backend_stream *stream, const struct swiglu_args *a);
-MUST_USE status_t cpu_add(struct backend_stream *stream, const struct add_args *a);
+MUST_USE status_t cpu_copy_strips(struct backend_stream *stream, const struct strip *strips,
+                                  int32_t n);
 MUST_USE status_t cpu_sample(struct backend_stream *stream, const struct sample_args *a);

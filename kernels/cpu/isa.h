@@ -47,6 +47,7 @@ struct cpu_tile_kernel {
 
 /* Rows [row_begin, row_end) of one KV head of one sequence; row = query * group + head of the group. */
 struct cpu_attention_task {
+    const struct attention_shape *shape;
     const struct attention_args *args;
     const struct attention_seq *seq;
     int32_t head;               /* of the sequence's n_kv_heads */

@@ -43,13 +43,13 @@ static struct cpu_tile make_tile(const struct matmul_plan *plan, const struct st
     const size_t panel_words = (size_t)w->n_words * CPU_PANEL;
     const int32_t word = w->dtype == DTYPE_BF16 ? s->k_begin / 2 : s->k_begin;
     return (struct cpu_tile){
-        .x = a->x + row * a->ld_x + s->k_begin,
+        .x = (const float *)a->x + row * a->ld_x + s->k_begin,
         .ld_x = a->ld_x,
         .w = w->data + (size_t)panel * panel_words + (size_t)word * CPU_PANEL,
         .panel_words = panel_words,
         .n_k = s->n_k,
         .resume = s->k_begin > 0,
-        .out = a->out + row * a->ld_out + (int64_t)panel * CPU_PANEL,
+        .out = (float *)a->out + row * a->ld_out + (int64_t)panel * CPU_PANEL,
         .ld_out = a->ld_out,
     };
 }
@@ -128,10 +128,12 @@ static void run_task(void *context, int64_t task, int thread)
 
 static status_t check(const struct matmul_args *a)
 {
-    if (a->n_rows < 0 || a->ld_x < a->weight->n_in || a->ld_out < a->weight->n_out) {
-        return status_errorf(
-            STATUS_INVALID_ARGUMENT, "matmul [%d, %d]: %d rows, strides %lld in and %lld out",
-            a->weight->n_out, a->weight->n_in, a->n_rows, (long long)a->ld_x, (long long)a->ld_out);
+    if (a->n_rows < 0 || a->ld_x < a->weight->n_in || a->ld_out < a->weight->n_out ||
+        a->out_dtype != DTYPE_F32) {
+        return status_errorf(STATUS_INVALID_ARGUMENT,
+                             "matmul [%d, %d]: %d rows, strides %lld in and %lld out, dtype %d",
+                             a->weight->n_out, a->weight->n_in, a->n_rows, (long long)a->ld_x,
+                             (long long)a->ld_out, a->out_dtype);
     }
     return status_ok();
 }

@@ -1,11 +1,11 @@
 /*
  * sample.c - one token from one row of logits
  *
- * What:     banned ids leave; e^((logit - max) / temperature) are the weights w, the largest of which is exactly 1; min_p
- *           keeps w >= min_p; top_k keeps the k largest of those; top_p keeps the smallest number of the largest of those whose
- *           weights reach top_p of theirs together. Equal logits rank by ascending id, everywhere. The draw
- *           takes u in [0, 1) from Philox and walks the kept ids in ascending order until their weights pass u of
- *           the kept whole.
+ * What:     a request's bias and penalties change logits; e^((logit - max) / temperature) are the weights w, the largest of
+ *           which is exactly 1; min_p keeps w >= min_p; top_k keeps the k largest of those; top_p keeps the smallest
+ *           number of the largest of those whose weights reach top_p of theirs together. Equal logits rank by ascending
+ *           id, everywhere. The draw takes u in [0, 1) from Philox and walks the kept ids in ascending order until
+ *           their weights pass u of the kept whole.
  * Mapping:  a task is a row. No sort: what is kept is always "every logit above a cut, and of those equal to it the ids up
  *           to one", and the cut is found digit by digit (11, 11 and 10 bits of the logit as an ordered
  *           integer) from histograms of counts or weights. Ids are looked at in blocks of 64, and blocks whose
@@ -14,7 +14,8 @@
  *           token on any number of threads.
  * Cost:     three passes over the row for the greedy token and its logprob, two more for a draw from all of it, one more for
  *           top_p; what is left of the row after a cut is little.
- * Source:   Holtzman et al. 2020, arXiv:1904.09751 (top-p); Nguyen et al. 2024, arXiv:2407.01082 (min-p).
+ * Source:   Holtzman et al. 2020, arXiv:1904.09751 (top-p); Nguyen et al. 2024, arXiv:2407.01082 (min-p);
+ *           Keskar et al. 2019, arXiv:1909.05858 (repetition penalty).
  */
 #include <float.h>
 #include <math.h>
@@ -24,14 +25,12 @@
 #include "kernels/cpu/convert.h"
 #include "kernels/cpu/cpu.h"
 
-enum { BLOCK = 64 }; /* ids looked at together: a word of the banned set */
+enum { BLOCK = CPU_SAMPLE_BLOCK };
 
-/* A row without its banned ids. */
 struct view {
     const float *logits;
     int32_t n_vocab;
-    const uint64_t *banned; /* one bit an id; NULL: none */
-    const float *maxima;    /* the largest logit of each block; NULL: not known */
+    const float *maxima; /* the largest logit of each block; NULL: not known */
 };
 
 /* What is kept: logits above `logit`, and those equal to it up to id last_id. */
@@ -63,26 +62,11 @@ static int32_t block_size(const struct view *view, int32_t first)
     return view->n_vocab - first < BLOCK ? view->n_vocab - first : BLOCK;
 }
 
-/* The logits of ids first .. first + block_size - 1, -inf where banned; in place or in buffer. */
-static const float *block_logits(const struct view *view, int32_t first, float buffer[BLOCK])
-{
-    const float *const logits = view->logits + first;
-    const uint64_t banned = view->banned != NULL ? view->banned[first / BLOCK] : 0;
-    if (banned == 0) {
-        return logits;
-    }
-    for (int32_t i = 0; i < block_size(view, first); i++) {
-        buffer[i] = banned >> i & 1u ? -INFINITY : logits[i];
-    }
-    return buffer;
-}
-
 // ---- the row as it is ----
 
 /* Largest element and its lowest id. */
 static int32_t find_largest(const struct view *view, float *largest_out)
 {
-    float buffer[BLOCK] = {0};
     float largest = -INFINITY;
     int32_t best = -1;
     for (int32_t first = 0; first < view->n_vocab; first += BLOCK) {
@@ -95,7 +79,7 @@ static int32_t find_largest(const struct view *view, float *largest_out)
     if (best < 0) {
         return -1;
     }
-    const float *const logits = block_logits(view, best, buffer);
+    const float *const logits = view->logits + best;
     for (int32_t i = 0; i < block_size(view, best); i++) {
         if (logits[i] == largest) {
             return best + i;
@@ -213,8 +197,7 @@ static bool block_weights(const struct selection *s, int32_t first, enum measure
     if (maxima != NULL && maxima[first / BLOCK] < cut.logit) {
         return false;
     }
-    float buffer[BLOCK] = {0};
-    const float *const logits = block_logits(s->view, first, buffer);
+    const float *const logits = s->view->logits + first;
     const int32_t n = block_size(s->view, first);
     int32_t n_kept = 0;
     for (int32_t i = 0; i < n; i++) {
@@ -272,12 +255,11 @@ static int32_t count_between(const float *logits, int32_t n, float lowest, float
 static uint32_t find_digit(const struct selection *s, struct digit digit, const float range[2],
                            enum measure measure, double goal, double *above)
 {
-    float buffer[BLOCK] = {0};
     float weights[BLOCK] = {0};
     const uint32_t n_digits = 1u << digit.bits;
     memset(s->histogram, 0, n_digits * sizeof *s->histogram);
     for (int32_t first = 0; first < s->view->n_vocab; first += BLOCK) {
-        const float *const logits = block_logits(s->view, first, buffer);
+        const float *const logits = s->view->logits + first;
         const int32_t n = block_size(s->view, first);
         if (count_between(logits, n, range[0], range[1]) == 0 ||
             !block_weights(s, first, measure, weights)) {
@@ -309,10 +291,9 @@ static uint32_t find_digit(const struct selection *s, struct digit digit, const 
 /* The id of the n-th kept logit equal to `logit`, by ascending id. */
 static int32_t nth_equal(const struct selection *s, float logit, int32_t n)
 {
-    float buffer[BLOCK] = {0};
     int32_t last = -1;
     for (int32_t first = 0; first < s->view->n_vocab; first += BLOCK) {
-        const float *const logits = block_logits(s->view, first, buffer);
+        const float *const logits = s->view->logits + first;
         const int32_t n_block = block_size(s->view, first);
         if (count_between(logits, n_block, logit, logit) == 0) {
             continue;
@@ -473,6 +454,47 @@ static int32_t choose(const struct cpu_isa *isa, const struct view *view,
     return draw(&s, row);
 }
 
+static void find_maxima(const struct cpu_isa *isa, const float *logits, int32_t n_vocab,
+                        float *maxima)
+{
+    for (int32_t first = 0; first < n_vocab; first += BLOCK) {
+        const int32_t n = n_vocab - first < BLOCK ? n_vocab - first : BLOCK;
+        maxima[first / BLOCK] = isa->largest(logits + first, n);
+    }
+}
+
+// ---- what the request changes ----
+
+static float adjust(const struct sample_row *row, const struct sample_token *token, float logit)
+{
+    float x = logit + token->bias;
+    if (token->in_prompt || token->n_generated > 0) {
+        x = x > 0.0f ? x / row->repetition : x * row->repetition;
+    }
+    x -= row->frequency * (float)token->n_generated;
+    return token->n_generated > 0 ? x - row->presence : x;
+}
+
+/* The row as it is drawn from: the raw one where the request changes nothing, a copy with the changes elsewhere. */
+static struct view adjusted_view(const struct cpu_isa *isa, const struct sample_args *args,
+                                 const struct sample_row *row, const struct view *raw,
+                                 struct cpu_scratch *scratch)
+{
+    if (row->n_tokens == 0 && !row->only_listed) {
+        return *raw;
+    }
+    const struct sample_token *tokens = args->tokens + row->first_token;
+    float *const logits = scratch->adjusted;
+    for (int32_t i = 0; i < raw->n_vocab; i++) {
+        logits[i] = row->only_listed ? -INFINITY : raw->logits[i];
+    }
+    for (int32_t i = 0; i < row->n_tokens; i++) {
+        logits[tokens[i].id] = adjust(row, &tokens[i], raw->logits[tokens[i].id]);
+    }
+    find_maxima(isa, logits, raw->n_vocab, scratch->maxima);
+    return (struct view){.logits = logits, .n_vocab = raw->n_vocab, .maxima = scratch->maxima};
+}
+
 // ---- rows ----
 
 struct plan {
@@ -480,59 +502,36 @@ struct plan {
     const struct backend_stream *stream;
 };
 
-static void find_maximum(const struct cpu_isa *isa, const struct view *view, int32_t block,
-                         float *maxima)
-{
-    float buffer[BLOCK] = {0};
-    const int32_t first = block * BLOCK;
-    maxima[block] = isa->largest(block_logits(view, first, buffer), block_size(view, first));
-}
-
-/* Takes the banned ids out of the view, and out of the maxima of their blocks. */
-static void ban(const struct cpu_isa *isa, const struct sample_row *row, struct view *view,
-                struct cpu_scratch *scratch)
-{
-    if (row->n_banned == 0) {
-        return;
-    }
-    memset(scratch->banned, 0, ((size_t)view->n_vocab + 63) / 64 * sizeof scratch->banned[0]);
-    for (int32_t i = 0; i < row->n_banned; i++) {
-        scratch->banned[row->banned[i] / BLOCK] |= UINT64_C(1) << row->banned[i] % BLOCK;
-    }
-    view->banned = scratch->banned;
-    for (int32_t i = 0; i < row->n_banned; i++) {
-        find_maximum(isa, view, row->banned[i] / BLOCK, scratch->maxima);
-    }
-}
-
 static void sample_row(const struct plan *plan, int64_t index, struct cpu_scratch *scratch)
 {
     const struct cpu_isa *const isa = plan->stream->isa;
     const struct sample_row *row = &plan->args->rows[index];
     struct sample_result *result = &plan->args->results[index];
-    struct view view = {
-        .logits = row->logits, .n_vocab = plan->args->n_vocab, .maxima = scratch->maxima};
+    const struct view raw = {.logits = plan->args->logits + row->logits,
+                             .n_vocab = plan->args->n_vocab,
+                             .maxima = scratch->maxima};
     *result = (struct sample_result){.id = -1, .nan = 1};
-    if (!is_usable(view.logits, view.n_vocab)) {
+    if (!is_usable(raw.logits, raw.n_vocab)) {
         return;
     }
-    for (int32_t block = 0; block * BLOCK < view.n_vocab; block++) {
-        find_maximum(isa, &view, block, scratch->maxima);
-    }
+    find_maxima(isa, raw.logits, raw.n_vocab, scratch->maxima);
     float largest = 0.0f;
-    if (find_largest(&view, &largest) < 0) {
+    if (find_largest(&raw, &largest) < 0) {
         return;
     }
     struct sample_result found = {.id = -1};
-    const double log_sum = log_sum_exp(isa, &view, largest);
-    find_top(&view, row->n_top, log_sum, &found);
-    ban(isa, row, &view, scratch);
+    const double log_sum = log_sum_exp(isa, &raw, largest);
+    find_top(&raw, row->n_top, log_sum, &found);
+    const struct view view = adjusted_view(isa, plan->args, row, &raw, scratch);
+    if (!is_usable(view.logits, view.n_vocab)) {
+        return; // a bias of +inf, say
+    }
     found.id = choose(isa, &view, row, scratch->histogram);
     if (found.id < 0) {
-        return; // everything finite is banned
+        return; // everything finite is out
     }
-    found.logprob = (float)((double)row->logits[found.id] - log_sum);
-    found.rank = rank_of(&view, found.id);
+    found.logprob = (float)((double)raw.logits[found.id] - log_sum);
+    found.rank = rank_of(&raw, found.id);
     *result = found;
 }
 
@@ -542,7 +541,7 @@ static void run_task(void *context, int64_t task, int thread)
     sample_row(plan, task, &plan->stream->scratch[thread]);
 }
 
-static status_t check_row(const struct sample_row *row, int32_t index, int32_t n_vocab)
+static status_t check_filters(const struct sample_row *row, int32_t index)
 {
     const bool finite = row->temperature >= 0.0f && row->temperature < INFINITY;
     if (!finite || !(row->top_p > 0.0f && row->top_p <= 1.0f) || row->top_k < 0 ||
@@ -551,17 +550,33 @@ static status_t check_row(const struct sample_row *row, int32_t index, int32_t n
             STATUS_INVALID_ARGUMENT, "sample: row %d: temperature %g, top_k %d, top_p %g, min_p %g",
             index, (double)row->temperature, row->top_k, (double)row->top_p, (double)row->min_p);
     }
-    if (row->n_top < 0 || row->n_top > SAMPLE_MAX_TOP || row->n_top > n_vocab ||
-        row->n_banned < 0) {
+    if (!(row->repetition > 0.0f && row->repetition < INFINITY) || !isfinite(row->presence) ||
+        !isfinite(row->frequency)) {
         return status_errorf(STATUS_INVALID_ARGUMENT,
-                             "sample: row %d: %d alternatives, %d banned ids", index, row->n_top,
-                             row->n_banned);
+                             "sample: row %d: penalties: repetition %g, presence %g, frequency %g",
+                             index, (double)row->repetition, (double)row->presence,
+                             (double)row->frequency);
     }
-    for (int32_t i = 0; i < row->n_banned; i++) {
-        if (row->banned[i] < 0 || row->banned[i] >= n_vocab) {
+    return status_ok();
+}
+
+static status_t check_row(const struct sample_args *a, int32_t index)
+{
+    const struct sample_row *row = &a->rows[index];
+    TRY(check_filters(row, index));
+    if (row->logits < 0 || row->n_top < 0 || row->n_top > SAMPLE_MAX_TOP ||
+        row->n_top > a->n_vocab || row->first_token < 0 || row->n_tokens < 0 ||
+        row->first_token > a->n_tokens - row->n_tokens) {
+        return status_errorf(STATUS_INVALID_ARGUMENT,
+                             "sample: row %d: %d alternatives, tokens [%d, +%d) of %d", index,
+                             row->n_top, row->first_token, row->n_tokens, a->n_tokens);
+    }
+    for (int32_t i = 0; i < row->n_tokens; i++) {
+        const int32_t id = a->tokens[row->first_token + i].id;
+        if (id < 0 || id >= a->n_vocab) {
             return status_errorf(STATUS_INVALID_ARGUMENT,
-                                 "sample: row %d: banned id %d, the vocabulary has %d", index,
-                                 row->banned[i], n_vocab);
+                                 "sample: row %d: id %d, the vocabulary has %d", index, id,
+                                 a->n_vocab);
         }
     }
     return status_ok();
@@ -574,7 +589,7 @@ status_t cpu_sample(struct backend_stream *stream, const struct sample_args *a)
                              a->n_rows, a->n_vocab, CPU_MAX_VOCAB);
     }
     for (int32_t i = 0; i < a->n_rows; i++) {
-        TRY(check_row(&a->rows[i], i, a->n_vocab));
+        TRY(check_row(a, i));
     }
     struct plan plan = {.args = a, .stream = stream};
     cpu_team_run(stream->n_threads, a->n_rows, run_task, &plan);

@@ -1,7 +1,7 @@
 /*
  * swiglu.c - out = silu(gate) * up
  *
- * Shapes:   gate, up [M, F] (ld_in), out [M, F] (ld_out); any M, F.
+ * Shapes:   gate_up [M, 2 F] (ld_in): gate, then up; out [M, F] (ld_out); any M, F.
  * Mapping:  tasks of a stretch of columns of one row.
  * Numerics: silu(g) = g / (1 + e^-g), fp32, the exponential of vec_exp.h.
  * Cost:     memory bound for many rows; about a nanosecond for 8 columns otherwise.
@@ -25,13 +25,15 @@ static void run_task(void *context, int64_t task, int thread)
     const int64_t row = task / plan->tasks_per_row;
     const int64_t begin = task % plan->tasks_per_row * COLUMNS;
     const int64_t n = a->n_columns - begin < COLUMNS ? a->n_columns - begin : COLUMNS;
-    const int64_t in = row * a->ld_in + begin;
-    plan->isa->swiglu(a->gate + in, a->up + in, n, a->out + row * a->ld_out + begin);
+    const float *const gate = (const float *)a->gate_up + row * a->ld_in + begin;
+    float *const out = (float *)a->out + row * a->ld_out + begin;
+    plan->isa->swiglu(gate, gate + a->n_columns, n, out);
 }
 
 status_t cpu_swiglu(struct backend_stream *stream, const struct swiglu_args *a)
 {
-    if (a->n_rows < 0 || a->n_columns < 0 || a->ld_in < a->n_columns || a->ld_out < a->n_columns) {
+    if (a->n_rows < 0 || a->n_columns < 0 || a->ld_in < 2 * (int64_t)a->n_columns ||
+        a->ld_out < a->n_columns) {
         return status_errorf(STATUS_INVALID_ARGUMENT,
                              "swiglu: %d rows of %d columns, strides %lld in and %lld out",
                              a->n_rows, a->n_columns, (long long)a->ld_in, (long long)a->ld_out);

@@ -177,59 +177,105 @@ static void check_reference(const struct cache *c, const struct sequence *s, con
 
 // ---- running ----
 
-/* Tokens [begin, end) of each sequence (clipped to what it has) in one call; results into out[i] as laid out in q. */
-static void run(struct backend_stream *stream, const struct cache *c, const int32_t range[2],
-                float *const *out)
-{
+/* What a run of tokens [begin, end) of every sequence (clipped to what it has) needs. */
+struct batch {
     struct attention_seq seqs[MAX_SEQS];
-    size_t n_q = 0;
+    int32_t *blocks;
+    size_t n_q;
+};
+
+enum { GAP = 5 }; /* elements between rows and between sequences, which stay untouched */
+
+static struct batch batch_new(const struct cache *c, const int32_t range[2])
+{
+    struct batch batch = {.n_q = 0};
+    int32_t n_blocks = 0;
+    for (int i = 0; i < c->n_seqs; i++) {
+        n_blocks += (int32_t)ceil_div(c->seqs[i].n_tokens, c->shape.block_tokens);
+    }
+    batch.blocks = must_alloc(((size_t)n_blocks + 1) * sizeof *batch.blocks);
+    n_blocks = 0;
     for (int i = 0; i < c->n_seqs; i++) {
         const struct sequence *s = &c->seqs[i];
         const int32_t end = range[1] < s->n_tokens ? range[1] : s->n_tokens;
         const int32_t begin = range[0] < end ? range[0] : end;
-        seqs[i] = (struct attention_seq){
+        const size_t n = ceil_div(end, c->shape.block_tokens);
+        batch.seqs[i] = (struct attention_seq){
             .n_queries = end - begin,
             .kv_tokens = end,
-            .blocks = s->blocks,
+            .first_block = n_blocks,
             .unit_base = s->unit_base,
             .n_kv_heads = s->n_kv_heads,
-            .q_offset = (int64_t)n_q + 5, // gaps between sequences stay untouched
+            .q_offset = (int64_t)batch.n_q + GAP,
+            .ld = (int64_t)row_size(c, s) + GAP,
         };
-        n_q += 5 + (size_t)(end - begin) * row_size(c, s);
+        memcpy(batch.blocks + n_blocks, s->blocks, n * sizeof *batch.blocks);
+        n_blocks += (int32_t)n;
+        batch.n_q += GAP + (size_t)(end - begin) * (row_size(c, s) + GAP);
     }
-    float *q = guarded_new(n_q), *packed = guarded_new(n_q);
+    return batch;
+}
+
+static struct attention_shape shape_of(const struct cache *c)
+{
+    return (struct attention_shape){
+        .head_dim = c->shape.head_dim,
+        .group = c->shape.group,
+        .block_tokens = c->shape.block_tokens,
+        .window = c->shape.window,
+        .kv_dtype = c->shape.kv_dtype,
+        .scale = scale_of(c),
+        .max_seqs = MAX_SEQS,
+    };
+}
+
+/* Rows of a sequence between the test's whole rows and the batch's, which has gaps. */
+static void move_rows(const struct cache *c, int seq, const struct attention_seq *in_batch,
+                      float *whole, float *batch, bool into_batch)
+{
+    const size_t row = row_size(c, &c->seqs[seq]);
+    for (int64_t i = 0; i < in_batch->n_queries; i++) {
+        const int64_t token = in_batch->kv_tokens - in_batch->n_queries + i;
+        float *const mine = whole + (size_t)token * row;
+        float *const its = batch + in_batch->q_offset + i * in_batch->ld;
+        memcpy(into_batch ? its : mine, into_batch ? mine : its, row * sizeof *mine);
+        for (int gap = 0; gap < GAP && !into_batch; gap++) {
+            assert_true(isnan(its[row + (size_t)gap]));
+        }
+    }
+}
+
+/* Results into out[i] as laid out in q. */
+static void run(struct backend_stream *stream, const struct cache *c, const int32_t range[2],
+                float *const *out)
+{
+    struct batch batch = batch_new(c, range);
+    float *q = guarded_new(batch.n_q), *packed = guarded_new(batch.n_q);
     for (int i = 0; i < c->n_seqs; i++) {
-        const size_t row = row_size(c, &c->seqs[i]);
-        const size_t first = (size_t)(seqs[i].kv_tokens - seqs[i].n_queries);
-        memcpy(q + seqs[i].q_offset, c->seqs[i].q + first * row,
-               (size_t)seqs[i].n_queries * row * sizeof *q);
+        move_rows(c, i, &batch.seqs[i], c->seqs[i].q, q, true);
     }
+    const struct attention_shape shape = shape_of(c);
+    struct attention_plan *plan = NULL;
+    assert_status_ok(cpu_attention_plan_new(stream, &shape, &plan));
+    assert_status_ok(cpu_attention_plan_set(stream, plan, batch.seqs, c->n_seqs));
     const struct attention_args args = {
         .q = q,
         .out = packed,
         .k_plane = c->k_plane,
         .v_plane = c->v_plane,
-        .kv_dtype = c->shape.kv_dtype,
-        .head_dim = c->shape.head_dim,
-        .group = c->shape.group,
-        .block_tokens = c->shape.block_tokens,
-        .window = c->shape.window,
-        .scale = scale_of(c),
-        .seqs = seqs,
-        .n_seqs = c->n_seqs,
+        .blocks = batch.blocks,
     };
-    assert_status_ok(cpu_attention(stream, &args));
+    assert_status_ok(cpu_attention(stream, plan, &args));
     for (int i = 0; i < c->n_seqs; i++) {
-        const size_t row = row_size(c, &c->seqs[i]);
-        const size_t first = (size_t)(seqs[i].kv_tokens - seqs[i].n_queries);
-        memcpy(out[i] + first * row, packed + seqs[i].q_offset,
-               (size_t)seqs[i].n_queries * row * sizeof *q);
-        for (int64_t gap = seqs[i].q_offset - 5; gap < seqs[i].q_offset; gap++) {
+        move_rows(c, i, &batch.seqs[i], out[i], packed, false);
+        for (int64_t gap = batch.seqs[i].q_offset - GAP; gap < batch.seqs[i].q_offset; gap++) {
             assert_true(isnan(packed[gap]));
         }
     }
+    cpu_attention_plan_free(plan);
     guarded_free(q);
     guarded_free(packed);
+    free(batch.blocks);
 }
 
 static void outputs_new(const struct cache *c, float **out)
@@ -394,22 +440,33 @@ static void test_attention_refuses_what_it_cannot_do(void **state)
 {
     (void)state;
     struct backend_stream *stream = stream_of("auto", 1);
-    const struct attention_seq seq = {.n_queries = 2, .kv_tokens = 1, .n_kv_heads = 1};
-    struct attention_args args = {.kv_dtype = DTYPE_F32,
-                                  .head_dim = CPU_MAX_HEAD_DIM + 1,
-                                  .group = 1,
-                                  .block_tokens = 16,
-                                  .scale = 1.0f};
-    assert_status_says(cpu_attention(stream, &args), STATUS_INVALID_ARGUMENT, "513");
-    args.head_dim = 64;
-    assert_status_ok(cpu_attention(stream, &args)); // no sequences
-    args.kv_dtype = DTYPE_F16;
-    assert_status_code(cpu_attention(stream, &args), STATUS_INVALID_ARGUMENT);
-    args.kv_dtype = DTYPE_F32;
-    args.seqs = &seq;
-    args.n_seqs = 1;
-    assert_status_says(cpu_attention(stream, &args), STATUS_INVALID_ARGUMENT,
+    struct attention_shape shape = {.kv_dtype = DTYPE_F32,
+                                    .head_dim = CPU_MAX_HEAD_DIM + 1,
+                                    .group = 1,
+                                    .block_tokens = 16,
+                                    .scale = 1.0f,
+                                    .max_seqs = 1};
+    struct attention_plan *plan = NULL;
+    assert_status_says(cpu_attention_plan_new(stream, &shape, &plan), STATUS_INVALID_ARGUMENT,
+                       "513");
+    shape.head_dim = 64;
+    shape.kv_dtype = DTYPE_F16;
+    assert_status_code(cpu_attention_plan_new(stream, &shape, &plan), STATUS_INVALID_ARGUMENT);
+    shape.kv_dtype = DTYPE_F32;
+    assert_status_ok(cpu_attention_plan_new(stream, &shape, &plan));
+
+    const struct attention_args args = {.q = NULL};
+    assert_status_ok(cpu_attention_plan_set(stream, plan, NULL, 0));
+    assert_status_ok(cpu_attention(stream, plan, &args)); // no sequences
+    const struct attention_seq seqs[2] = {{.n_queries = 2, .kv_tokens = 1, .n_kv_heads = 1}};
+    assert_status_says(cpu_attention_plan_set(stream, plan, seqs, 1), STATUS_INVALID_ARGUMENT,
                        "2 queries, 1 tokens");
+    assert_status_says(cpu_attention_plan_set(stream, plan, seqs, 2), STATUS_INVALID_ARGUMENT,
+                       "2 sequences");
+    const struct attention_seq narrow = {.n_queries = 2, .kv_tokens = 2, .n_kv_heads = 1, .ld = 63};
+    assert_status_says(cpu_attention_plan_set(stream, plan, &narrow, 1), STATUS_INVALID_ARGUMENT,
+                       "stride 63");
+    cpu_attention_plan_free(plan);
     stream_done(stream);
 }
 

@@ -8,7 +8,8 @@ static void test_backend_cpu_makes_streams(void **state)
     const struct backend *cpu = backend_cpu();
     assert_string_equal(cpu->name, "cpu");
     struct backend_stream *stream = NULL;
-    assert_status_ok(cpu->stream_new(2, &stream));
+    const struct stream_options options = {.n_threads = 2};
+    assert_status_ok(cpu->stream_new(&options, &stream));
     assert_int_equal(stream->n_threads, 2);
     assert_status_ok(cpu->stream_sync(stream));
     cpu->stream_free(stream);
@@ -19,23 +20,58 @@ static void test_backend_cpu_refuses_bad_streams(void **state)
 {
     (void)state;
     struct backend_stream *stream = NULL;
-    assert_status_says(backend_cpu()->stream_new(0, &stream), STATUS_INVALID_ARGUMENT, "threads 0");
-    assert_status_code(backend_cpu()->stream_new(CPU_MAX_THREADS + 1, &stream),
-                       STATUS_INVALID_ARGUMENT);
+    struct stream_options options = {.n_threads = 0};
+    assert_status_says(backend_cpu()->stream_new(&options, &stream), STATUS_INVALID_ARGUMENT,
+                       "threads 0");
+    options.n_threads = CPU_MAX_THREADS + 1;
+    assert_status_code(backend_cpu()->stream_new(&options, &stream), STATUS_INVALID_ARGUMENT);
     assert_status_says(cpu_stream_new_isa(1, "mmx", &stream), STATUS_UNIMPLEMENTED, "mmx");
     assert_null(stream);
 }
 
-static void test_backend_cpu_has_every_op(void **state)
+static void test_backend_cpu_has_every_op_but_graphs(void **state)
 {
     (void)state;
-    // All members after the name are function pointers: none may be missing.
+    // All members from devices on are function pointers: none but those of graphs may be missing.
     const struct backend *cpu = backend_cpu();
-    void *entries[(sizeof *cpu - offsetof(struct backend, stream_new)) / sizeof(void *)];
-    memcpy(entries, (const char *)cpu + offsetof(struct backend, stream_new), sizeof entries);
+    void *entries[(sizeof *cpu - offsetof(struct backend, devices)) / sizeof(void *)];
+    memcpy(entries, (const char *)cpu + offsetof(struct backend, devices), sizeof entries);
+    int n_missing = 0;
     for (size_t i = 0; i < sizeof entries / sizeof entries[0]; i++) {
-        assert_non_null(entries[i]);
+        n_missing += entries[i] == NULL;
     }
+    assert_int_equal(n_missing, 4);
+    assert_null(cpu->graph_begin);
+    assert_null(cpu->graph_end);
+    assert_null(cpu->graph_run);
+    assert_null(cpu->graph_free);
+}
+
+static void test_backend_cpu_is_one_device(void **state)
+{
+    (void)state;
+    struct device_info info[2] = {{.name = ""}, {.name = "?"}};
+    int n = 0;
+    assert_status_ok(backend_cpu()->devices(info, 2, &n));
+    assert_int_equal(n, 1);
+    assert_true(info[0].free_bytes > 0 && info[0].free_bytes <= info[0].memory_bytes);
+    assert_true(info[0].n_processors >= 1);
+    assert_string_equal(info[1].name, "?");
+    assert_status_ok(backend_cpu()->devices(NULL, 0, &n));
+    assert_int_equal(n, 1);
+}
+
+static void test_backend_cpu_copies_and_clears(void **state)
+{
+    (void)state;
+    const struct backend *cpu = backend_cpu();
+    int32_t a[3] = {1, 2, 3}, b[3] = {0};
+    assert_status_ok(cpu->upload(NULL, b, a, sizeof a));
+    assert_memory_equal(a, b, sizeof a);
+    assert_status_ok(cpu->download(NULL, b, b, sizeof b)); // in place
+    assert_status_ok(cpu->zero(NULL, b + 1, sizeof b[1]));
+    assert_true(b[0] == 1 && b[1] == 0 && b[2] == 3);
+    assert_status_ok(cpu->upload(NULL, NULL, NULL, 0));
 }
 
 static void test_backend_cpu_memory_is_aligned(void **state)
@@ -44,20 +80,21 @@ static void test_backend_cpu_memory_is_aligned(void **state)
     static const size_t sizes[] = {0, 1, 63, 64, 65, 4096, (4u << 20) + 1};
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
         void *ptr = NULL;
-        assert_status_ok(backend_cpu()->mem_alloc(sizes[i], &ptr));
+        assert_status_ok(backend_cpu()->mem_alloc(NULL, sizes[i], &ptr));
         assert_non_null(ptr);
         assert_int_equal((uintptr_t)ptr % 64, 0);
         memset(ptr, 1, sizes[i]);
-        backend_cpu()->mem_free(ptr);
+        backend_cpu()->mem_free(NULL, ptr);
     }
-    backend_cpu()->mem_free(NULL);
+    backend_cpu()->mem_free(NULL, NULL);
 }
 
 static void test_backend_cpu_memory_that_is_not_there_is_a_status(void **state)
 {
     (void)state;
     void *ptr = NULL;
-    assert_status_code(backend_cpu()->mem_alloc(SIZE_MAX / 4, &ptr), STATUS_RESOURCE_EXHAUSTED);
+    assert_status_code(backend_cpu()->mem_alloc(NULL, SIZE_MAX / 4, &ptr),
+                       STATUS_RESOURCE_EXHAUSTED);
     assert_null(ptr);
 }
 
@@ -113,7 +150,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_backend_cpu_makes_streams),
         cmocka_unit_test(test_backend_cpu_refuses_bad_streams),
-        cmocka_unit_test(test_backend_cpu_has_every_op),
+        cmocka_unit_test(test_backend_cpu_has_every_op_but_graphs),
+        cmocka_unit_test(test_backend_cpu_is_one_device),
+        cmocka_unit_test(test_backend_cpu_copies_and_clears),
         cmocka_unit_test(test_backend_cpu_memory_is_aligned),
         cmocka_unit_test(test_backend_cpu_memory_that_is_not_there_is_a_status),
         cmocka_unit_test(test_team_runs_every_task_once),

@@ -5,15 +5,64 @@
 
 #include "base/philox.h"
 
-static const struct sample_row defaults = {.temperature = 1.0f, .top_p = 1.0f};
+/* A row of logits and what is asked of it. */
+struct test_row {
+    const float *logits;
+    const struct sample_token *tokens;
+    int32_t n_tokens;
+    struct sample_row set; /* without the places of logits and tokens */
+};
 
-static struct sample_result run_one(struct backend_stream *stream, const struct sample_row *row,
+static const struct test_row defaults = {
+    .set = {.temperature = 1.0f, .top_p = 1.0f, .repetition = 1.0f}};
+
+/* All rows in one call. The logits must be as before. */
+static status_t try_rows(struct backend_stream *stream, const struct test_row *rows, int32_t n_rows,
+                         int32_t n_vocab, struct sample_result *results)
+{
+    const size_t n = (size_t)n_rows * (size_t)n_vocab;
+    float *logits = guarded_new(n), *before = guarded_new(n);
+    struct sample_row *sets = must_alloc(((size_t)n_rows + 1) * sizeof *sets);
+    int32_t n_tokens = 0;
+    for (int32_t i = 0; i < n_rows; i++) {
+        n_tokens += rows[i].n_tokens;
+    }
+    struct sample_token *tokens = must_alloc(((size_t)n_tokens + 1) * sizeof *tokens);
+    n_tokens = 0;
+    for (int32_t i = 0; i < n_rows; i++) {
+        const struct test_row *row = &rows[i];
+        sets[i] = row->set;
+        sets[i].logits = (int64_t)i * n_vocab;
+        sets[i].first_token = n_tokens;
+        sets[i].n_tokens = row->n_tokens;
+        memcpy(logits + sets[i].logits, row->logits, (size_t)n_vocab * sizeof *logits);
+        if (row->n_tokens > 0) {
+            memcpy(tokens + n_tokens, row->tokens, (size_t)row->n_tokens * sizeof *tokens);
+        }
+        n_tokens += row->n_tokens;
+    }
+    memcpy(before, logits, n * sizeof *logits);
+    const struct sample_args args = {.logits = logits,
+                                     .rows = sets,
+                                     .tokens = tokens,
+                                     .n_tokens = n_tokens,
+                                     .results = results,
+                                     .n_rows = n_rows,
+                                     .n_vocab = n_vocab};
+    const status_t s = cpu_sample(stream, &args);
+    assert_same_bits(logits, before, n, "logits");
+    guarded_free(logits);
+    guarded_free(before);
+    free(sets);
+    free(tokens);
+    return s;
+}
+
+static struct sample_result run_one(struct backend_stream *stream, const struct test_row *row,
                                     int32_t n_vocab)
 {
     struct sample_result result = {.id = -7, .nan = -7};
-    const struct sample_args args = {
-        .rows = row, .results = &result, .n_rows = 1, .n_vocab = n_vocab};
-    assert_status_ok(cpu_sample(stream, &args));
+    assert_status_ok(try_rows(stream, row, 1, n_vocab, &result));
     return result;
 }
 
@@ -44,47 +93,58 @@ static void sort_ids(const float *logits, int32_t *ids, int32_t n)
     }
 }
 
-static bool is_banned(const struct sample_row *row, int32_t id)
+/* bias, then penalties, each step rounded to float32. */
+static float adjusted(const struct test_row *row, int32_t id)
 {
-    for (int32_t i = 0; i < row->n_banned; i++) {
-        if (row->banned[i] == id) {
-            return true;
+    for (int32_t i = 0; i < row->n_tokens; i++) {
+        const struct sample_token *token = &row->tokens[i];
+        if (token->id != id) {
+            continue;
         }
+        float x = (float)((double)row->logits[id] + (double)token->bias);
+        const double repetition = (double)row->set.repetition;
+        if (token->in_prompt != 0 || token->n_generated != 0) {
+            x = (float)(x > 0.0f ? (double)x / repetition : (double)x * repetition);
+        }
+        x = (float)((double)x - (double)row->set.frequency * token->n_generated);
+        return token->n_generated != 0 ? (float)((double)x - (double)row->set.presence) : x;
     }
-    return false;
+    return row->set.only_listed ? -INFINITY : row->logits[id];
 }
 
-/* banned, temperature, min_p, top_k, top_p, in that order, each over what the one before kept. */
-static void reference_distribution(const struct sample_row *row, int32_t n_vocab,
+/* Adjustments, temperature, min_p, top_k, top_p, in that order, each over what the one before kept. */
+static void reference_distribution(const struct test_row *row, int32_t n_vocab,
                                    struct reference *ref)
 {
+    static float logits[MAX_VOCAB];
     int32_t n = 0;
     for (int32_t id = 0; id < n_vocab; id++) {
         ref->p[id] = 0.0;
-        if (!is_banned(row, id) && row->logits[id] > -INFINITY) {
+        logits[id] = adjusted(row, id);
+        if (logits[id] > -INFINITY) {
             ref->order[n++] = id;
         }
     }
-    sort_ids(row->logits, ref->order, n);
-    const double largest = (double)row->logits[ref->order[0]];
+    sort_ids(logits, ref->order, n);
+    const double largest = (double)logits[ref->order[0]];
     double weights[MAX_VOCAB];
     for (int32_t i = 0; i < n; i++) {
-        weights[i] = exp(((double)row->logits[ref->order[i]] - largest) / (double)row->temperature);
+        weights[i] = exp(((double)logits[ref->order[i]] - largest) / (double)row->set.temperature);
     }
-    while (n > 1 && weights[n - 1] < (double)row->min_p) {
+    while (n > 1 && weights[n - 1] < (double)row->set.min_p) {
         n--;
     }
-    n = row->top_k > 0 && row->top_k < n ? row->top_k : n;
+    n = row->set.top_k > 0 && row->set.top_k < n ? row->set.top_k : n;
     double sum = 0.0, prefix = 0.0;
     for (int32_t i = 0; i < n; i++) {
         sum += weights[i];
     }
     int32_t kept = 0;
-    while (kept < n && (kept == 0 || prefix < (double)row->top_p * sum)) {
+    while (kept < n && (kept == 0 || prefix < (double)row->set.top_p * sum)) {
         prefix += weights[kept++];
     }
-    ref->n_kept = row->top_p < 1.0f ? kept : n;
-    prefix = row->top_p < 1.0f ? prefix : sum;
+    ref->n_kept = row->set.top_p < 1.0f ? kept : n;
+    prefix = row->set.top_p < 1.0f ? prefix : sum;
     for (int32_t i = 0; i < ref->n_kept; i++) {
         ref->p[ref->order[i]] = weights[i] / prefix;
     }
@@ -92,11 +152,12 @@ static void reference_distribution(const struct sample_row *row, int32_t n_vocab
 
 /* The id the documented draw gives: ascending ids until their probabilities pass u. False when u is too close to a
  * boundary for float32 weights to agree. */
-static bool reference_draw(const struct sample_row *row, const struct reference *ref,
-                           int32_t n_vocab, int32_t *id_out)
+static bool reference_draw(const struct test_row *row, const struct reference *ref, int32_t n_vocab,
+                           int32_t *id_out)
 {
-    const uint32_t counter[4] = {row->position, row->sample, 0, 0};
-    const uint32_t key[2] = {(uint32_t)(row->seed & 0xFFFFFFFFu), (uint32_t)(row->seed >> 32)};
+    const uint32_t counter[4] = {row->set.position, row->set.sample, 0, 0};
+    const uint32_t key[2] = {(uint32_t)(row->set.seed & 0xFFFFFFFFu),
+                             (uint32_t)(row->set.seed >> 32)};
     uint32_t bits[4];
     philox_4x32(counter, key, bits);
     const double u = (double)philox_uniform(bits[0]);
@@ -123,18 +184,43 @@ static float *random_logits(int32_t n_vocab)
     return logits;
 }
 
-static struct sample_row random_row(const float *logits)
+static struct test_row random_row(const float *logits)
 {
-    struct sample_row row = defaults;
+    struct test_row row = defaults;
     row.logits = logits;
-    row.temperature = (float)test_random_double(0.2, 2.0);
-    row.top_k = test_random_below(2) ? (int32_t)test_random_below(60) : 0;
-    row.top_p = test_random_below(2) ? (float)test_random_double(0.05, 1.0) : 1.0f;
-    row.min_p = test_random_below(2) ? (float)test_random_double(0.0, 0.3) : 0.0f;
-    row.seed = test_random_u64();
-    row.sample = (uint32_t)test_random_below(5);
-    row.position = (uint32_t)test_random_below(5000);
+    row.set.temperature = (float)test_random_double(0.2, 2.0);
+    row.set.top_k = test_random_below(2) ? (int32_t)test_random_below(60) : 0;
+    row.set.top_p = test_random_below(2) ? (float)test_random_double(0.05, 1.0) : 1.0f;
+    row.set.min_p = test_random_below(2) ? (float)test_random_double(0.0, 0.3) : 0.0f;
+    row.set.seed = test_random_u64();
+    row.set.sample = (uint32_t)test_random_below(5);
+    row.set.position = (uint32_t)test_random_below(5000);
+    row.set.repetition = test_random_below(2) ? (float)test_random_double(0.5, 2.0) : 1.0f;
+    row.set.presence = test_random_below(2) ? (float)test_random_double(-2.0, 2.0) : 0.0f;
+    row.set.frequency = test_random_below(2) ? (float)test_random_double(-1.0, 1.0) : 0.0f;
     return row;
+}
+
+enum { MAX_TOKENS = 40 };
+
+/* Distinct ids, each with some of what can be said of one; one of several is out altogether. */
+static int32_t random_tokens(int32_t n_vocab, struct sample_token tokens[MAX_TOKENS])
+{
+    const int32_t most = n_vocab < MAX_TOKENS ? n_vocab : MAX_TOKENS;
+    const int32_t n = (int32_t)test_random_below((uint64_t)most + 1);
+    const int32_t step = n > 0 ? n_vocab / n : 1;
+    for (int32_t i = 0; i < n; i++) {
+        tokens[i] = (struct sample_token){
+            .id = n_vocab - 1 - i * step,
+            .n_generated = test_random_below(2) ? (int32_t)test_random_below(5) : 0,
+            .in_prompt = (int32_t)test_random_below(2),
+            .bias = test_random_below(3) ? 0.0f : (float)test_random_double(-4.0, 4.0),
+        };
+    }
+    if (n > 2) {
+        tokens[1].bias = -INFINITY;
+    }
+    return n;
 }
 
 /* Every draw of random rows under random settings is the one the reference makes. */
@@ -146,10 +232,11 @@ static void check_draws(struct backend_stream *stream)
     for (size_t v = 0; v < sizeof vocabs / sizeof vocabs[0]; v++) {
         float *logits = random_logits(vocabs[v]);
         for (int i = 0; i < 20; i++) {
-            struct sample_row row = random_row(logits);
-            const int32_t banned[] = {vocabs[v] - 1, 0, vocabs[v] / 2, 0};
-            row.banned = banned;
-            row.n_banned = vocabs[v] > 3 && i % 2 == 0 ? 4 : 0;
+            struct test_row row = random_row(logits);
+            struct sample_token tokens[MAX_TOKENS];
+            row.tokens = tokens;
+            row.n_tokens = i % 2 == 0 ? random_tokens(vocabs[v], tokens) : 0;
+            row.set.only_listed = row.n_tokens > 1 && i % 6 == 0;
             reference_distribution(&row, vocabs[v], &ref);
             const struct sample_result got = run_one(stream, &row, vocabs[v]);
             assert_int_equal(got.nan, 0);
@@ -175,7 +262,7 @@ static void test_sample_draws_what_the_reference_draws(void **state)
 enum { SMALL = 12, DRAWS_A_CALL = 1000 };
 
 /* Chi-square of many draws against the exact distribution; the limit is passed by chance once in 10^6. */
-static void check_distribution(struct backend_stream *stream, struct sample_row row)
+static void check_distribution(struct backend_stream *stream, struct test_row row)
 {
     static struct reference ref;
     reference_distribution(&row, SMALL, &ref);
@@ -183,16 +270,14 @@ static void check_distribution(struct backend_stream *stream, struct sample_row 
     const char *few = getenv("KVASIR_TEST_DRAWS");
     const int draws = few != NULL ? (int)strtol(few, NULL, 10) : 100000;
     int counts[SMALL] = {0};
-    static struct sample_row rows[DRAWS_A_CALL];
+    static struct test_row rows[DRAWS_A_CALL];
     static struct sample_result results[DRAWS_A_CALL];
     for (int i = 0; i < draws; i += DRAWS_A_CALL) {
         for (int j = 0; j < DRAWS_A_CALL; j++) {
             rows[j] = row;
-            rows[j].position = (uint32_t)(i + j);
+            rows[j].set.position = (uint32_t)(i + j);
         }
-        const struct sample_args args = {
-            .rows = rows, .results = results, .n_rows = DRAWS_A_CALL, .n_vocab = SMALL};
-        assert_status_ok(cpu_sample(stream, &args));
+        assert_status_ok(try_rows(stream, rows, DRAWS_A_CALL, SMALL, results));
         for (int j = 0; j < DRAWS_A_CALL; j++) {
             assert_in_range(results[j].id, 0, SMALL - 1);
             counts[results[j].id]++;
@@ -227,25 +312,25 @@ static void test_sample_follows_the_distribution(void **state)
     };
     struct backend_stream *stream = stream_of("auto", 1);
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        struct sample_row row = defaults;
+        struct test_row row = defaults;
         row.logits = logits;
-        row.temperature = cases[i].temperature;
-        row.top_p = cases[i].top_p;
-        row.min_p = cases[i].min_p;
-        row.top_k = cases[i].top_k;
-        row.seed = 1234567 + i;
+        row.set.temperature = cases[i].temperature;
+        row.set.top_p = cases[i].top_p;
+        row.set.min_p = cases[i].min_p;
+        row.set.top_k = cases[i].top_k;
+        row.set.seed = 1234567 + i;
         check_distribution(stream, row);
     }
     stream_done(stream);
 }
 
 /* The set a filter keeps, seen by drawing often. */
-static void assert_kept(struct backend_stream *stream, struct sample_row row, int32_t n_vocab,
+static void assert_kept(struct backend_stream *stream, struct test_row row, int32_t n_vocab,
                         uint32_t want)
 {
     uint32_t seen = 0;
     for (uint32_t i = 0; i < 600; i++) {
-        row.position = i;
+        row.set.position = i;
         seen |= 1u << run_one(stream, &row, n_vocab).id;
     }
     assert_int_equal(seen, want);
@@ -254,46 +339,47 @@ static void assert_kept(struct backend_stream *stream, struct sample_row row, in
 static void check_filters(struct backend_stream *stream)
 {
     const float even[8] = {1.0f, 1.0f, 1.0f, 1.0f, 1.0f, 1.0f, 1.0f, 1.0f};
-    struct sample_row row = defaults;
+    struct test_row row = defaults;
     row.logits = even;
     assert_kept(stream, row, 8, 0xFF);
-    row.top_k = 3;
+    row.set.top_k = 3;
     assert_kept(stream, row, 8, 0x07); // ties: the lower ids
-    row.top_k = 0;
-    row.top_p = 0.5f;
+    row.set.top_k = 0;
+    row.set.top_p = 0.5f;
     assert_kept(stream, row, 8, 0x0F); // exactly half is reached by four
-    row.top_p = 0.51f;
+    row.set.top_p = 0.51f;
     assert_kept(stream, row, 8, 0x1F);
-    row.top_k = 6;
-    row.top_p = 0.5f;
+    row.set.top_k = 6;
+    row.set.top_p = 0.5f;
     assert_kept(stream, row, 8, 0x07); // half of what top_k kept
-    row.top_p = 1e-6f;
+    row.set.top_p = 1e-6f;
     assert_kept(stream, row, 8, 0x01); // one at least
 
     const float zeros[3] = {-0.0f, 0.0f, -1.0f};
     row = defaults;
     row.logits = zeros;
-    row.top_k = 1;
+    row.set.top_k = 1;
     assert_kept(stream, row, 3, 0x1); // -0 and 0 tie
 
     const float steps[6] = {0.0f, 3.0f, 2.0f, -INFINITY, 3.0f, 1.0f};
     row = defaults;
     row.logits = steps;
     assert_kept(stream, row, 6, 0x37);
-    row.min_p = 0.36787945f; // e^-1, rounded up: 2.0 is just out
+    row.set.min_p = 0.36787945f; // e^-1, rounded up: 2.0 is just out
     assert_kept(stream, row, 6, 0x12);
-    row.min_p = 0.36787940f; // rounded down: in
+    row.set.min_p = 0.36787940f; // rounded down: in
     assert_kept(stream, row, 6, 0x16);
-    row.temperature = 0.5f;
+    row.set.temperature = 0.5f;
     assert_kept(stream, row, 6, 0x12);
     row = defaults;
     row.logits = steps;
-    row.top_k = 100;
+    row.set.top_k = 100;
     assert_kept(stream, row, 6, 0x37);
-    const int32_t banned[2] = {1, 4};
-    row.banned = banned;
-    row.n_banned = 2;
-    row.top_k = 1;
+    static const struct sample_token out[2] = {{.id = 1, .bias = -INFINITY},
+                                               {.id = 4, .bias = -INFINITY}};
+    row.tokens = out;
+    row.n_tokens = 2;
+    row.set.top_k = 1;
     assert_kept(stream, row, 6, 0x04);
 }
 
@@ -308,10 +394,10 @@ static void test_sample_filters_keep_the_documented_sets(void **state)
 static void check_greedy(struct backend_stream *stream)
 {
     const float logits[7] = {1.0f, -0.0f, 5.0f, 0.0f, 5.0f, -INFINITY, 4.0f};
-    struct sample_row row = defaults;
+    struct test_row row = defaults;
     row.logits = logits;
-    row.temperature = 0.0f;
-    row.n_top = 4;
+    row.set.temperature = 0.0f;
+    row.set.n_top = 4;
     struct sample_result got = run_one(stream, &row, 7);
     assert_int_equal(got.id, 2);
     assert_int_equal(got.rank, 1);
@@ -323,17 +409,18 @@ static void check_greedy(struct backend_stream *stream)
         assert_all_close(&got.top_logprobs[i], &want, 1, kernel_tolerance(TOLERANCE_LOGPROB),
                          "logprob");
     }
-    row.n_top = 1;
+    row.set.n_top = 1;
     assert_int_equal(run_one(stream, &row, 7).top_ids[0], 2); // 4 is as likely, and later
-    row.n_top = 4;
-    const int32_t banned[2] = {2, 4};
-    row.banned = banned;
-    row.n_banned = 1;
+    row.set.n_top = 4;
+    static const struct sample_token out[2] = {{.id = 2, .bias = -INFINITY},
+                                               {.id = 4, .bias = -INFINITY}};
+    row.tokens = out;
+    row.n_tokens = 1;
     got = run_one(stream, &row, 7);
     assert_int_equal(got.id, 4);
     assert_int_equal(got.rank, 2); // ties rank by id, and banning does not change the raw ranks
     assert_int_equal(got.top_ids[0], 2);
-    row.n_banned = 2;
+    row.n_tokens = 2;
     got = run_one(stream, &row, 7);
     assert_int_equal(got.id, 6);
     assert_int_equal(got.rank, 3);
@@ -354,8 +441,8 @@ static void check_logprobs(struct backend_stream *stream)
 
     static int32_t order[N];
     float *logits = random_logits(N);
-    struct sample_row row = random_row(logits);
-    row.n_top = SAMPLE_MAX_TOP;
+    struct test_row row = random_row(logits);
+    row.set.n_top = SAMPLE_MAX_TOP;
     double sum = 0.0;
     for (int32_t i = 0; i < N; i++) {
         order[i] = i;
@@ -366,7 +453,7 @@ static void check_logprobs(struct backend_stream *stream)
     assert_int_equal(order[got.rank - 1], got.id);
     const double want = (double)logits[got.id] - log(sum);
     assert_all_close(&got.logprob, &want, 1, kernel_tolerance(TOLERANCE_LOGPROB), "logprob");
-    for (int32_t i = 0; i < row.n_top; i++) {
+    for (int32_t i = 0; i < row.set.n_top; i++) {
         const double each = (double)logits[order[i]] - log(sum);
         assert_int_equal(got.top_ids[i], order[i]);
         assert_all_close(&got.top_logprobs[i], &each, 1, kernel_tolerance(TOLERANCE_LOGPROB),
@@ -388,29 +475,35 @@ static void check_broken_rows(struct backend_stream *stream)
     static const float nan_row[3] = {1.0f, NAN, 2.0f},
                        dead_row[3] = {-INFINITY, -INFINITY, -INFINITY};
     static const float inf_row[3] = {1.0f, INFINITY, 2.0f}, good_row[3] = {1.0f, -INFINITY, 2.0f};
-    static const int32_t banned[2] = {0, 2};
-    struct sample_row rows[5] = {defaults, defaults, defaults, defaults, defaults};
+    static const struct sample_token out[2] = {{.id = 0, .bias = -INFINITY},
+                                               {.id = 2, .bias = -INFINITY}};
+    static const struct sample_token in = {.id = 0, .bias = INFINITY};
+    struct test_row rows[7] = {defaults, defaults, defaults, defaults,
+                               defaults, defaults, defaults};
     rows[0].logits = nan_row;
     rows[1].logits = dead_row;
     rows[2].logits = inf_row;
-    rows[3].logits = good_row; // all that is finite is banned
-    rows[3].banned = banned;
-    rows[3].n_banned = 2;
-    rows[4].logits = good_row;
-    struct sample_result results[5];
+    rows[3].logits = good_row; // all that is finite is out
+    rows[3].tokens = out;
+    rows[3].n_tokens = 2;
+    rows[4].logits = good_row; // nothing is listed
+    rows[4].set.only_listed = 1;
+    rows[5].logits = good_row;
+    rows[5].tokens = &in;
+    rows[5].n_tokens = 1;
+    rows[6].logits = good_row;
+    struct sample_result results[7];
     for (int greedy = 0; greedy < 2; greedy++) {
-        for (int i = 0; i < 5; i++) {
-            rows[i].temperature = greedy ? 0.0f : 1.0f;
+        for (int i = 0; i < 7; i++) {
+            rows[i].set.temperature = greedy ? 0.0f : 1.0f;
         }
-        const struct sample_args args = {
-            .rows = rows, .results = results, .n_rows = 5, .n_vocab = 3};
-        assert_status_ok(cpu_sample(stream, &args));
-        for (int i = 0; i < 4; i++) {
+        assert_status_ok(try_rows(stream, rows, 7, 3, results));
+        for (int i = 0; i < 6; i++) {
             assert_int_equal(results[i].nan, 1);
             assert_int_equal(results[i].id, -1);
         }
-        assert_int_equal(results[4].nan, 0);
-        assert_true(results[4].id == 0 || results[4].id == 2);
+        assert_int_equal(results[6].nan, 0);
+        assert_true(results[6].id == 0 || results[6].id == 2);
     }
 }
 
@@ -424,18 +517,18 @@ static void test_sample_reports_rows_without_a_distribution(void **state)
 static void check_temperatures(struct backend_stream *stream)
 {
     const float logits[4] = {-3.0f, 9.0f, 8.99f, 1.0f};
-    struct sample_row row = defaults;
+    struct test_row row = defaults;
     row.logits = logits;
-    row.temperature = 1e-45f;
-    row.top_p = 0.9f;
-    row.top_k = 3;
+    row.set.temperature = 1e-45f;
+    row.set.top_p = 0.9f;
+    row.set.top_k = 3;
     assert_int_equal(run_one(stream, &row, 4).id, 1);
-    row.top_p = 1.0f;
-    row.top_k = 0;
-    row.temperature = 3e38f;
+    row.set.top_p = 1.0f;
+    row.set.top_k = 0;
+    row.set.temperature = 3e38f;
     uint32_t seen = 0;
     for (uint32_t i = 0; i < 100; i++) {
-        row.position = i;
+        row.set.position = i;
         seen |= 1u << run_one(stream, &row, 4).id;
     }
     assert_int_equal(seen, 0xF);
@@ -453,17 +546,15 @@ static void check_determinism(const char *isa)
 {
     enum { ROWS = 40, N = 700 };
     struct backend_stream *one = stream_of(isa, 1), *two = stream_of(isa, 2);
-    struct sample_row rows[ROWS];
+    struct test_row rows[ROWS];
     struct sample_result want[ROWS], got[ROWS];
     float *logits = random_logits(ROWS * N);
     for (int i = 0; i < ROWS; i++) {
         rows[i] = random_row(logits + (ptrdiff_t)i * N);
-        rows[i].n_top = i % 5;
+        rows[i].set.n_top = i % 5;
     }
-    struct sample_args args = {.rows = rows, .results = want, .n_rows = ROWS, .n_vocab = N};
-    assert_status_ok(cpu_sample(one, &args));
-    args.results = got;
-    assert_status_ok(cpu_sample(two, &args));
+    assert_status_ok(try_rows(one, rows, ROWS, N, want));
+    assert_status_ok(try_rows(two, rows, ROWS, N, got));
     for (int i = 0; i < ROWS; i++) {
         const struct sample_result alone = run_one(one, &rows[i], N);
         assert_int_equal(got[i].id, want[i].id);
@@ -487,32 +578,42 @@ static void test_sample_refuses_bad_settings(void **state)
 {
     (void)state;
     struct backend_stream *stream = stream_of("auto", 1);
-    const float logits[4] = {0};
-    const int32_t banned = 4;
-    struct sample_row good = defaults;
-    good.logits = logits;
-    struct sample_row rows[11];
-    for (int i = 0; i < 11; i++) {
+    float zeros[4] = {0};
+    static const struct sample_token beyond = {.id = 4};
+    struct test_row good = defaults;
+    good.logits = zeros;
+    struct test_row rows[14];
+    for (int i = 0; i < 14; i++) {
         rows[i] = good;
     }
-    rows[0].temperature = -1.0f;
-    rows[1].temperature = NAN;
-    rows[2].temperature = INFINITY;
-    rows[3].top_p = 0.0f;
-    rows[4].top_p = 1.5f;
-    rows[5].min_p = 1.0f;
-    rows[6].min_p = NAN;
-    rows[7].top_k = -1;
-    rows[8].n_top = 5; // of 4 ids
-    rows[9].n_top = -1;
-    rows[10].banned = &banned;
-    rows[10].n_banned = 1;
+    rows[0].set.temperature = -1.0f;
+    rows[1].set.temperature = NAN;
+    rows[2].set.temperature = INFINITY;
+    rows[3].set.top_p = 0.0f;
+    rows[4].set.top_p = 1.5f;
+    rows[5].set.min_p = 1.0f;
+    rows[6].set.min_p = NAN;
+    rows[7].set.top_k = -1;
+    rows[8].set.n_top = 5; // of 4 ids
+    rows[9].set.n_top = -1;
+    rows[10].tokens = &beyond;
+    rows[10].n_tokens = 1;
+    rows[11].set.repetition = 0.0f;
+    rows[12].set.presence = NAN;
+    rows[13].set.frequency = INFINITY;
     struct sample_result result;
-    for (int i = 0; i < 11; i++) {
-        const struct sample_args args = {
-            .rows = &rows[i], .results = &result, .n_rows = 1, .n_vocab = 4};
-        assert_status_code(cpu_sample(stream, &args), STATUS_INVALID_ARGUMENT);
+    for (int i = 0; i < 14; i++) {
+        assert_status_code(try_rows(stream, &rows[i], 1, 4, &result), STATUS_INVALID_ARGUMENT);
     }
+    struct sample_row outside = good.set;
+    outside.n_tokens = 1;
+    struct sample_args args = {.logits = zeros,
+                               .rows = &outside,
+                               .tokens = &beyond,
+                               .results = &result,
+                               .n_rows = 1,
+                               .n_vocab = 4};
+    assert_status_says(cpu_sample(stream, &args), STATUS_INVALID_ARGUMENT, "tokens [0, +1) of 0");
     const struct sample_args huge = {.n_rows = 0, .n_vocab = CPU_MAX_VOCAB + 1};
     assert_status_code(cpu_sample(stream, &huge), STATUS_INVALID_ARGUMENT);
     const struct sample_args none = {.n_rows = 0, .n_vocab = 4};

@@ -21,13 +21,9 @@ static void check_row(struct backend_stream *stream, const float *gate, const fl
         assert_all_close(out + i, &want, 1, kernel_tolerance(TOLERANCE_SWIGLU), "swiglu");
         // The partial vector gives the bits of the full one.
         float alone = 0.0f;
-        const struct swiglu_args single = {.gate = gate + i,
-                                           .up = gate + n + i,
-                                           .ld_in = 1,
-                                           .n_rows = 1,
-                                           .n_columns = 1,
-                                           .out = &alone,
-                                           .ld_out = 1};
+        const float pair[2] = {gate[i], gate[n + i]};
+        const struct swiglu_args single = {
+            .gate_up = pair, .ld_in = 2, .n_rows = 1, .n_columns = 1, .out = &alone, .ld_out = 1};
         run(stream, &single);
         assert_same_bits(&alone, out + i, 1, "alone");
     }
@@ -42,8 +38,7 @@ static void check_size(struct backend_stream *stream, int32_t n, int32_t n_rows)
     const int32_t ld_in = 2 * n, ld_out = n + 3;
     float *in = random_new((size_t)n_rows * (size_t)ld_in, 12.0);
     float *out = guarded_new((size_t)n_rows * (size_t)ld_out);
-    const struct swiglu_args args = {.gate = in,
-                                     .up = in + n,
+    const struct swiglu_args args = {.gate_up = in,
                                      .ld_in = ld_in,
                                      .n_rows = n_rows,
                                      .n_columns = n,
@@ -76,10 +71,10 @@ static void test_swiglu_matches_float64(void **state)
 
 static void check_in_place_and_extremes(struct backend_stream *stream)
 {
-    float gate[] = {0.0f, -0.0f, 88.0f, -80.0f, -200.0f, 1e30f, INFINITY, NAN, -3.0f};
-    const float up[] = {2.0f, 2.0f, 2.0f, 2.0f, 2.0f, 2.0f, 2.0f, 2.0f, NAN};
+    float gate[18] = {0.0f, -0.0f, 88.0f, -80.0f, -200.0f, 1e30f, INFINITY, NAN,  -3.0f,
+                      2.0f, 2.0f,  2.0f,  2.0f,   2.0f,    2.0f,  2.0f,     2.0f, NAN};
     const struct swiglu_args args = {
-        .gate = gate, .up = up, .ld_in = 9, .n_rows = 1, .n_columns = 9, .out = gate, .ld_out = 9};
+        .gate_up = gate, .ld_in = 18, .n_rows = 1, .n_columns = 9, .out = gate, .ld_out = 18};
     run(stream, &args);
     assert_true(gate[0] == 0.0f && gate[1] == 0.0f);
     assert_close(gate[2], 176.0, 0.0, 1e-6);
