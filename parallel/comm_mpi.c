@@ -122,11 +122,16 @@ static status_t reduce_by_pieces(struct comm_mpi *c, float *buf, int n)
         "all_reduce");
 }
 
-static status_t mpi_all_reduce(struct comm *comm, float *buf, int64_t n)
+static status_t mpi_all_reduce(struct comm *comm, void *data, int64_t n, int dtype)
 {
     struct comm_mpi *c = self_of(comm);
     const int32_t size = comm->size;
+    float *const buf = data;
     assert(n >= 0);
+    if (dtype != DTYPE_F32) {
+        return status_errorf(STATUS_INVALID_ARGUMENT, "all_reduce of %s over mpi: float32 only",
+                             dtype_name(dtype));
+    }
     if (size == 1) {
         return status_ok();
     }
@@ -143,19 +148,7 @@ static status_t mpi_all_reduce(struct comm *comm, float *buf, int64_t n)
 // ---- the others ----
 // NOLINTBEGIN(readability-function-size): the parameters are those of comm.h.
 
-static status_t mpi_all_gather_v(struct comm *comm, const float *send, float *recv,
-                                 const int64_t *counts, const int64_t *displs)
-{
-    struct comm_mpi *c = self_of(comm);
-    int *const n = c->ints;
-    int *const at = c->ints + comm->size;
-    TRY(narrow(c, "all_gather_v", counts, n));
-    TRY(narrow(c, "all_gather_v", displs, at));
-    return check(c, MPI_Allgatherv(send, n[comm->rank], MPI_FLOAT, recv, n, at, MPI_FLOAT, c->mpi),
-                 "all_gather_v");
-}
-
-static status_t mpi_gather_v(struct comm *comm, const float *send, int64_t n_send, float *recv,
+static status_t mpi_gather_v(struct comm *comm, const void *send, int64_t n_send, void *recv,
                              const int64_t *counts, const int64_t *displs, int32_t root)
 {
     struct comm_mpi *c = self_of(comm);
@@ -169,13 +162,13 @@ static status_t mpi_gather_v(struct comm *comm, const float *send, int64_t n_sen
         TRY(narrow(c, "gather_v", counts, n));
         TRY(narrow(c, "gather_v", displs, at));
     }
-    return check(c, MPI_Gatherv(send, (int)n_send, MPI_FLOAT, recv, n, at, MPI_FLOAT, root, c->mpi),
+    return check(c, MPI_Gatherv(send, (int)n_send, MPI_BYTE, recv, n, at, MPI_BYTE, root, c->mpi),
                  "gather_v");
 }
 
-static status_t mpi_all_to_all_v(struct comm *comm, const float *send, const int64_t *send_counts,
-                                 const int64_t *send_displs, float *recv,
-                                 const int64_t *recv_counts, const int64_t *recv_displs)
+static status_t mpi_all_to_all_v(struct comm *comm, const void *send, const int64_t *send_counts,
+                                 const int64_t *send_displs, void *recv, const int64_t *recv_counts,
+                                 const int64_t *recv_displs)
 {
     struct comm_mpi *c = self_of(comm);
     const ptrdiff_t size = comm->size;
@@ -185,8 +178,8 @@ static status_t mpi_all_to_all_v(struct comm *comm, const float *send, const int
     TRY(narrow(c, "all_to_all_v", recv_counts, ints + 2 * size));
     TRY(narrow(c, "all_to_all_v", recv_displs, ints + 3 * size));
     return check(c,
-                 MPI_Alltoallv(send, ints, ints + size, MPI_FLOAT, recv, ints + 2 * size,
-                               ints + 3 * size, MPI_FLOAT, c->mpi),
+                 MPI_Alltoallv(send, ints, ints + size, MPI_BYTE, recv, ints + 2 * size,
+                               ints + 3 * size, MPI_BYTE, c->mpi),
                  "all_to_all_v");
 }
 
@@ -257,7 +250,6 @@ static void mpi_free(struct comm *comm)
 static const struct comm_ops table = {
     .name = "mpi",
     .all_reduce = mpi_all_reduce,
-    .all_gather_v = mpi_all_gather_v,
     .gather_v = mpi_gather_v,
     .all_to_all_v = mpi_all_to_all_v,
     .broadcast = mpi_broadcast,
