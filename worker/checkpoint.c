@@ -10,7 +10,7 @@
 
 #include "base/bytes.h"
 #include "base/file.h"
-#include "worker/json_limits.h"
+#include "base/json_limits.h"
 
 #define SINGLE_NAME     "model.safetensors"
 #define INDEX_NAME      "model.safetensors.index.json"

@@ -10,6 +10,7 @@
 #include "worker/host.h"
 #include "worker/kv_pool.h"
 #include "worker/weights.h"
+#include "worker/weights_check.h"
 
 /* Of the host's available memory, for the KV pools of all its ranks, when nothing else is said. */
 #define KV_MEMORY_SHARE 0.4

@@ -11,7 +11,7 @@
 #include <jansson.h>
 
 #include "base/file.h"
-#include "worker/json_limits.h"
+#include "base/json_limits.h"
 #include "worker/open_beneath.h"
 
 #define PREFIX_BYTES 8

@@ -11,6 +11,7 @@
 #include "tests/worker/engine_driver.h"
 #include "tests/worker/model_writer.h"
 #include "worker/weights.h"
+#include "worker/weights_check.h"
 
 static const struct test_model_shape shape = {
     .n_hidden = 40,
