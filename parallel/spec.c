@@ -9,9 +9,10 @@
 #include <unistd.h>
 
 #include "base/file.h"
+#include "base/json_limits.h"
 #include "parallel/spec_field.h"
 
-#define MAX_CONFIG_BYTES ((size_t)8 << 20)
+#define MAX_CONFIG_BYTES ((size_t)4 << 20)
 #define MAX_PATH_BYTES   4096
 #define MAX_HIDDEN       (1 << 20)
 #define MAX_FF           (1 << 24)
@@ -511,9 +512,17 @@ static status_t read_config(const struct spec_source *src, struct model_spec *sp
     return read_layers(src, spec, rows[architecture].kv_rule);
 }
 
+/* A list of 162 blocks has some thousands of values. */
+static const struct json_limits config_limits = {
+    .max_depth = 32,
+    .max_containers = 50 * 1000,
+    .max_values = 200 * 1000,
+};
+
 /* The caller drops *root_out with json_decref. */
 static status_t parse_object(const char *text, size_t size, const char *name, json_t **root_out)
 {
+    TRY(status_wrapf(json_limits_check(text, size, &config_limits), "%s", name));
     json_error_t error;
     json_t *root = json_loadb(text, size, JSON_REJECT_DUPLICATES, &error);
     if (root == NULL) {

@@ -14,13 +14,13 @@
 
 #define SINGLE_NAME     "model.safetensors"
 #define INDEX_NAME      "model.safetensors.index.json"
-#define MAX_INDEX_BYTES ((size_t)32 * 1024 * 1024)
+#define MAX_INDEX_BYTES ((size_t)8 * 1024 * 1024)
 #define PATH_BYTES      4096
 
 static const struct json_limits index_limits = {
     .max_depth = 16,
-    .max_containers = 100000,
-    .max_values = 2 * (int64_t)SAFETENSORS_MAX_TENSORS,
+    .max_containers = 1000,
+    .max_values = CHECKPOINT_MAX_TENSORS,
 };
 
 struct shard {
@@ -32,6 +32,7 @@ struct checkpoint {
     char *dir;
     size_t n_shards;
     struct shard *shards; /* ascending by name; room for CHECKPOINT_MAX_SHARDS */
+    size_t n_listed;      /* in the headers of all shards */
     size_t n_tensors;
     checkpoint_tensor_t *tensors; /* ascending by name */
     uint64_t bytes_read;
@@ -99,6 +100,14 @@ static status_t add_shard(struct checkpoint *checkpoint, const char *name)
     struct shard *shard = &checkpoint->shards[checkpoint->n_shards];
     struct safetensors file;
     TRY(safetensors_open(checkpoint->dir, name, &file));
+    checkpoint->n_listed += file.n_tensors;
+    if (checkpoint->n_listed > CHECKPOINT_MAX_TENSORS) {
+        const status_t s =
+            status_errorf(STATUS_DATA_LOSS, "%s: tensor %zu of the checkpoint, limit %d", file.path,
+                          checkpoint->n_listed, CHECKPOINT_MAX_TENSORS);
+        safetensors_close(&file);
+        return s;
+    }
     shard->name = strdup(name);
     if (shard->name == NULL) {
         safetensors_close(&file);
@@ -233,7 +242,8 @@ static status_t parse_index(const char *path, json_t **root_out)
     bytes_init(&text, MAX_INDEX_BYTES + 1);
     status_t s;
     TRY_GOTO(s, file_read(path, MAX_INDEX_BYTES, &text), undo_text);
-    TRY_GOTO(s, json_limits_check((const char *)text.data, text.size, &index_limits), undo_text);
+    s = json_limits_check((const char *)text.data, text.size, &index_limits);
+    TRY_GOTO(s, status_wrapf(s, "%s", path), undo_text);
     json_error_t error;
     *root_out = json_loadb((const char *)text.data, text.size, JSON_REJECT_DUPLICATES, &error);
     if (*root_out == NULL) {
