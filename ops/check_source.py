@@ -27,8 +27,8 @@ LAYERS = {
     "worker": ["base", "proto", "kernels", "parallel", "worker"],
     "coordinator/tokenizer": ["base", "coordinator/tokenizer"],
     "coordinator": ["base", "proto", "coordinator", *DESCRIPTION],
-    "ops": ["base", "proto", "ops", "coordinator/tokenizer", "worker/checkpoint", "worker/weights_check",
-            *DESCRIPTION],
+    "ops": ["base", "proto", "ops", "coordinator/tokenizer", "worker/checkpoint", "worker/host",
+            "worker/weights_check", *DESCRIPTION],
 }
 
 # Vendor headers, and the path prefixes of the files that may include them.
