@@ -10,12 +10,12 @@
 
 #include "base/file.h"
 #include "base/json_limits.h"
+#include "parallel/spec_blocks.h"
 #include "parallel/spec_field.h"
 
 #define MAX_CONFIG_BYTES ((size_t)4 << 20)
 #define MAX_PATH_BYTES   4096
 #define MAX_HIDDEN       (1 << 20)
-#define MAX_FF           (1 << 24)
 #define MAX_HEAD_DIM     1024
 #define MAX_VOCAB        (1 << 24)
 #define MAX_POSITIONS    (1 << 24)
@@ -54,17 +54,22 @@ enum kv_rule {
 };
 
 struct architecture_row {
-    const char *model_type; /* identifies the family in files without "architectures" */
-    int kv_rule;            /* enum kv_rule */
+    const char *model_type;       /* identifies the family in files without "architectures" */
+    int kv_rule;                  /* enum kv_rule */
+    const char *other_model_type; /* a later name of it; NULL: none */
     bool has_sliding_window;
-    int norm;      /* enum spec_norm */
-    double rotary; /* part of a head that is turned, where the file is silent; 0: all */
+    bool has_blocks; /* layers may be listed one by one, in block_configs */
+    int norm;        /* enum spec_norm */
+    double rotary;   /* part of a head that is turned, where the file is silent; 0: all */
 };
 
 static const struct architecture_row rows[N_ARCHS] = {
     [ARCH_LLAMA] = {.model_type = "llama", .kv_rule = KV_DEFAULT_HEADS},
     [ARCH_MISTRAL] = {.model_type = "mistral", .kv_rule = KV_REQUIRED, .has_sliding_window = true},
-    [ARCH_DECILM] = {.model_type = "deci", .kv_rule = KV_LIST_ONLY},
+    [ARCH_DECILM] = {.model_type = "deci",
+                     .other_model_type = "nemotron-nas",
+                     .kv_rule = KV_LIST_ONLY,
+                     .has_blocks = true},
     [ARCH_DECICODER] = {.model_type = "decicoder", .kv_rule = KV_REQUIRED},
     [ARCH_STABLELM] = {.model_type = "stablelm", .norm = SPEC_NORM_LAYER, .rotary = 0.25},
     [ARCH_STABLELM_EPOCH] = {.model_type = "stablelm_epoch",
@@ -111,7 +116,9 @@ static int find_by_name(const char *name)
 static int find_by_model_type(const char *model_type)
 {
     for (int i = 0; i < N_ARCHS; i++) {
-        if (strcmp(model_type, rows[i].model_type) == 0) {
+        const char *other = rows[i].other_model_type;
+        if (strcmp(model_type, rows[i].model_type) == 0 ||
+            (other != NULL && strcmp(model_type, other) == 0)) {
             return i;
         }
     }
@@ -138,9 +145,6 @@ static status_t read_architecture(const struct spec_source *src, struct model_sp
         snprintf(what, sizeof what, "%s %.80s", name != NULL ? "architecture" : "model_type",
                  name != NULL ? name : spec->model_type);
         return unsupported(src, what);
-    }
-    if (spec_field_get(src, "block_configs") != NULL) {
-        return unsupported(src, "an architecture with block_configs (Nemotron-NAS)");
     }
     snprintf(spec->architecture, sizeof spec->architecture, "%s", names[found]);
     *architecture_out = found;
@@ -256,19 +260,27 @@ static status_t read_kv_heads(const struct spec_source *src, struct model_spec *
     return status_ok();
 }
 
-static status_t read_layers(const struct spec_source *src, struct model_spec *spec, int kv_rule)
+static status_t read_layers(const struct spec_source *src, struct model_spec *spec,
+                            const struct architecture_row *row)
 {
     spec->layers = calloc((size_t)spec->n_layers, sizeof *spec->layers);
     if (spec->layers == NULL) {
         return status_errorf(STATUS_RESOURCE_EXHAUSTED, "%s: no memory for %d layers", src->name,
                              spec->n_layers);
     }
+    const json_t *blocks = spec_field_get(src, "block_configs");
+    if (blocks != NULL && row->has_blocks) {
+        return spec_blocks_read(src, blocks, spec);
+    }
+    if (blocks != NULL) {
+        return unsupported(src, "block_configs with another architecture than DeciLMForCausalLM");
+    }
     int32_t n_ff = 0;
-    TRY(spec_field_int(src, "intermediate_size", 1, MAX_FF, &n_ff));
+    TRY(spec_field_int(src, "intermediate_size", 1, SPEC_MAX_FF, &n_ff));
     for (int32_t i = 0; i < spec->n_layers; i++) {
         spec->layers[i].n_ff = n_ff;
     }
-    return read_kv_heads(src, spec, kv_rule);
+    return read_kv_heads(src, spec, row->kv_rule);
 }
 
 // ---- what the layers compute ----
@@ -509,7 +521,7 @@ static status_t read_config(const struct spec_source *src, struct model_spec *sp
     TRY(read_rope(src, spec, &rows[architecture]));
     TRY(read_window(src, spec, &rows[architecture]));
     TRY(read_special_tokens(src, spec));
-    return read_layers(src, spec, rows[architecture].kv_rule);
+    return read_layers(src, spec, &rows[architecture]);
 }
 
 /* A list of 162 blocks has some thousands of values. */

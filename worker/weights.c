@@ -42,20 +42,16 @@ static status_t add_norm(struct weights *w, struct norm_weights *norm_out)
     return status_ok();
 }
 
-static status_t alloc_layer(struct weights *w, int32_t layer)
+static status_t alloc_attention(struct weights *w, int32_t layer)
 {
     struct layer_weights *to = &w->layers[layer];
     const int32_t n_hidden = w->spec->n_hidden;
     const int32_t head_dim = w->spec->head_dim;
     const plan_interval_t q = plan_q_heads(w->plan, layer, w->rank);
-    const plan_interval_t ffn = plan_ffn_columns(w->plan, layer, w->rank);
     const int32_t n_q = (q.end - q.begin) * head_dim;
-    const int32_t n_ff = ffn.end - ffn.begin;
     plan_run_t runs[PLAN_MAX_RUNS];
     const int32_t n_runs = plan_kv_runs(w->plan, w->plan->layers[layer].class_index, w->rank, runs);
-
     TRY(add_norm(w, &to->attention_norm));
-    TRY(add_norm(w, &to->ffn_norm));
     TRY(add_matrix(w, n_q, n_hidden, &to->q));
     TRY(add_matrix(w, n_hidden, n_q, &to->o));
     for (int32_t i = 0; i < n_runs; i++) {
@@ -63,8 +59,44 @@ static status_t alloc_layer(struct weights *w, int32_t layer)
         TRY(add_matrix(w, n_kv, n_hidden, &to->k[i]));
         TRY(add_matrix(w, n_kv, n_hidden, &to->v[i]));
     }
-    TRY(add_matrix(w, 2 * n_ff, n_hidden, &to->gate_up));
-    return add_matrix(w, n_hidden, n_ff, &to->down);
+    return status_ok();
+}
+
+static status_t alloc_ffn(struct weights *w, int32_t layer)
+{
+    struct layer_weights *to = &w->layers[layer];
+    const plan_interval_t ffn = plan_ffn_columns(w->plan, layer, w->rank);
+    const int32_t n_ff = ffn.end - ffn.begin;
+    TRY(add_norm(w, &to->ffn_norm));
+    TRY(add_matrix(w, 2 * n_ff, w->spec->n_hidden, &to->gate_up));
+    return add_matrix(w, w->spec->n_hidden, n_ff, &to->down);
+}
+
+/* A linear block: its norm and the rank's rows. */
+static status_t alloc_linear(struct weights *w, plan_interval_t rows, struct norm_weights *norm,
+                             struct matrix **matrix_out)
+{
+    TRY(add_norm(w, norm));
+    return add_matrix(w, rows.end - rows.begin, w->spec->n_hidden, matrix_out);
+}
+
+static status_t alloc_layer(struct weights *w, int32_t layer)
+{
+    struct layer_weights *to = &w->layers[layer];
+    const struct spec_layer *kind = &w->spec->layers[layer];
+    if (kind->attention == SPEC_BLOCK_FULL) {
+        TRY(alloc_attention(w, layer));
+    } else if (kind->attention == SPEC_BLOCK_LINEAR) {
+        TRY(alloc_linear(w, plan_attention_rows(w->plan, layer, w->rank), &to->attention_norm,
+                         &to->attention_linear));
+    }
+    if (kind->ffn == SPEC_BLOCK_FULL) {
+        TRY(alloc_ffn(w, layer));
+    } else if (kind->ffn == SPEC_BLOCK_LINEAR) {
+        TRY(alloc_linear(w, plan_ffn_rows(w->plan, layer, w->rank), &to->ffn_norm,
+                         &to->ffn_linear));
+    }
+    return status_ok();
 }
 
 static status_t alloc_all(struct weights *w)
@@ -128,6 +160,8 @@ static void free_layer(const struct backend *backend, struct layer_weights *laye
     }
     backend->matrix_free(layer->gate_up);
     backend->matrix_free(layer->down);
+    backend->matrix_free(layer->attention_linear);
+    backend->matrix_free(layer->ffn_linear);
 }
 
 void weights_free(struct weights *w)
@@ -254,13 +288,14 @@ static status_t load_attention(struct loading *l, int32_t layer)
     const struct weight_wanted q = weights_check_wanted(w->spec, WEIGHT_Q_PROJ, layer);
     const struct weight_wanted o = weights_check_wanted(w->spec, WEIGHT_O_PROJ, layer);
     TRY(load_norm(l, &norm, &bias, &to->attention_norm));
-    const plan_interval_t rows = want_cuts(l, w->plan->layers[layer].q_cuts, w->spec->head_dim);
+    const plan_interval_t rows =
+        want_cuts(l, w->plan->layers[layer].attention_cuts, w->spec->head_dim);
     TRY(load_own_rows(l, &q, rows, to->q, 0));
     TRY(load_kv(l, layer, WEIGHT_K_PROJ));
     TRY(load_kv(l, layer, WEIGHT_V_PROJ));
 
     for (int32_t r = 0; r <= w->plan->tp; r++) {
-        l->loader->cuts[r] = w->plan->layers[layer].q_cuts[r] * w->spec->head_dim;
+        l->loader->cuts[r] = w->plan->layers[layer].attention_cuts[r] * w->spec->head_dim;
     }
     return load_columns(l, &o, l->loader->cuts, to->o);
 }
@@ -280,6 +315,42 @@ static status_t load_ffn(struct loading *l, int32_t layer)
     TRY(load_own_rows(l, &gate, rows, to->gate_up, 0));
     TRY(load_own_rows(l, &up, rows, to->gate_up, rows.end - rows.begin));
     return load_columns(l, &down, cuts, to->down);
+}
+
+/* A linear block: its norm, and the rows of its matrix cut as `cuts` says. */
+static status_t load_linear(struct loading *l, int32_t layer, enum weight which,
+                            struct matrix *matrix)
+{
+    const struct weights *w = l->weights;
+    const struct layer_weights *to = &w->layers[layer];
+    const struct plan_layer *plan_layer = &w->plan->layers[layer];
+    const bool attention = which == WEIGHT_LINEAR_ATTENTION;
+    const struct weight_wanted norm =
+        weights_check_wanted(w->spec, attention ? WEIGHT_ATTENTION_NORM : WEIGHT_FFN_NORM, layer);
+    const struct weight_wanted bias = weights_check_wanted(
+        w->spec, attention ? WEIGHT_ATTENTION_NORM_BIAS : WEIGHT_FFN_NORM_BIAS, layer);
+    const struct weight_wanted linear = weights_check_wanted(w->spec, which, layer);
+    TRY(load_norm(l, &norm, &bias, attention ? &to->attention_norm : &to->ffn_norm));
+    const plan_interval_t rows =
+        want_cuts(l, attention ? plan_layer->attention_cuts : plan_layer->ffn_cuts, 1);
+    return load_own_rows(l, &linear, rows, matrix, 0);
+}
+
+static status_t load_layer(struct loading *l, int32_t layer)
+{
+    const struct layer_weights *to = &l->weights->layers[layer];
+    const struct spec_layer *kind = &l->weights->spec->layers[layer];
+    if (kind->attention == SPEC_BLOCK_FULL) {
+        TRY(load_attention(l, layer));
+    } else if (kind->attention == SPEC_BLOCK_LINEAR) {
+        TRY(load_linear(l, layer, WEIGHT_LINEAR_ATTENTION, to->attention_linear));
+    }
+    if (kind->ffn == SPEC_BLOCK_FULL) {
+        TRY(load_ffn(l, layer));
+    } else if (kind->ffn == SPEC_BLOCK_LINEAR) {
+        TRY(load_linear(l, layer, WEIGHT_LINEAR_FFN, to->ffn_linear));
+    }
+    return status_ok();
 }
 
 /* A tied head is the embedding packed: both are filled from one read. */
@@ -306,8 +377,7 @@ static status_t load_all(struct loading *l)
     const struct weights *w = l->weights;
     TRY(load_vocabulary(l));
     for (int32_t layer = 0; layer < w->spec->n_layers; layer++) {
-        TRY(load_attention(l, layer));
-        TRY(load_ffn(l, layer));
+        TRY(load_layer(l, layer));
     }
     const struct weight_wanted final_norm = weights_check_wanted(w->spec, WEIGHT_FINAL_NORM, -1);
     const struct weight_wanted bias = weights_check_wanted(w->spec, WEIGHT_FINAL_NORM_BIAS, -1);

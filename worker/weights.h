@@ -5,6 +5,7 @@
  * Layout:    H query heads, F columns and V rows below are the rank's own; D is the hidden size, h the head size.
  *              q [H*h, D]   k, v [heads of a KV run * h, D], one pair a run   o [D, H*h]
  *              gate_up [2F, D]: the F rows of gate, then those of up   down [D, F]
+ *              attention_linear, ffn_linear [rows, D]: a linear block's rows of this rank
  *              embedding [V, D] as plain rows   head [V, D]   norms [D] float32, weight and bias, whole on every rank
  * Ownership: the weights own matrices and arrays.
  * Thread:    owner:the rank's main thread.
@@ -21,7 +22,7 @@
 #include "parallel/spec.h"
 #include "worker/weight_loader.h"
 
-/* bias NULL: the model's norm has none. */
+/* bias NULL: the model's norm has none. Both NULL: the layer has no such block. */
 struct norm_weights {
     float *weight, *bias;
 };
@@ -31,6 +32,7 @@ struct layer_weights {
     struct matrix *q, *o;
     struct matrix *k[PLAN_MAX_RUNS], *v[PLAN_MAX_RUNS]; /* in the order of plan_kv_runs */
     struct matrix *gate_up, *down;                      /* NULL: the rank has no columns here */
+    struct matrix *attention_linear, *ffn_linear;       /* NULL: no rows, or no such block */
 };
 
 struct weights {

@@ -21,11 +21,13 @@ static const char *const names[N_WEIGHTS] = {
     [WEIGHT_K_PROJ] = "self_attn.k_proj.weight",
     [WEIGHT_V_PROJ] = "self_attn.v_proj.weight",
     [WEIGHT_O_PROJ] = "self_attn.o_proj.weight",
+    [WEIGHT_LINEAR_ATTENTION] = "self_attn.linear_attn.weight",
     [WEIGHT_FFN_NORM] = "post_attention_layernorm.weight",
     [WEIGHT_FFN_NORM_BIAS] = "post_attention_layernorm.bias",
     [WEIGHT_GATE_PROJ] = "mlp.gate_proj.weight",
     [WEIGHT_UP_PROJ] = "mlp.up_proj.weight",
     [WEIGHT_DOWN_PROJ] = "mlp.down_proj.weight",
+    [WEIGHT_LINEAR_FFN] = "mlp.linear_mlp.weight",
 };
 
 static struct weight_wanted want_whole(const struct model_spec *spec, enum weight which)
@@ -48,12 +50,19 @@ struct weight_wanted weights_check_wanted(const struct model_spec *spec, enum we
     const int32_t n_ff = spec->layers[layer].n_ff;
     const int32_t n_hidden = spec->n_hidden;
     const int32_t shapes[N_WEIGHTS][2] = {
-        [WEIGHT_ATTENTION_NORM] = {n_hidden, 0}, [WEIGHT_ATTENTION_NORM_BIAS] = {n_hidden, 0},
-        [WEIGHT_Q_PROJ] = {q_rows, n_hidden},    [WEIGHT_K_PROJ] = {kv_rows, n_hidden},
-        [WEIGHT_V_PROJ] = {kv_rows, n_hidden},   [WEIGHT_O_PROJ] = {n_hidden, q_rows},
-        [WEIGHT_FFN_NORM] = {n_hidden, 0},       [WEIGHT_FFN_NORM_BIAS] = {n_hidden, 0},
-        [WEIGHT_GATE_PROJ] = {n_ff, n_hidden},   [WEIGHT_UP_PROJ] = {n_ff, n_hidden},
+        [WEIGHT_ATTENTION_NORM] = {n_hidden, 0},
+        [WEIGHT_ATTENTION_NORM_BIAS] = {n_hidden, 0},
+        [WEIGHT_Q_PROJ] = {q_rows, n_hidden},
+        [WEIGHT_K_PROJ] = {kv_rows, n_hidden},
+        [WEIGHT_V_PROJ] = {kv_rows, n_hidden},
+        [WEIGHT_O_PROJ] = {n_hidden, q_rows},
+        [WEIGHT_FFN_NORM] = {n_hidden, 0},
+        [WEIGHT_FFN_NORM_BIAS] = {n_hidden, 0},
+        [WEIGHT_GATE_PROJ] = {n_ff, n_hidden},
+        [WEIGHT_UP_PROJ] = {n_ff, n_hidden},
         [WEIGHT_DOWN_PROJ] = {n_hidden, n_ff},
+        [WEIGHT_LINEAR_ATTENTION] = {n_hidden, n_hidden},
+        [WEIGHT_LINEAR_FFN] = {n_hidden, n_hidden},
     };
     struct weight_wanted wanted = {.n_rows = shapes[which][0], .n_columns = shapes[which][1]};
     snprintf(wanted.name, sizeof wanted.name, "model.layers.%d.%s", layer, names[which]);
@@ -65,8 +74,8 @@ bool weights_check_norm_bias(const struct model_spec *spec)
     return spec->norm == SPEC_NORM_LAYER;
 }
 
-/* False for a tensor that this model, or this layer, is built without. */
-static bool has_weight(const struct model_spec *spec, enum weight which)
+/* False for a tensor that this model is built without, */
+static bool model_has(const struct model_spec *spec, enum weight which)
 {
     switch (which) {
     case WEIGHT_FINAL_NORM_BIAS:
@@ -77,6 +86,29 @@ static bool has_weight(const struct model_spec *spec, enum weight which)
         return !spec->tied_head;
     default:
         return true;
+    }
+}
+
+/* or this layer: a block that is not there has no norm either. */
+static bool layer_has(const struct spec_layer *layer, enum weight which)
+{
+    switch (which) {
+    case WEIGHT_ATTENTION_NORM:
+    case WEIGHT_ATTENTION_NORM_BIAS:
+        return layer->attention != SPEC_BLOCK_NONE;
+    case WEIGHT_LINEAR_ATTENTION:
+        return layer->attention == SPEC_BLOCK_LINEAR;
+    case WEIGHT_FFN_NORM:
+    case WEIGHT_FFN_NORM_BIAS:
+        return layer->ffn != SPEC_BLOCK_NONE;
+    case WEIGHT_LINEAR_FFN:
+        return layer->ffn == SPEC_BLOCK_LINEAR;
+    case WEIGHT_GATE_PROJ:
+    case WEIGHT_UP_PROJ:
+    case WEIGHT_DOWN_PROJ:
+        return layer->ffn == SPEC_BLOCK_FULL;
+    default: // q, k, v and o
+        return layer->attention == SPEC_BLOCK_FULL;
     }
 }
 
@@ -164,7 +196,9 @@ struct check {
 
 static void add_wanted(struct check *check, enum weight which, int32_t layer)
 {
-    if (has_weight(check->spec, which)) {
+    const bool of_layer = which >= FIRST_OF_LAYER;
+    if (model_has(check->spec, which) &&
+        (!of_layer || layer_has(&check->spec->layers[layer], which))) {
         check->wanted[check->report.n_wanted++] = weights_check_wanted(check->spec, which, layer);
     }
 }
