@@ -206,14 +206,15 @@ static void check_memory(struct look *look)
 
 // ---- text ----
 
-static void check_tokenizer(struct look *look)
+/* False when it cannot be read. */
+static bool check_tokenizer(struct look *look)
 {
     struct doctor_finding *f = add(look, "tokenizer");
     struct tokenizer *tokenizer = NULL;
     const status_t s = tokenizer_load(look->options->dir, &tokenizer);
     if (!status_is_ok(&s)) {
         doctor_finding_fail(f, &s);
-        return;
+        return false;
     }
     const int32_t n = tokenizer_vocab_size(tokenizer);
     tokenizer_free(tokenizer);
@@ -222,10 +223,11 @@ static void check_tokenizer(struct look *look)
                            "%s: the tokenizer has %d ids, config.json: vocab_size is %d",
                            look->options->dir, n, look->spec.n_vocab);
         doctor_finding_advise(f, "take tokenizer and model from the same repository");
-        return;
+        return true;
     }
     doctor_finding_set(f, DOCTOR_OK, "%d ids, of %d that the model knows", n,
                        look->has_spec ? look->spec.n_vocab : n);
+    return true;
 }
 
 static void check_chat_template(struct look *look)
@@ -290,7 +292,8 @@ void doctor_model_run(const struct doctor_model_options *options, struct doctor_
         check_memory(&look);
     }
     check_model_files(&look);
-    check_tokenizer(&look);
-    check_chat_template(&look);
+    if (check_tokenizer(&look)) { // they share a file, whose fault is said once
+        check_chat_template(&look);
+    }
     spec_destroy(&look.spec);
 }
