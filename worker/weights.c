@@ -1,6 +1,5 @@
 #include "worker/weights.h"
 
-#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -188,9 +187,9 @@ struct loading {
     uint64_t bytes_done;
 };
 
-static void report(struct loading *l, checkpoint_tensor_t tensor)
+static void report(struct loading *l, const struct weight_tensor *tensor)
 {
-    l->bytes_done += tensor.tensor->size_bytes;
+    l->bytes_done += tensor->bytes;
     if (l->progress->report != NULL) {
         l->progress->report(l->progress->user, l->bytes_done, l->progress->bytes_total);
     }
@@ -200,22 +199,22 @@ static void report(struct loading *l, checkpoint_tensor_t tensor)
 static status_t load_rows(struct loading *l, const struct weight_wanted *wanted,
                           const struct weight_sink *sinks, int32_t n_sinks)
 {
-    struct weight_rows job = {.wanted = l->loader->wanted, .sinks = sinks, .n_sinks = n_sinks};
-    TRY(weights_check_find(l->loader->checkpoint, wanted, &job.tensor));
-    assert(job.tensor.tensor != NULL);
+    struct weight_tensor tensor;
+    TRY(weight_source_find(l->loader->source, wanted, &tensor));
+    const struct weight_rows job = {
+        .tensor = &tensor, .wanted = l->loader->wanted, .sinks = sinks, .n_sinks = n_sinks};
     TRY(weight_loader_rows(l->loader, &job));
-    report(l, job.tensor);
+    report(l, &tensor);
     return status_ok();
 }
 
 static status_t load_columns(struct loading *l, const struct weight_wanted *wanted,
                              const int32_t *cuts, struct matrix *matrix)
 {
-    checkpoint_tensor_t tensor = {0};
-    TRY(weights_check_find(l->loader->checkpoint, wanted, &tensor));
-    assert(tensor.tensor != NULL);
-    TRY(weight_loader_columns(l->loader, tensor, cuts, matrix));
-    report(l, tensor);
+    struct weight_tensor tensor;
+    TRY(weight_source_find(l->loader->source, wanted, &tensor));
+    TRY(weight_loader_columns(l->loader, &tensor, cuts, matrix));
+    report(l, &tensor);
     return status_ok();
 }
 

@@ -144,6 +144,7 @@ static const struct backend table = {
     .matrix_new = cpu_matrix_new,
     .matrix_free = cpu_matrix_free,
     .matrix_write = cpu_matrix_write,
+    .random = cpu_random,
     .embedding = cpu_embedding,
     .matmul = cpu_matmul,
     .rmsnorm = cpu_rmsnorm,
