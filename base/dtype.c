@@ -36,6 +36,46 @@ status_t dtype_parse(const char *text, int *dtype_out)
                          "element type '%s' is none of float32, float16, bfloat16", text);
 }
 
+// ---- values that are no numbers ----
+
+/* Short enough that a block's count fits 16 bits: compilers turn the loops into vectors of the values' own width. */
+enum { BLOCK = 4096 };
+
+static uint16_t count_block_16(const uint16_t *values, size_t n, uint16_t exponent)
+{
+    uint16_t count = 0;
+    for (size_t i = 0; i < n; i++) {
+        count = (uint16_t)(count + ((values[i] & exponent) == exponent ? 1 : 0));
+    }
+    return count;
+}
+
+static uint32_t count_block_32(const uint32_t *values, size_t n)
+{
+    const uint32_t exponent = 0x7F800000u;
+    uint32_t count = 0;
+    for (size_t i = 0; i < n; i++) {
+        count += (values[i] & exponent) == exponent ? 1 : 0;
+    }
+    return count;
+}
+
+/* A value is NaN or infinite where every bit of its exponent is set. */
+uint64_t dtype_count_not_finite(const void *data, int dtype, size_t n)
+{
+    uint64_t count = 0;
+    for (size_t i = 0; i < n; i += BLOCK) {
+        const size_t n_block = n - i < BLOCK ? n - i : BLOCK;
+        if (dtype == DTYPE_F32) {
+            count += count_block_32((const uint32_t *)data + i, n_block);
+        } else {
+            const uint16_t exponent = dtype == DTYPE_F16 ? 0x7C00 : 0x7F80;
+            count += count_block_16((const uint16_t *)data + i, n_block, exponent);
+        }
+    }
+    return count;
+}
+
 int dtype_resolve(int wanted, int fallback)
 {
     switch (wanted) {

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <stddef.h>
+#include <stdint.h>
 
 #include "base/status.h"
 
@@ -16,6 +17,9 @@ const char *dtype_name(int dtype); /* "float32", "float16", "bfloat16" */
 
 /* Accepts config.json's and safetensors' spellings: float32 F32, float16 F16, bfloat16 BF16. */
 MUST_USE status_t dtype_parse(const char *text, int *dtype_out);
+
+/* How many of n values are NaN or infinite; data is aligned for its dtype. */
+uint64_t dtype_count_not_finite(const void *data, int dtype, size_t n);
 
 /* What --dtype and --kv-cache-dtype may say: the choices of the setting, in the order of the enum. */
 enum dtype_wanted { DTYPE_WANTED_AUTO, DTYPE_WANTED_F32, DTYPE_WANTED_BF16 };

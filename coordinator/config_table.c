@@ -61,7 +61,14 @@ static const struct config_row rows[] = {
      .offset = AT(load_format),
      .default_text = "auto",
      .choices = "auto|dummy",
-     .help = "auto reads safetensors; dummy makes weights up"},
+     .help = "auto reads safetensors; dummy makes weights up from config.json"},
+    {.name = "seed",
+     .type = CONFIG_INT,
+     .offset = AT(seed),
+     .default_text = "0",
+     .help = "picks the weights of --load-format dummy",
+     .min = 0,
+     .max = 0x1p53},
     {.name = "kv-placement",
      .type = CONFIG_CHOICE,
      .offset = AT(kv_placement),
@@ -208,10 +215,6 @@ status_t config_table_check(const struct config_set *set, struct coordinator_con
     if (config->device == CONFIG_TABLE_DEVICE_CUDA) {
         return status_errorf(STATUS_UNIMPLEMENTED,
                              "--device cuda is not built in" STATUS_FIX "use --device cpu");
-    }
-    if (config->load_format == CONFIG_TABLE_LOAD_DUMMY) {
-        return status_errorf(STATUS_UNIMPLEMENTED, "--load-format dummy is not built in" STATUS_FIX
-                                                   "use a directory with safetensors files");
     }
     if (config->served_model_name != NULL && config->served_model_name[0] == '\0') {
         return status_errorf(STATUS_INVALID_ARGUMENT, "--served-model-name: is empty");

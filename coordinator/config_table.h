@@ -38,6 +38,7 @@ struct coordinator_config {
     int dtype;        /* enum dtype_wanted */
     int kv_dtype;     /* enum dtype_wanted */
     int load_format;  /* enum config_table_load_format */
+    int64_t seed;     /* of dummy weights */
     int kv_placement; /* enum plan_placement: the choices are in its order */
 
     int launcher;       /* enum config_table_launcher */

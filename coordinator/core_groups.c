@@ -317,6 +317,8 @@ static status_t send_assignment(struct core *core, int index, struct link *link)
                    .max_num_seqs = (uint32_t)config->max_num_seqs,
                    .max_num_batched_tokens = (uint32_t)config->max_num_batched_tokens,
                    .kv_cache_bytes = (uint64_t)config->kv_cache_memory_bytes,
+                   .dummy_weights = config->load_format == CONFIG_TABLE_LOAD_DUMMY,
+                   .weights_seed = (uint64_t)config->seed,
                    .threads = (uint32_t)config->threads,
                    .plan = core->model->packed_plan.data,
                    .plan_bytes = core->model->packed_plan.size}};

@@ -143,6 +143,19 @@ static status_t load_tokenizer(struct model *model)
     return s;
 }
 
+/* Ids that the model has no rows for: tokenizer and model are of different makes. */
+static status_t check_vocabulary(const struct model *model)
+{
+    const int32_t n = tokenizer_vocab_size(model->tokenizer);
+    if (n <= model->spec.n_vocab) {
+        return status_ok();
+    }
+    return status_errorf(STATUS_DATA_LOSS,
+                         "%s: the tokenizer has %d ids, config.json: vocab_size is %d" STATUS_FIX
+                         "take tokenizer and model from the same repository",
+                         model->dir, n, model->spec.n_vocab);
+}
+
 static status_t load(const struct coordinator_config *config, struct model *model)
 {
     TRY(resolve_dir(config->model, model->dir));
@@ -153,6 +166,7 @@ static status_t load(const struct coordinator_config *config, struct model *mode
     TRY(resolve_context(config, model));
     TRY(make_plan(config, model));
     TRY(load_tokenizer(model));
+    TRY(check_vocabulary(model));
     TRY(chat_template_load(model->dir, &model->chat));
     TRY(pack_info_response(model));
     return pack_plan_response(model);

@@ -158,6 +158,27 @@ struct strip {
     int32_t n_rows;
 };
 
+/* Rows [row_begin, row_begin + n_rows) of a matrix, from src in host memory at any alignment. */
+struct matrix_write_args {
+    struct matrix *matrix;
+    int32_t row_begin, n_rows;
+    const void *src; /* [n_rows, n_in], ld_src elements */
+    int src_dtype;
+    int64_t ld_src;
+};
+
+/*
+ * out[i, j] = deviation * z, z a function of (seed, tensor, row_begin + i, column_begin + j) alone: nearly normal (the
+ * sum of four uniform bytes), mean 0, deviation 1, never beyond 3.5.
+ */
+struct random_args {
+    uint64_t seed;
+    uint64_t tensor; /* which sequence of the seed */
+    int32_t row_begin, n_rows, column_begin, n_columns;
+    double deviation;
+    float *out; /* [n_rows, n_columns], host memory */
+};
+
 #define SAMPLE_MAX_TOP 20
 
 /* What a request changes of one id's logit. */
@@ -251,10 +272,9 @@ struct backend {
     status_t (*matrix_new)(struct backend_stream *stream, int dtype, int32_t n_out, int32_t n_in,
                            struct matrix **matrix_out);
     void (*matrix_free)(struct matrix *matrix); /* accepts NULL */
-    /* Packs rows [row_begin, row_begin + n_rows) from src, host [n_rows, n_in] (ld_src elements, src_dtype), converting
-     * with round to nearest even. Every row must be written before the first matmul. Blocking. */
-    status_t (*matrix_write)(struct matrix *matrix, int32_t row_begin, int32_t n_rows,
-                             const void *src, int src_dtype, int64_t ld_src);
+    /* Packs rows, converting with round to nearest even. Every row must be written before the first matmul. Blocks. */
+    status_t (*matrix_write)(struct backend_stream *stream, const struct matrix_write_args *args);
+    status_t (*random)(struct backend_stream *stream, const struct random_args *args); /* blocks */
 
     /* -- attention's plans ---------------------------------------------------------------------- */
     status_t (*attention_plan_new)(struct backend_stream *stream,

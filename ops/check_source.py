@@ -27,7 +27,8 @@ LAYERS = {
     "worker": ["base", "proto", "kernels", "parallel", "worker"],
     "coordinator/tokenizer": ["base", "coordinator/tokenizer"],
     "coordinator": ["base", "proto", "coordinator", *DESCRIPTION],
-    "ops": ["base", "proto", "ops", "coordinator/tokenizer", *DESCRIPTION],
+    "ops": ["base", "proto", "ops", "coordinator/tokenizer", "worker/checkpoint", "worker/host",
+            "worker/weights_check", *DESCRIPTION],
 }
 
 # Vendor headers, and the path prefixes of the files that may include them.
@@ -38,7 +39,7 @@ FENCES = [
     (r"nccl\.h", ["parallel/comm_nccl"]),
     (r"cuda.*|cublas.*", ["kernels/cuda/", "parallel/comm_nccl"]),
     (r"jansson\.h", ["parallel/spec", "parallel/plan_json", "worker/safetensors", "worker/checkpoint",
-                     "worker/json_", "coordinator/tokenizer/", "ops/", "tests/"]),
+                     "coordinator/tokenizer/", "ops/", "tests/"]),
     (r"microhttpd\.h", ["coordinator/"]),
     (r"utf8proc\.h", ["coordinator/tokenizer/"]),
     (r"omp\.h|.*intrin\.h", ["kernels/cpu/"]),

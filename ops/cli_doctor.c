@@ -1,14 +1,20 @@
 /*
  * cli_doctor.c - kvasir doctor: is this machine, and this model directory, fit to serve?
  */
+#include <sysexits.h>
+
 #include <jansson.h>
 
 #include "ops/cli.h"
 #include "ops/doctor_checks.h"
+#include "ops/doctor_model.h"
+
+enum subject { CHECK_ALL, CHECK_MACHINE, CHECK_MODEL };
 
 struct doctor_options {
     const char *listen;
-    bool json;
+    int check; /* enum subject: the choices are in its order */
+    bool scan_weights, json;
 };
 
 static const struct config_row rows[] = {
@@ -17,6 +23,17 @@ static const struct config_row rows[] = {
      .offset = offsetof(struct doctor_options, listen),
      .default_text = "127.0.0.1:50051",
      .help = "the address a server would take"},
+    {.name = "check",
+     .type = CONFIG_CHOICE,
+     .offset = offsetof(struct doctor_options, check),
+     .default_text = "all",
+     .choices = "all|machine|model",
+     .help = "what to look at; model: the directory alone"},
+    {.name = "scan-weights",
+     .type = CONFIG_BOOL,
+     .offset = offsetof(struct doctor_options, scan_weights),
+     .default_text = "false",
+     .help = "read every weight and look for NaN and infinity"},
     {.name = "json",
      .type = CONFIG_BOOL,
      .offset = offsetof(struct doctor_options, json),
@@ -24,33 +41,80 @@ static const struct config_row rows[] = {
      .help = "print JSON"},
 };
 
-#define MAX_FINDINGS 64
-
 static const char *const verdicts[] =
     {[DOCTOR_OK] = "OK", [DOCTOR_WARN] = "WARN", [DOCTOR_FAIL] = "FAIL"};
 
-static void print_json(const struct doctor_finding *findings, size_t n)
+/* A file name in a fact may be any bytes; JSON is UTF-8. */
+static json_t *json_text(const char *text)
 {
-    json_t *list = json_array();
-    for (size_t i = 0; i < n; i++) {
-        json_array_append_new(list, json_pack("{ssssssss}", "check", findings[i].name, "verdict",
-                                              verdicts[findings[i].verdict], "fact",
-                                              findings[i].fact, "fix", findings[i].fix));
+    json_t *string = json_string(text);
+    if (string != NULL) {
+        return string;
     }
-    json_dumpf(list, stdout, JSON_INDENT(2));
-    fputc('\n', stdout);
-    json_decref(list);
+    char ascii[STATUS_MSG_BYTES];
+    snprintf(ascii, sizeof ascii, "%s", text);
+    for (char *c = ascii; *c != '\0'; c++) {
+        *c = (unsigned char)*c < 0x80 ? *c : '?';
+    }
+    return json_string(ascii);
 }
 
-static void print_text(const struct doctor_finding *findings, size_t n)
+static void print_json(const struct doctor_findings *list)
 {
-    for (size_t i = 0; i < n; i++) {
-        printf("%-4s  %-14s %s\n", verdicts[findings[i].verdict], findings[i].name,
-               findings[i].fact);
-        if (findings[i].fix[0] != '\0') {
-            printf("      %-14s fix: %s\n", "", findings[i].fix);
+    json_t *array = json_array();
+    for (size_t i = 0; i < list->n; i++) {
+        const struct doctor_finding *f = &list->items[i];
+        json_array_append_new(array, json_pack("{sssssoso}", "check", f->name, "verdict",
+                                               verdicts[f->verdict], "fact", json_text(f->fact),
+                                               "fix", json_text(f->fix)));
+    }
+    json_dumpf(array, stdout, JSON_INDENT(2));
+    fputc('\n', stdout);
+    json_decref(array);
+}
+
+static void print_text(const struct doctor_findings *list)
+{
+    for (size_t i = 0; i < list->n; i++) {
+        const struct doctor_finding *f = &list->items[i];
+        printf("%-4s  %-14s %s\n", verdicts[f->verdict], f->name, f->fact);
+        if (f->fix[0] != '\0') {
+            printf("      %-14s fix: %s\n", "", f->fix);
         }
     }
+}
+
+/* A model that cannot be served is 65, whatever else there is. */
+static int exit_code(const struct doctor_findings *list)
+{
+    int code = 0;
+    for (size_t i = 0; i < list->n; i++) {
+        const struct doctor_finding *f = &list->items[i];
+        if (f->verdict == DOCTOR_FAIL && code != EX_DATAERR) {
+            code = f->about == DOCTOR_MODEL ? EX_DATAERR : EX_CONFIG;
+        }
+    }
+    return code;
+}
+
+static status_t look(const struct doctor_options *options, const struct config_set *set,
+                     struct doctor_findings *list)
+{
+    if (set->n_positional > 1 || (set->n_positional == 0 && options->check == CHECK_MODEL)) {
+        return status_errorf(STATUS_INVALID_ARGUMENT,
+                             "%zu MODEL directories given" STATUS_FIX "kvasir doctor MODEL",
+                             set->n_positional);
+    }
+    if (options->check != CHECK_MODEL) {
+        const struct doctor_context context = {.listen = options->listen};
+        doctor_checks_run(&context, list);
+    }
+    if (set->n_positional == 1 && options->check != CHECK_MACHINE) {
+        const struct doctor_model_options model = {.dir = set->positional[0],
+                                                   .scan_weights = options->scan_weights};
+        doctor_model_run(&model, list);
+    }
+    return status_ok();
 }
 
 int cli_doctor(const struct cli_command *command, int argc, char **argv)
@@ -62,20 +126,13 @@ int cli_doctor(const struct cli_command *command, int argc, char **argv)
     if (code >= 0) {
         return code;
     }
-    struct doctor_finding findings[MAX_FINDINGS];
-    const struct doctor_context context = {.model = set.n_positional > 0 ? set.positional[0] : NULL,
-                                           .listen = options.listen};
-    const size_t n = doctor_run(&context, findings, MAX_FINDINGS);
-    if (options.json) {
-        print_json(findings, n);
+    struct doctor_findings list = {.n = 0};
+    const status_t s = look(&options, &set, &list);
+    if (!status_is_ok(&s)) {
+        code = cli_report(&s);
     } else {
-        print_text(findings, n);
-    }
-    code = 0;
-    for (size_t i = 0; i < n; i++) {
-        if (findings[i].verdict == DOCTOR_FAIL) {
-            code = findings[i].of_model ? 65 : 78;
-        }
+        (options.json ? print_json : print_text)(&list);
+        code = exit_code(&list);
     }
     config_destroy(&set);
     return code;

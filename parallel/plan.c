@@ -28,9 +28,9 @@ static int32_t max_i32(int32_t a, int32_t b)
     return a > b ? a : b;
 }
 
-static int32_t n_tiles(int32_t n_ff)
+static int32_t n_tiles(int32_t n)
 {
-    return n_ff / PLAN_FFN_TILE + (n_ff % PLAN_FFN_TILE != 0);
+    return n / PLAN_TILE + (n % PLAN_TILE != 0);
 }
 
 // ---- memory ----
@@ -55,9 +55,12 @@ bool plan_allocate(struct plan *plan, const struct model_spec *spec, int32_t tp)
     }
     plan->n_layers = spec->n_layers;
     for (int32_t i = 0; i < plan->n_layers; i++) {
-        plan->layers[i].q_cuts = make_table(n_cuts);
+        plan->layers[i].attention = spec->layers[i].attention;
+        plan->layers[i].ffn = spec->layers[i].ffn;
+        plan->layers[i].class_index = -1;
+        plan->layers[i].attention_cuts = make_table(n_cuts);
         plan->layers[i].ffn_cuts = make_table(n_cuts);
-        if (plan->layers[i].q_cuts == NULL || plan->layers[i].ffn_cuts == NULL) {
+        if (plan->layers[i].attention_cuts == NULL || plan->layers[i].ffn_cuts == NULL) {
             return false;
         }
     }
@@ -66,8 +69,7 @@ bool plan_allocate(struct plan *plan, const struct model_spec *spec, int32_t tp)
 
 bool plan_allocate_classes(struct plan *plan, int32_t n_classes)
 {
-    assert(n_classes > 0);
-    plan->classes = calloc((size_t)n_classes, sizeof *plan->classes);
+    plan->classes = calloc(n_classes > 0 ? (size_t)n_classes : 1, sizeof *plan->classes);
     plan->n_classes = plan->classes != NULL ? n_classes : 0;
     return plan->classes != NULL;
 }
@@ -75,7 +77,7 @@ bool plan_allocate_classes(struct plan *plan, int32_t n_classes)
 void plan_destroy(struct plan *plan)
 {
     for (int32_t i = 0; i < plan->n_layers; i++) {
-        free(plan->layers[i].q_cuts);
+        free(plan->layers[i].attention_cuts);
         free(plan->layers[i].ffn_cuts);
     }
     free(plan->layers);
@@ -158,20 +160,51 @@ static void deal(int32_t n, int32_t tp, int32_t *next, int32_t *cuts)
     *next = (*next + extra) % tp;
 }
 
+/* The same in whole tiles; the last may be shorter. */
+static void deal_tiles(int32_t n, int32_t tp, int32_t *next, int32_t *cuts)
+{
+    deal(n_tiles(n), tp, next, cuts);
+    for (int32_t r = 0; r <= tp; r++) {
+        cuts[r] = min_i32(cuts[r] * PLAN_TILE, n);
+    }
+}
+
+int32_t plan_attention_units(const struct model_spec *spec, int32_t layer)
+{
+    const int kind = spec->layers[layer].attention;
+    return kind == SPEC_BLOCK_FULL ? spec->n_heads : kind == SPEC_BLOCK_LINEAR ? spec->n_hidden : 0;
+}
+
+int32_t plan_ffn_units(const struct model_spec *spec, int32_t layer)
+{
+    return spec->layers[layer].ffn == SPEC_BLOCK_LINEAR ? spec->n_hidden : spec->layers[layer].n_ff;
+}
+
+/*
+ * Three kinds of units, unequal in weight: heads over the stack, then FFN tiles, then tiles of linear blocks. Each
+ * kind is dealt from the rank behind the last that got an extra unit of the kind before, so that the same ranks do not
+ * get one of each.
+ */
 static void cut_layers(struct plan *plan, const struct model_spec *spec)
 {
     const int32_t tp = plan->tp;
-    int32_t next_head = 0;
-    // Over the stack the first (layers * H) mod T ranks get one head more than the others. The tiles
-    // are dealt from the rank behind them, so that the same ranks do not get both.
-    int32_t next_tile = (int32_t)((int64_t)spec->n_layers * (spec->n_heads % tp) % tp);
+    int32_t next = 0;
     for (int32_t i = 0; i < plan->n_layers; i++) {
-        struct plan_layer *layer = &plan->layers[i];
-        const int32_t n_ff = spec->layers[i].n_ff;
-        deal(spec->n_heads, tp, &next_head, layer->q_cuts);
-        deal(n_tiles(n_ff), tp, &next_tile, layer->ffn_cuts);
-        for (int32_t r = 0; r <= tp; r++) {
-            layer->ffn_cuts[r] = min_i32(layer->ffn_cuts[r] * PLAN_FFN_TILE, n_ff);
+        if (plan->layers[i].attention == SPEC_BLOCK_FULL) {
+            deal(spec->n_heads, tp, &next, plan->layers[i].attention_cuts);
+        }
+    }
+    for (int32_t i = 0; i < plan->n_layers; i++) {
+        if (plan->layers[i].ffn == SPEC_BLOCK_FULL) {
+            deal_tiles(spec->layers[i].n_ff, tp, &next, plan->layers[i].ffn_cuts);
+        }
+    }
+    for (int32_t i = 0; i < plan->n_layers; i++) {
+        if (plan->layers[i].attention == SPEC_BLOCK_LINEAR) {
+            deal_tiles(spec->n_hidden, tp, &next, plan->layers[i].attention_cuts);
+        }
+        if (plan->layers[i].ffn == SPEC_BLOCK_LINEAR) {
+            deal_tiles(spec->n_hidden, tp, &next, plan->layers[i].ffn_cuts);
         }
     }
     for (int32_t r = 0; r <= tp; r++) {
@@ -185,7 +218,7 @@ plan_interval_t plan_read_heads(const struct plan *plan, int32_t layer, int32_t 
                                 int32_t rank)
 {
     const int32_t group = plan->n_heads / n_kv_heads;
-    const int32_t *cuts = plan->layers[layer].q_cuts;
+    const int32_t *cuts = plan->layers[layer].attention_cuts;
     const plan_interval_t heads = {.begin = cuts[rank] / group,
                                    .end = (cuts[rank + 1] - 1) / group + 1};
     return heads;
@@ -211,6 +244,9 @@ static bool classify(struct plan *plan, const struct model_spec *spec, int place
     int32_t n_classes = 0;
     assert(plan->n_layers <= SPEC_MAX_LAYERS);
     for (int32_t i = 0; i < plan->n_layers; i++) {
+        if (plan->layers[i].attention != SPEC_BLOCK_FULL) {
+            continue;
+        }
         const int32_t n_kv = spec->layers[i].n_kv_heads;
         int32_t c = 0;
         while (c < n_classes &&
@@ -228,6 +264,9 @@ static bool classify(struct plan *plan, const struct model_spec *spec, int place
         return false;
     }
     for (int32_t i = 0; i < plan->n_layers; i++) {
+        if (plan->layers[i].class_index < 0) {
+            continue;
+        }
         struct plan_class *kv_class = &plan->classes[plan->layers[i].class_index];
         kv_class->n_kv_heads = spec->layers[i].n_kv_heads;
         kv_class->placement = placement;
@@ -307,8 +346,9 @@ bool plan_complete(struct plan *plan)
 {
     plan->n_lanes = count_lanes(plan);
     for (int32_t i = 0; i < plan->n_layers; i++) {
-        struct plan_class *kv_class = &plan->classes[plan->layers[i].class_index];
-        if (kv_class->owned_at == NULL && !fill_class(plan, kv_class, i)) {
+        const int32_t c = plan->layers[i].class_index;
+        if (c >= 0 && plan->classes[c].owned_at == NULL &&
+            !fill_class(plan, &plan->classes[c], i)) {
             return false;
         }
     }

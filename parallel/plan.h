@@ -3,7 +3,7 @@
  *
  * What:      every layer is three lines, [0, H) query heads, [0, G) key/value heads, [0, F) feed-forward
  *            columns, and rank r of T owns the interval [r/T, (r+1)/T) of each.
- *            Query heads and FFN columns are cut at whole heads and whole tiles of PLAN_FFN_TILE columns;
+ *            Query heads and FFN columns are cut at whole heads and whole tiles of PLAN_TILE columns;
  *            sizes differ by at most one unit, and the extra units are dealt to the ranks in turn, layer
  *            after layer, so that weight bytes even out.
  *            The KV line is cut exactly. A KV head that lies on several ranks is shared by sequence: each
@@ -16,7 +16,10 @@
  *              head 2                                0 1           2
  *              head 3                                              0 1 2
  *
- *            Layers with the same KV pattern form a lane class (DeciLM has at most three).
+ *            Layers with the same KV pattern form a lane class (DeciLM has at most three); a layer whose attention
+ *            keeps nothing is in none. A linear block is cut by the rows of its matrix, which are the columns of what
+ *            it adds to x: a rank computes its own whole, so that a sum over ranks adds zeros and is exact. Its tiles
+ *            of rows are dealt in turn too. A block that is not there has empty intervals.
  *            Placement replicate: a rank holds, for every lane, the KV heads its query heads read.
  * Layout:    KV blocks: one id space per lane, valid in every layer and on every rank. On a rank a class is
  *            an array of units (one KV head of one block); lane u's block b of N is the n = plan_held(..u)
@@ -25,7 +28,8 @@
  * Thread:    any, once made. Pure: no MPI, no device, no clock.
  * Errors:    FAILED_PRECONDITION for a layout that cannot be (T > H ...), with the numbers and what would do.
  * Invariant: plan_check: every (layer, query head), (layer, FFN column), vocabulary row exactly once;
- *            every (layer, KV head, lane) exactly once under share, at least once under replicate.
+ *            every (layer, KV head, lane) exactly once under share, at least once under replicate; every row of a
+ *            linear block exactly once.
  */
 #pragma once
 
@@ -36,7 +40,7 @@
 #include "base/status.h"
 #include "parallel/spec.h"
 
-#define PLAN_FFN_TILE     64
+#define PLAN_TILE         64
 #define PLAN_BLOCK_TOKENS 16
 
 enum plan_placement { PLAN_AUTO, PLAN_SHARE, PLAN_REPLICATE };
@@ -66,17 +70,18 @@ struct plan_class {
 };
 
 struct plan_layer {
-    int32_t class_index;
-    int32_t layer_in_class; /* 0.. within its class, in layer order */
-    int32_t *q_cuts;        /* [T + 1], heads */
-    int32_t *ffn_cuts;      /* [T + 1], columns */
+    int attention, ffn;      /* enum spec_block */
+    int32_t class_index;     /* -1: attention is not full */
+    int32_t layer_in_class;  /* 0.. within its class, in layer order; 0 in none */
+    int32_t *attention_cuts; /* [T + 1]; full: query heads, linear: rows, none: zeros */
+    int32_t *ffn_cuts;       /* [T + 1]; full: columns, linear: rows, none: zeros */
 };
 
 struct plan {
     int32_t tp, pp;
     int32_t n_layers, n_heads, head_dim, n_vocab;
-    int32_t n_lanes; /* D */
-    int32_t n_classes;
+    int32_t n_lanes;            /* D */
+    int32_t n_classes;          /* 0: no layer keeps keys and values */
     struct plan_class *classes; /* [n_classes], in order of first appearance */
     struct plan_layer *layers;  /* [n_layers] */
     int32_t *vocab_cuts;        /* [T + 1], rows of embedding and head */
@@ -89,9 +94,14 @@ void plan_destroy(struct plan *plan); /* accepts a zeroed plan */
 /* The invariant above; INTERNAL names the first violation. */
 MUST_USE status_t plan_check(const struct plan *plan, const struct model_spec *spec);
 
+/* Empty unless the block is full. */
 plan_interval_t plan_q_heads(const struct plan *plan, int32_t layer, int32_t rank);
 plan_interval_t plan_ffn_columns(const struct plan *plan, int32_t layer, int32_t rank);
 plan_interval_t plan_vocab_rows(const struct plan *plan, int32_t rank);
+
+/* Rows of the layer's linear attention or feed-forward; empty where the block is of another kind. */
+plan_interval_t plan_attention_rows(const struct plan *plan, int32_t layer, int32_t rank);
+plan_interval_t plan_ffn_rows(const struct plan *plan, int32_t layer, int32_t rank);
 
 /* KV heads of the class that the rank holds for sequences of the lane, ascending; returns how many. */
 int32_t plan_held(const struct plan *plan, int32_t class_index, int32_t rank, int32_t lane,

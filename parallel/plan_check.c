@@ -35,15 +35,10 @@ static status_t check_cuts(const int32_t *cuts, int32_t tp, int32_t n, int32_t u
     return status_ok();
 }
 
-static status_t check_layer(const struct plan *plan, const struct model_spec *spec, int32_t i)
+/* A layer that keeps keys and values is in the class of its KV heads, */
+static status_t check_layer_class(const struct plan *plan, const struct model_spec *spec, int32_t i)
 {
     const struct plan_layer *layer = &plan->layers[i];
-    char what[64];
-    snprintf(what, sizeof what, "layer %d query heads", i);
-    TRY(check_cuts(layer->q_cuts, plan->tp, spec->n_heads, 1, what));
-    snprintf(what, sizeof what, "layer %d feed-forward columns", i);
-    TRY(check_cuts(layer->ffn_cuts, plan->tp, spec->layers[i].n_ff, PLAN_FFN_TILE, what));
-
     if (layer->class_index < 0 || layer->class_index >= plan->n_classes) {
         return status_errorf(STATUS_INTERNAL, "layer %d is in class %d of %d", i,
                              layer->class_index, plan->n_classes);
@@ -54,6 +49,37 @@ static status_t check_layer(const struct plan *plan, const struct model_spec *sp
                              spec->layers[i].n_kv_heads, layer->class_index, kv_class->n_kv_heads);
     }
     return status_ok();
+}
+
+/* and one that does not in none. */
+static status_t check_no_class(const struct plan_layer *layer, int32_t i)
+{
+    if (layer->class_index != -1 || layer->layer_in_class != 0) {
+        return status_errorf(STATUS_INTERNAL,
+                             "layer %d keeps nothing, and is number %d of class %d", i,
+                             layer->layer_in_class, layer->class_index);
+    }
+    return status_ok();
+}
+
+static status_t check_layer(const struct plan *plan, const struct model_spec *spec, int32_t i)
+{
+    const struct plan_layer *layer = &plan->layers[i];
+    char what[64];
+    if (layer->attention != spec->layers[i].attention || layer->ffn != spec->layers[i].ffn) {
+        return status_errorf(STATUS_INTERNAL, "layer %d has attention %s and ffn %s, not %s and %s",
+                             i, spec_block_name(layer->attention), spec_block_name(layer->ffn),
+                             spec_block_name(spec->layers[i].attention),
+                             spec_block_name(spec->layers[i].ffn));
+    }
+    const bool full = layer->attention == SPEC_BLOCK_FULL;
+    snprintf(what, sizeof what, "layer %d %s", i, full ? "query heads" : "linear attention rows");
+    TRY(check_cuts(layer->attention_cuts, plan->tp, plan_attention_units(spec, i),
+                   full ? 1 : PLAN_TILE, what));
+    snprintf(what, sizeof what, "layer %d feed-forward %s", i,
+             layer->ffn == SPEC_BLOCK_FULL ? "columns" : "rows");
+    TRY(check_cuts(layer->ffn_cuts, plan->tp, plan_ffn_units(spec, i), PLAN_TILE, what));
+    return full ? check_layer_class(plan, spec, i) : check_no_class(layer, i);
 }
 
 /* Layers are numbered 0, 1, 2, ... within their class. */
@@ -156,10 +182,10 @@ static status_t check_class(const struct plan *plan, int32_t c)
 static status_t check_reads(const struct plan *plan, int32_t layer)
 {
     const int32_t c = plan->layers[layer].class_index;
-    const struct plan_class *kv_class = &plan->classes[c];
-    if (kv_class->placement != PLAN_REPLICATE) {
+    if (c < 0 || plan->classes[c].placement != PLAN_REPLICATE) {
         return status_ok();
     }
+    const struct plan_class *kv_class = &plan->classes[c];
     for (int32_t i = 0; i < plan->tp * plan->n_lanes; i++) {
         const int32_t rank = i / plan->n_lanes;
         const plan_interval_t read = plan_read_heads(plan, layer, kv_class->n_kv_heads, rank);

@@ -26,6 +26,9 @@ static json_t *lanes_json(const struct plan *plan, int32_t class_index, int32_t 
 static json_t *kv_heads_json(const struct plan *plan, int32_t class_index, int32_t rank)
 {
     json_t *list = json_array();
+    if (class_index < 0) {
+        return list;
+    }
     const plan_interval_t heads = plan_kv_weight_heads(plan, class_index, rank);
     for (int32_t head = heads.begin; head < heads.end; head++) {
         json_array_append_new(list, json_pack("{siso}", "head", head, "lanes",
@@ -37,19 +40,24 @@ static json_t *kv_heads_json(const struct plan *plan, int32_t class_index, int32
 static json_t *layer_json(const struct plan_print_args *a, int32_t layer)
 {
     const struct plan *plan = a->plan;
+    const struct spec_layer *of = &a->spec->layers[layer];
     const int32_t class_index = plan->layers[layer].class_index;
+    const bool keeps = class_index >= 0;
     json_t *ranks = json_array();
     for (int32_t rank = 0; rank < plan->tp; rank++) {
-        json_array_append_new(ranks,
-                              json_pack("{sisososo}", "rank", rank, "q_heads",
-                                        interval_json(plan_q_heads(plan, layer, rank)), "kv_heads",
-                                        kv_heads_json(plan, class_index, rank), "ffn",
-                                        interval_json(plan_ffn_columns(plan, layer, rank))));
+        json_array_append_new(
+            ranks, json_pack("{sisososososo}", "rank", rank, "q_heads",
+                             interval_json(plan_q_heads(plan, layer, rank)), "kv_heads",
+                             kv_heads_json(plan, class_index, rank), "ffn",
+                             interval_json(plan_ffn_columns(plan, layer, rank)), "attention_rows",
+                             interval_json(plan_attention_rows(plan, layer, rank)), "ffn_rows",
+                             interval_json(plan_ffn_rows(plan, layer, rank))));
     }
-    return json_pack("{sisisisissso}", "layer", layer, "q_heads", plan->n_heads, "kv_heads",
-                     a->spec->layers[layer].n_kv_heads, "ffn", a->spec->layers[layer].n_ff,
-                     "kv_placement", plan_placement_name(plan->classes[class_index].placement),
-                     "ranks", ranks);
+    return json_pack(
+        "{sisssssisisiss?so}", "layer", layer, "attention_kind", spec_block_name(of->attention),
+        "ffn_kind", spec_block_name(of->ffn), "q_heads", keeps ? plan->n_heads : 0, "kv_heads",
+        of->n_kv_heads, "ffn", of->n_ff, "kv_placement",
+        keeps ? plan_placement_name(plan->classes[class_index].placement) : NULL, "ranks", ranks);
 }
 
 static json_t *rank_json(const struct plan_print_args *a, int32_t rank)

@@ -14,11 +14,15 @@
 /* Sizes from the spec, layers and vocabulary cuts allocated and zero. *plan must be zeroed. */
 MUST_USE bool plan_allocate(struct plan *plan, const struct model_spec *spec, int32_t tp);
 
-/* Room for n_classes classes (at least 1), zeroed. */
+/* Room for n_classes classes, zeroed. */
 MUST_USE bool plan_allocate_classes(struct plan *plan, int32_t n_classes);
 
 /* Fills n_lanes and each class's owned tables from n_kv_heads, placement and the layers' cuts. */
 MUST_USE bool plan_complete(struct plan *plan);
+
+/* Units of the layer's attention and feed-forward that the ranks divide: heads, columns or rows; 0 for no block. */
+int32_t plan_attention_units(const struct model_spec *spec, int32_t layer);
+int32_t plan_ffn_units(const struct model_spec *spec, int32_t layer);
 
 /* KV heads that the query heads of the rank in this layer read, when the layer has n_kv_heads. */
 plan_interval_t plan_read_heads(const struct plan *plan, int32_t layer, int32_t n_kv_heads,

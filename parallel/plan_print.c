@@ -5,7 +5,7 @@
 #include <string.h>
 
 #define COLUMNS      80
-#define LEFT_COLUMNS 11 /* layers and their KV heads */
+#define LEFT_COLUMNS 21 /* layers, their KV heads and FFN columns */
 #define CELL_BYTES   64
 
 /* How many ranks stand side by side in one table, and the columns of each. */
@@ -52,6 +52,16 @@ static void interval_text(plan_interval_t interval, char *buf, size_t size)
     }
 }
 
+/* "4", or what stands for a block that has no such number: "linear", "none". */
+static void block_text(int block, int32_t n, char buf[12])
+{
+    if (block == SPEC_BLOCK_FULL) {
+        snprintf(buf, 12, "%d", n);
+    } else {
+        snprintf(buf, 12, "%s", spec_block_name(block));
+    }
+}
+
 /* "0 1:0,1": head 0 for every lane, head 1 for lanes 0 and 1. */
 static void kv_text(const struct plan *plan, int32_t class_index, int32_t rank, char *buf,
                     size_t size)
@@ -79,17 +89,24 @@ static void kv_text(const struct plan *plan, int32_t class_index, int32_t rank, 
 
 static void cell_text(const struct plan *plan, int32_t layer, int32_t rank, char buf[CELL_BYTES])
 {
-    char q[24], kv[40];
+    char q[24], kv[40] = "";
+    if (plan->layers[layer].attention != SPEC_BLOCK_FULL) {
+        interval_text(plan_attention_rows(plan, layer, rank), buf, CELL_BYTES);
+        return;
+    }
     interval_text(plan_q_heads(plan, layer, rank), q, sizeof q);
     kv_text(plan, plan->layers[layer].class_index, rank, kv, sizeof kv);
     snprintf(buf, CELL_BYTES, "%s|%s", q, kv);
 }
 
-static bool layers_look_alike(const struct plan *plan, int32_t a, int32_t b)
+static bool layers_look_alike(const struct plan_print_args *args, int32_t a, int32_t b)
 {
-    const size_t cuts = (size_t)(plan->tp + 1) * sizeof(int32_t);
-    return plan->layers[a].class_index == plan->layers[b].class_index &&
-           memcmp(plan->layers[a].q_cuts, plan->layers[b].q_cuts, cuts) == 0;
+    const struct plan_layer *x = &args->plan->layers[a];
+    const struct plan_layer *y = &args->plan->layers[b];
+    const size_t cuts = (size_t)(args->plan->tp + 1) * sizeof(int32_t);
+    return x->class_index == y->class_index && x->attention == y->attention && x->ffn == y->ffn &&
+           args->spec->layers[a].n_ff == args->spec->layers[b].n_ff &&
+           memcmp(x->attention_cuts, y->attention_cuts, cuts) == 0;
 }
 
 static int32_t end_rank_of(const struct plan *plan, int32_t first_rank, const struct grid *grid)
@@ -98,13 +115,16 @@ static int32_t end_rank_of(const struct plan *plan, int32_t first_rank, const st
     return end < plan->tp ? end : plan->tp;
 }
 
-static status_t layer_line(const struct plan *plan, plan_interval_t layers, int32_t first_rank,
-                           const struct grid *grid, struct bytes *out)
+static status_t layer_line(const struct plan_print_args *args, plan_interval_t layers,
+                           int32_t first_rank, const struct grid *grid, struct bytes *out)
 {
-    char range[24];
+    const struct plan *plan = args->plan;
+    const struct spec_layer *layer = &args->spec->layers[layers.begin];
+    char range[24], kv[12], ffn[12];
     interval_text(layers, range, sizeof range);
-    const struct plan_class *class = &plan->classes[plan->layers[layers.begin].class_index];
-    TRY(bytes_printf(out, "%7s %3d", range, class->n_kv_heads));
+    block_text(layer->attention, layer->n_kv_heads, kv);
+    block_text(layer->ffn, layer->n_ff, ffn);
+    TRY(bytes_printf(out, "%7s %6s %6s", range, kv, ffn));
     const int32_t end_rank = end_rank_of(plan, first_rank, grid);
     for (int32_t rank = first_rank; rank < end_rank; rank++) {
         char cell[CELL_BYTES];
@@ -114,11 +134,12 @@ static status_t layer_line(const struct plan *plan, plan_interval_t layers, int3
     return bytes_append_str(out, "\n");
 }
 
-static status_t layer_table(const struct plan *plan, int32_t first_rank, const struct grid *grid,
-                            struct bytes *out)
+static status_t layer_table(const struct plan_print_args *args, int32_t first_rank,
+                            const struct grid *grid, struct bytes *out)
 {
+    const struct plan *plan = args->plan;
     const int32_t end_rank = end_rank_of(plan, first_rank, grid);
-    TRY(bytes_append_str(out, "\n layers  kv"));
+    TRY(bytes_append_str(out, "\n layers     kv    ffn"));
     for (int32_t rank = first_rank; rank < end_rank; rank++) {
         char title[24];
         snprintf(title, sizeof title, "rank %d", rank);
@@ -127,10 +148,10 @@ static status_t layer_table(const struct plan *plan, int32_t first_rank, const s
     TRY(bytes_append_str(out, "\n"));
     for (int32_t layer = 0; layer < plan->n_layers;) {
         int32_t end = layer + 1;
-        while (end < plan->n_layers && layers_look_alike(plan, layer, end)) {
+        while (end < plan->n_layers && layers_look_alike(args, layer, end)) {
             end++;
         }
-        TRY(layer_line(plan, (plan_interval_t){layer, end}, first_rank, grid, out));
+        TRY(layer_line(args, (plan_interval_t){layer, end}, first_rank, grid, out));
         layer = end;
     }
     return status_ok();
@@ -152,14 +173,26 @@ static struct grid make_grid(const struct plan *plan)
     return (struct grid){.n_across = n_across > 1 ? n_across : 1, .width = longest + 1};
 }
 
+static bool has_linear_attention(const struct plan *plan)
+{
+    bool found = false;
+    for (int32_t layer = 0; layer < plan->n_layers; layer++) {
+        found = found || plan->layers[layer].attention == SPEC_BLOCK_LINEAR;
+    }
+    return found;
+}
+
 status_t plan_print_text(const struct plan_print_args *args, struct bytes *out)
 {
     const struct grid grid = make_grid(args->plan);
     TRY(summary(args, out));
     TRY(rank_table(args, out));
     for (int32_t rank = 0; rank < args->plan->tp; rank += grid.n_across) {
-        TRY(layer_table(args->plan, rank, &grid, out));
+        TRY(layer_table(args, rank, &grid, out));
     }
-    return bytes_append_str(
-        out, "\nA cell is query heads|KV heads of a rank; g/u: head g for sequences in lane u.\n");
+    TRY(bytes_append_str(
+        out, "\nA cell is query heads|KV heads of a rank; g/u: head g for sequences in lane u.\n"));
+    return has_linear_attention(args->plan)
+               ? bytes_append_str(out, "Where kv is linear: rows of its matrix.\n")
+               : status_ok();
 }

@@ -8,12 +8,14 @@
  *               "weight_dtype", "kv_dtype", "lanes": D,
  *               "ranks":  [{"rank", "stage", "tp_rank", "first_layer", "last_layer", "weight_bytes",
  *                           "kv_bytes_per_token"}],
- *               "layers": [{"layer", "q_heads", "kv_heads", "ffn", "kv_placement",
+ *               "layers": [{"layer", "attention_kind", "ffn_kind", "q_heads", "kv_heads", "ffn", "kv_placement",
  *                           "ranks": [{"rank", "q_heads": [begin, end],
- *                                      "kv_heads": [{"head", "lanes": [..]}], "ffn": [begin, end]}]}]}
+ *                                      "kv_heads": [{"head", "lanes": [..]}], "ffn": [begin, end],
+ *                                      "attention_rows": [begin, end], "ffn_rows": [begin, end]}]}]}
  *
  *            kv_bytes_per_token is what one copy needs, kv_bytes_per_token_stored what all ranks hold;
- *            a rank's is averaged over lanes.
+ *            a rank's is averaged over lanes. A kind is "full", "linear" or "none"; the rows are of the matrix of a
+ *            linear block. Counts are 0, intervals empty and kv_placement null where a block has none.
  *            Text: at most 80 columns; layers down, ranks across, runs of equal layers on one line.
  * Thread:    any
  * Errors:    RESOURCE_EXHAUSTED for memory.

@@ -3,6 +3,8 @@
 #include "parallel/plan.h"
 #include "parallel/plan_parts.h"
 
+static const plan_interval_t nothing = {0, 0};
+
 static plan_interval_t interval_of(const int32_t *cuts, int32_t rank)
 {
     const plan_interval_t interval = {.begin = cuts[rank], .end = cuts[rank + 1]};
@@ -17,12 +19,26 @@ static const struct plan_class *class_at(const struct plan *plan, int32_t class_
 
 plan_interval_t plan_q_heads(const struct plan *plan, int32_t layer, int32_t rank)
 {
-    return interval_of(plan->layers[layer].q_cuts, rank);
+    const struct plan_layer *at = &plan->layers[layer];
+    return at->attention == SPEC_BLOCK_FULL ? interval_of(at->attention_cuts, rank) : nothing;
 }
 
 plan_interval_t plan_ffn_columns(const struct plan *plan, int32_t layer, int32_t rank)
 {
-    return interval_of(plan->layers[layer].ffn_cuts, rank);
+    const struct plan_layer *at = &plan->layers[layer];
+    return at->ffn == SPEC_BLOCK_FULL ? interval_of(at->ffn_cuts, rank) : nothing;
+}
+
+plan_interval_t plan_attention_rows(const struct plan *plan, int32_t layer, int32_t rank)
+{
+    const struct plan_layer *at = &plan->layers[layer];
+    return at->attention == SPEC_BLOCK_LINEAR ? interval_of(at->attention_cuts, rank) : nothing;
+}
+
+plan_interval_t plan_ffn_rows(const struct plan *plan, int32_t layer, int32_t rank)
+{
+    const struct plan_layer *at = &plan->layers[layer];
+    return at->ffn == SPEC_BLOCK_LINEAR ? interval_of(at->ffn_cuts, rank) : nothing;
 }
 
 plan_interval_t plan_vocab_rows(const struct plan *plan, int32_t rank)
@@ -53,6 +69,9 @@ int32_t plan_attention_rank(const struct plan *plan, int32_t class_index, int32_
 
 bool plan_attention_is_local(const struct plan *plan, int32_t layer)
 {
+    if (plan->layers[layer].attention != SPEC_BLOCK_FULL) {
+        return true;
+    }
     const struct plan_class *kv_class = class_at(plan, plan->layers[layer].class_index);
     if (kv_class->placement == PLAN_REPLICATE) {
         return true;
@@ -176,23 +195,35 @@ double plan_kv_replication(const struct plan *plan, const struct model_spec *spe
     for (int32_t i = 0; i < spec->n_layers; i++) {
         once += spec->layers[i].n_kv_heads;
     }
-    return (double)held / (double)(once * plan->n_lanes);
+    return once > 0 ? (double)held / (double)(once * plan->n_lanes) : 1.0;
+}
+
+/* Rows of n_hidden elements of the layer's matrices on the rank: q, o, k, v and the FFN's three, or a linear block's. */
+static int64_t layer_rows(const struct plan *plan, int32_t layer, int32_t rank)
+{
+    const plan_interval_t q = plan_q_heads(plan, layer, rank);
+    const plan_interval_t ffn = plan_ffn_columns(plan, layer, rank);
+    const plan_interval_t linear[] = {plan_attention_rows(plan, layer, rank),
+                                      plan_ffn_rows(plan, layer, rank)};
+    int64_t heads = 2 * (int64_t)(q.end - q.begin);
+    if (plan->layers[layer].attention == SPEC_BLOCK_FULL) {
+        const plan_interval_t kv =
+            plan_kv_weight_heads(plan, plan->layers[layer].class_index, rank);
+        heads += 2 * (int64_t)(kv.end - kv.begin);
+    }
+    return heads * plan->head_dim + 3 * (int64_t)(ffn.end - ffn.begin) +
+           (linear[0].end - linear[0].begin) + (linear[1].end - linear[1].begin);
 }
 
 int64_t plan_weight_bytes(const struct plan *plan, const struct model_spec *spec, int32_t rank,
                           int dtype)
 {
     const plan_interval_t rows = plan_vocab_rows(plan, rank);
-    // Rows of n_hidden elements: embedding and head, then per layer q, o, k, v and the three of the FFN.
     int64_t n_rows = (spec->tied_head ? 1 : 2) * (int64_t)(rows.end - rows.begin);
     for (int32_t i = 0; i < plan->n_layers; i++) {
-        const plan_interval_t q = plan_q_heads(plan, i, rank);
-        const plan_interval_t kv = plan_kv_weight_heads(plan, plan->layers[i].class_index, rank);
-        const plan_interval_t ffn = plan_ffn_columns(plan, i, rank);
-        const int64_t heads = 2 * (int64_t)(q.end - q.begin) + 2 * (int64_t)(kv.end - kv.begin);
-        n_rows += heads * spec->head_dim + 3 * (int64_t)(ffn.end - ffn.begin);
+        n_rows += layer_rows(plan, i, rank);
     }
-    const int64_t norms = (2 * (int64_t)spec->n_layers + 1) * spec_norm_parameters(spec);
+    const int64_t norms = spec_n_norms(spec) * spec_norm_parameters(spec);
     return n_rows * spec->n_hidden * (int64_t)dtype_bytes(dtype) +
            norms * (int64_t)dtype_bytes(DTYPE_F32);
 }

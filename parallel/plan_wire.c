@@ -1,10 +1,11 @@
 /*
- * The plan as bytes. Only decisions travel: cuts and classes. Owners follow from them on both sides.
+ * The plan as bytes. Only decisions travel: cuts and classes. Owners follow from them on both sides, and what kind of
+ * block a layer has from config.json, which both sides read. class_index is 0xffffffff for a layer in none.
  *
  *     u32 "KPLN"   u32 version
  *     u32 tp, pp, n_layers, n_heads, head_dim, n_vocab, n_classes
  *     n_classes x { u32 n_kv_heads, placement, n_layers }
- *     n_layers  x { u32 class_index, layer_in_class; u32 q_cuts[tp + 1], ffn_cuts[tp + 1] }
+ *     n_layers  x { u32 class_index, layer_in_class; u32 attention_cuts[tp + 1], ffn_cuts[tp + 1] }
  *     u32 vocab_cuts[tp + 1]
  *     u64 FNV-1a of everything before it
  *
@@ -45,7 +46,7 @@ static status_t put_layer(struct bytes *out, const struct plan_layer *layer, int
 {
     const int32_t head[] = {layer->class_index, layer->layer_in_class};
     TRY(put(out, head, 2));
-    TRY(put(out, layer->q_cuts, n_cuts));
+    TRY(put(out, layer->attention_cuts, n_cuts));
     return put(out, layer->ffn_cuts, n_cuts);
 }
 
@@ -124,7 +125,7 @@ static status_t get_header(struct bytes_reader *r, const struct model_spec *spec
             h.n_layers, h.n_heads, h.head_dim, h.n_vocab, spec->name, spec->n_layers, spec->n_heads,
             spec->head_dim, spec->n_vocab);
     }
-    if (h.tp < 1 || h.tp > spec->n_heads || h.pp != 1 || h.n_classes < 1 ||
+    if (h.tp < 1 || h.tp > spec->n_heads || h.pp != 1 || h.n_classes < 0 ||
         h.n_classes > spec->n_layers) {
         return damaged("ranks, stages or classes out of range");
     }
@@ -173,11 +174,13 @@ static status_t get_layers(struct bytes_reader *r, struct plan *plan, const stru
         struct plan_layer *layer = &plan->layers[i];
         layer->class_index = (int32_t)bytes_read_u32(r);
         layer->layer_in_class = (int32_t)bytes_read_u32(r);
-        get(r, layer->q_cuts, n_cuts);
+        get(r, layer->attention_cuts, n_cuts);
         get(r, layer->ffn_cuts, n_cuts);
-        if (layer->class_index < 0 || layer->class_index >= plan->n_classes ||
-            !cuts_are_sane(layer->q_cuts, plan->tp, plan->n_heads) ||
-            !cuts_are_sane(layer->ffn_cuts, plan->tp, spec->layers[i].n_ff)) {
+        const int32_t first_class = layer->attention == SPEC_BLOCK_FULL ? 0 : -1;
+        const int32_t last_class = layer->attention == SPEC_BLOCK_FULL ? plan->n_classes - 1 : -1;
+        if (layer->class_index < first_class || layer->class_index > last_class ||
+            !cuts_are_sane(layer->attention_cuts, plan->tp, plan_attention_units(spec, i)) ||
+            !cuts_are_sane(layer->ffn_cuts, plan->tp, plan_ffn_units(spec, i))) {
             return damaged("a layer has a class or a cut out of range");
         }
     }

@@ -2,7 +2,6 @@
 
 #include <assert.h>
 #include <jansson.h>
-#include <math.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,11 +9,13 @@
 #include <unistd.h>
 
 #include "base/file.h"
+#include "base/json_limits.h"
+#include "parallel/spec_blocks.h"
+#include "parallel/spec_field.h"
 
-#define MAX_CONFIG_BYTES ((size_t)8 << 20)
+#define MAX_CONFIG_BYTES ((size_t)4 << 20)
 #define MAX_PATH_BYTES   4096
 #define MAX_HIDDEN       (1 << 20)
-#define MAX_FF           (1 << 24)
 #define MAX_HEAD_DIM     1024
 #define MAX_VOCAB        (1 << 24)
 #define MAX_POSITIONS    (1 << 24)
@@ -53,17 +54,22 @@ enum kv_rule {
 };
 
 struct architecture_row {
-    const char *model_type; /* identifies the family in files without "architectures" */
-    int kv_rule;            /* enum kv_rule */
+    const char *model_type;       /* identifies the family in files without "architectures" */
+    int kv_rule;                  /* enum kv_rule */
+    const char *other_model_type; /* a later name of it; NULL: none */
     bool has_sliding_window;
-    int norm;      /* enum spec_norm */
-    double rotary; /* part of a head that is turned, where the file is silent; 0: all */
+    bool has_blocks; /* layers may be listed one by one, in block_configs */
+    int norm;        /* enum spec_norm */
+    double rotary;   /* part of a head that is turned, where the file is silent; 0: all */
 };
 
 static const struct architecture_row rows[N_ARCHS] = {
     [ARCH_LLAMA] = {.model_type = "llama", .kv_rule = KV_DEFAULT_HEADS},
     [ARCH_MISTRAL] = {.model_type = "mistral", .kv_rule = KV_REQUIRED, .has_sliding_window = true},
-    [ARCH_DECILM] = {.model_type = "deci", .kv_rule = KV_LIST_ONLY},
+    [ARCH_DECILM] = {.model_type = "deci",
+                     .other_model_type = "nemotron-nas",
+                     .kv_rule = KV_LIST_ONLY,
+                     .has_blocks = true},
     [ARCH_DECICODER] = {.model_type = "decicoder", .kv_rule = KV_REQUIRED},
     [ARCH_STABLELM] = {.model_type = "stablelm", .norm = SPEC_NORM_LAYER, .rotary = 0.25},
     [ARCH_STABLELM_EPOCH] = {.model_type = "stablelm_epoch",
@@ -88,112 +94,9 @@ static const char *supported_list(char *buf, size_t buf_bytes)
     return buf;
 }
 
-// ---- fields ----
-
-/* One JSON object and the name it goes by in messages. */
-struct source {
-    const json_t *root;
-    const char *name;
-};
-
-/* The value, or NULL when it is absent or null: Hugging Face writes both for "not set". */
-static const json_t *field_get(const struct source *src, const char *field)
-{
-    const json_t *value = json_object_get(src->root, field);
-    return json_is_null(value) ? NULL : value;
-}
-
-/* DATA_LOSS: NAME: FIELD is VALUE, RULE */
-static status_t field_error(const struct source *src, const char *field, const json_t *value,
-                            const char *rule)
-{
-    if (value == NULL) {
-        return status_errorf(STATUS_DATA_LOSS, "%s: %s is missing, %s", src->name, field, rule);
-    }
-    char *text = json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT | JSON_ENSURE_ASCII);
-    status_t s = status_errorf(STATUS_DATA_LOSS, "%s: %s is %.60s%s, %s", src->name, field,
-                               text != NULL ? text : "?",
-                               text != NULL && strlen(text) > 60 ? "..." : "", rule);
-    free(text);
-    return s;
-}
-
-/* Which of two spellings the file has: field when it has neither. Both: they must agree. */
-static status_t field_spelling(const struct source *src, const char *field, const char *alias,
-                               const char **field_out)
-{
-    const json_t *value = field_get(src, field);
-    const json_t *other = field_get(src, alias);
-    if (value != NULL && other != NULL && json_number_value(value) != json_number_value(other)) {
-        char rule[96];
-        snprintf(rule, sizeof rule, "and %s is another number; they must be equal", alias);
-        return field_error(src, field, value, rule);
-    }
-    *field_out = value == NULL && other != NULL ? alias : field;
-    return status_ok();
-}
-
-/* A required integer in [min, max]. */
-static status_t field_int(const struct source *src, const char *field, int32_t min, int32_t max,
-                          int32_t *value_out)
-{
-    const json_t *value = field_get(src, field);
-    const json_int_t number = json_integer_value(value);
-    if (!json_is_integer(value) || number < min || number > max) {
-        char rule[80];
-        snprintf(rule, sizeof rule, "must be an integer from %d to %d", min, max);
-        return field_error(src, field, value, rule);
-    }
-    *value_out = (int32_t)number;
-    return status_ok();
-}
-
-/* A finite number above zero; absent: the default. */
-static status_t field_positive(const struct source *src, const char *field, double fallback,
-                               double *value_out)
-{
-    const json_t *value = field_get(src, field);
-    if (value == NULL) {
-        *value_out = fallback;
-        return status_ok();
-    }
-    const double number = json_number_value(value);
-    if (!json_is_number(value) || !(number > 0) || !isfinite(number)) {
-        return field_error(src, field, value, "must be a finite number above 0");
-    }
-    *value_out = number;
-    return status_ok();
-}
-
-/* A boolean; absent: false. */
-static status_t field_bool(const struct source *src, const char *field, bool *value_out)
-{
-    const json_t *value = field_get(src, field);
-    if (value != NULL && !json_is_boolean(value)) {
-        return field_error(src, field, value, "must be true or false");
-    }
-    *value_out = json_is_true(value);
-    return status_ok();
-}
-
-/* A string into buf, cut to fit nothing: too long is an error. Absent: "". */
-static status_t field_string(const struct source *src, const char *field, char *buf,
-                             size_t buf_bytes)
-{
-    const json_t *value = field_get(src, field);
-    const char *text = value != NULL ? json_string_value(value) : "";
-    if (text == NULL || strlen(text) >= buf_bytes) {
-        char rule[64];
-        snprintf(rule, sizeof rule, "must be a text of fewer than %zu bytes", buf_bytes);
-        return field_error(src, field, value, rule);
-    }
-    memcpy(buf, text, strlen(text) + 1);
-    return status_ok();
-}
-
 // ---- architecture ----
 
-static status_t unsupported(const struct source *src, const char *what)
+static status_t unsupported(const struct spec_source *src, const char *what)
 {
     char list[256];
     return status_errorf(STATUS_DATA_LOSS, "%s: %s is not supported" STATUS_FIX "serve one of %s",
@@ -213,7 +116,9 @@ static int find_by_name(const char *name)
 static int find_by_model_type(const char *model_type)
 {
     for (int i = 0; i < N_ARCHS; i++) {
-        if (strcmp(model_type, rows[i].model_type) == 0) {
+        const char *other = rows[i].other_model_type;
+        if (strcmp(model_type, rows[i].model_type) == 0 ||
+            (other != NULL && strcmp(model_type, other) == 0)) {
             return i;
         }
     }
@@ -221,17 +126,17 @@ static int find_by_model_type(const char *model_type)
 }
 
 /* Which family; fills architecture and model_type. */
-static status_t read_architecture(const struct source *src, struct model_spec *spec,
+static status_t read_architecture(const struct spec_source *src, struct model_spec *spec,
                                   int *architecture_out)
 {
-    TRY(field_string(src, "model_type", spec->model_type, sizeof spec->model_type));
-    const json_t *list = field_get(src, "architectures");
+    TRY(spec_field_string(src, "model_type", spec->model_type, sizeof spec->model_type));
+    const json_t *list = spec_field_get(src, "architectures");
     const char *name = json_string_value(json_array_get(list, 0));
     if (list != NULL && name == NULL) {
-        return field_error(src, "architectures", list, "must be a list of names");
+        return spec_field_error(src, "architectures", list, "must be a list of names");
     }
     if (list == NULL && spec->model_type[0] == '\0') {
-        return field_error(src, "architectures", NULL, "and so is model_type");
+        return spec_field_error(src, "architectures", NULL, "and so is model_type");
     }
 
     const int found = name != NULL ? find_by_name(name) : find_by_model_type(spec->model_type);
@@ -240,9 +145,6 @@ static status_t read_architecture(const struct source *src, struct model_spec *s
         snprintf(what, sizeof what, "%s %.80s", name != NULL ? "architecture" : "model_type",
                  name != NULL ? name : spec->model_type);
         return unsupported(src, what);
-    }
-    if (field_get(src, "block_configs") != NULL) {
-        return unsupported(src, "an architecture with block_configs (Nemotron-NAS)");
     }
     snprintf(spec->architecture, sizeof spec->architecture, "%s", names[found]);
     *architecture_out = found;
@@ -264,10 +166,10 @@ static const struct size_row {
     {"max_position_embeddings", NULL, offsetof(struct model_spec, max_positions), MAX_POSITIONS},
 };
 
-static status_t read_head_dim(const struct source *src, struct model_spec *spec)
+static status_t read_head_dim(const struct spec_source *src, struct model_spec *spec)
 {
-    if (field_get(src, "head_dim") != NULL) {
-        TRY(field_int(src, "head_dim", 2, MAX_HEAD_DIM, &spec->head_dim));
+    if (spec_field_get(src, "head_dim") != NULL) {
+        TRY(spec_field_int(src, "head_dim", 2, MAX_HEAD_DIM, &spec->head_dim));
     } else if (spec->n_hidden % spec->n_heads != 0) {
         return status_errorf(STATUS_DATA_LOSS,
                              "%s: hidden_size %d is not a multiple of num_attention_heads %d, and "
@@ -285,15 +187,15 @@ static status_t read_head_dim(const struct source *src, struct model_spec *spec)
     return status_ok();
 }
 
-static status_t read_sizes(const struct source *src, struct model_spec *spec)
+static status_t read_sizes(const struct spec_source *src, struct model_spec *spec)
 {
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
         int32_t value = 0;
         const char *field = sizes[i].field;
         if (sizes[i].alias != NULL) {
-            TRY(field_spelling(src, field, sizes[i].alias, &field));
+            TRY(spec_field_spelling(src, field, sizes[i].alias, &field));
         }
-        TRY(field_int(src, field, 1, sizes[i].max, &value));
+        TRY(spec_field_int(src, field, 1, sizes[i].max, &value));
         memcpy((char *)spec + sizes[i].offset, &value, sizeof value);
     }
     return read_head_dim(src, spec);
@@ -302,7 +204,7 @@ static status_t read_sizes(const struct source *src, struct model_spec *spec)
 // ---- layers ----
 
 /* KV heads must divide the query heads: every KV head serves an equal group. */
-static status_t check_kv_heads(const struct source *src, const struct model_spec *spec,
+static status_t check_kv_heads(const struct spec_source *src, const struct model_spec *spec,
                                int32_t layer, const json_t *value)
 {
     const json_int_t n = json_integer_value(value);
@@ -311,16 +213,17 @@ static status_t check_kv_heads(const struct source *src, const struct model_spec
         char rule[96];
         snprintf(field, sizeof field, "number of key/value heads of layer %d", layer);
         snprintf(rule, sizeof rule, "must be a divisor of num_attention_heads %d", spec->n_heads);
-        return field_error(src, field, value, rule);
+        return spec_field_error(src, field, value, rule);
     }
     return status_ok();
 }
 
-static status_t read_kv_list(const struct source *src, struct model_spec *spec, const json_t *list)
+static status_t read_kv_list(const struct spec_source *src, struct model_spec *spec,
+                             const json_t *list)
 {
     static const char field[] = "num_key_value_heads_per_layer";
     if (!json_is_array(list)) {
-        return field_error(src, field, list, "must be a list");
+        return spec_field_error(src, field, list, "must be a list");
     }
     if (json_array_size(list) != (size_t)spec->n_layers) {
         return status_errorf(STATUS_DATA_LOSS,
@@ -335,20 +238,20 @@ static status_t read_kv_list(const struct source *src, struct model_spec *spec, 
     return status_ok();
 }
 
-static status_t read_kv_heads(const struct source *src, struct model_spec *spec, int kv_rule)
+static status_t read_kv_heads(const struct spec_source *src, struct model_spec *spec, int kv_rule)
 {
-    const json_t *list = field_get(src, "num_key_value_heads_per_layer");
+    const json_t *list = spec_field_get(src, "num_key_value_heads_per_layer");
     if (list != NULL) {
         return read_kv_list(src, spec, list);
     }
     if (kv_rule == KV_LIST_ONLY) {
-        return field_error(src, "num_key_value_heads_per_layer", NULL,
-                           "must list the key/value heads of every layer");
+        return spec_field_error(src, "num_key_value_heads_per_layer", NULL,
+                                "must list the key/value heads of every layer");
     }
     int32_t n = spec->n_heads;
-    const json_t *value = field_get(src, "num_key_value_heads");
+    const json_t *value = spec_field_get(src, "num_key_value_heads");
     if (value != NULL || kv_rule == KV_REQUIRED) {
-        TRY(field_int(src, "num_key_value_heads", 1, spec->n_heads, &n));
+        TRY(spec_field_int(src, "num_key_value_heads", 1, spec->n_heads, &n));
         TRY(check_kv_heads(src, spec, 0, value));
     }
     for (int32_t i = 0; i < spec->n_layers; i++) {
@@ -357,30 +260,38 @@ static status_t read_kv_heads(const struct source *src, struct model_spec *spec,
     return status_ok();
 }
 
-static status_t read_layers(const struct source *src, struct model_spec *spec, int kv_rule)
+static status_t read_layers(const struct spec_source *src, struct model_spec *spec,
+                            const struct architecture_row *row)
 {
     spec->layers = calloc((size_t)spec->n_layers, sizeof *spec->layers);
     if (spec->layers == NULL) {
         return status_errorf(STATUS_RESOURCE_EXHAUSTED, "%s: no memory for %d layers", src->name,
                              spec->n_layers);
     }
+    const json_t *blocks = spec_field_get(src, "block_configs");
+    if (blocks != NULL && row->has_blocks) {
+        return spec_blocks_read(src, blocks, spec);
+    }
+    if (blocks != NULL) {
+        return unsupported(src, "block_configs with another architecture than DeciLMForCausalLM");
+    }
     int32_t n_ff = 0;
-    TRY(field_int(src, "intermediate_size", 1, MAX_FF, &n_ff));
+    TRY(spec_field_int(src, "intermediate_size", 1, SPEC_MAX_FF, &n_ff));
     for (int32_t i = 0; i < spec->n_layers; i++) {
         spec->layers[i].n_ff = n_ff;
     }
-    return read_kv_heads(src, spec, kv_rule);
+    return read_kv_heads(src, spec, row->kv_rule);
 }
 
 // ---- what the layers compute ----
 
-static status_t read_dtype(const struct source *src, struct model_spec *spec)
+static status_t read_dtype(const struct spec_source *src, struct model_spec *spec)
 {
     static const char *const fields[] = {"dtype", "torch_dtype"};
     spec->dtype = DTYPE_F32; // what transformers takes a silent file for
     for (size_t i = 0; i < sizeof fields / sizeof fields[0]; i++) {
         char text[32] = "";
-        TRY(field_string(src, fields[i], text, sizeof text));
+        TRY(spec_field_string(src, fields[i], text, sizeof text));
         if (text[0] != '\0') {
             const status_t s = dtype_parse(text, &spec->dtype);
             return s.code == STATUS_OK
@@ -394,49 +305,49 @@ static status_t read_dtype(const struct source *src, struct model_spec *spec)
     return status_ok();
 }
 
-static status_t read_norm(const struct source *src, struct model_spec *spec, int norm)
+static status_t read_norm(const struct spec_source *src, struct model_spec *spec, int norm)
 {
     spec->norm = norm;
     if (norm == SPEC_NORM_RMS) {
-        return field_positive(src, "rms_norm_eps", 1e-6, &spec->norm_eps);
+        return spec_field_positive(src, "rms_norm_eps", 1e-6, &spec->norm_eps);
     }
     const char *field = NULL;
-    TRY(field_spelling(src, "layer_norm_eps", "norm_eps", &field));
-    return field_positive(src, field, 1e-5, &spec->norm_eps);
+    TRY(spec_field_spelling(src, "layer_norm_eps", "norm_eps", &field));
+    return spec_field_positive(src, field, 1e-5, &spec->norm_eps);
 }
 
 /* Fields whose other values would change the arithmetic: wrong text without any error. */
-static status_t read_semantics(const struct source *src, struct model_spec *spec)
+static status_t read_semantics(const struct spec_source *src, struct model_spec *spec)
 {
     static const char *const must_be_false[] = {
         "attention_bias", "mlp_bias", "use_qkv_bias", "use_parallel_residual", "qk_layernorm",
     };
     for (size_t i = 0; i < sizeof must_be_false / sizeof must_be_false[0]; i++) {
         bool set = false;
-        TRY(field_bool(src, must_be_false[i], &set));
+        TRY(spec_field_bool(src, must_be_false[i], &set));
         if (set) {
             return status_errorf(STATUS_DATA_LOSS, "%s: %s true is not supported; supported: false",
                                  src->name, must_be_false[i]);
         }
     }
-    if (field_get(src, "quantization_config") != NULL) {
+    if (spec_field_get(src, "quantization_config") != NULL) {
         return status_errorf(STATUS_DATA_LOSS,
                              "%s: quantization_config is set, quantized checkpoints are not "
                              "supported; supported: float32, float16, bfloat16",
                              src->name);
     }
     char act[64] = "";
-    TRY(field_string(src, "hidden_act", act, sizeof act));
+    TRY(spec_field_string(src, "hidden_act", act, sizeof act));
     if (act[0] != '\0' && strcmp(act, "silu") != 0) {
         return status_errorf(STATUS_DATA_LOSS,
                              "%s: hidden_act %s is not supported; supported: silu", src->name, act);
     }
-    TRY(field_bool(src, "tie_word_embeddings", &spec->tied_head));
+    TRY(spec_field_bool(src, "tie_word_embeddings", &spec->tied_head));
     return read_dtype(src, spec);
 }
 
 /* The four numbers of type llama3; none has a default. */
-static status_t read_llama3(const struct source *object, struct spec_rope_scaling *scaling)
+static status_t read_llama3(const struct spec_source *object, struct spec_rope_scaling *scaling)
 {
     const struct {
         const char *field;
@@ -448,32 +359,34 @@ static status_t read_llama3(const struct source *object, struct spec_rope_scalin
     };
 
     for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
-        TRY(field_positive(object, numbers[i].field, 0.0, numbers[i].value));
+        TRY(spec_field_positive(object, numbers[i].field, 0.0, numbers[i].value));
         if (*numbers[i].value < 1e-6) {
-            return field_error(object, numbers[i].field, field_get(object, numbers[i].field),
-                               "must be a number above 0");
+            return spec_field_error(object, numbers[i].field,
+                                    spec_field_get(object, numbers[i].field),
+                                    "must be a number above 0");
         }
     }
     if (scaling->high_freq_factor <= scaling->low_freq_factor) {
-        return field_error(object, "high_freq_factor", field_get(object, "high_freq_factor"),
-                           "must be above low_freq_factor");
+        return spec_field_error(object, "high_freq_factor",
+                                spec_field_get(object, "high_freq_factor"),
+                                "must be above low_freq_factor");
     }
-    return field_int(object, "original_max_position_embeddings", 1, MAX_POSITIONS,
-                     &scaling->original_positions);
+    return spec_field_int(object, "original_max_position_embeddings", 1, MAX_POSITIONS,
+                          &scaling->original_positions);
 }
 
 /*
  * "dynamic" only changes positions at and beyond max_position_embeddings, which are never served
  * (the published implementations disagree there). The other types change every position.
  */
-static status_t read_rope_type(const struct source *src, struct model_spec *spec,
-                               const char *object_name, const struct source *object)
+static status_t read_rope_type(const struct spec_source *src, struct model_spec *spec,
+                               const char *object_name, const struct spec_source *object)
 {
-    const json_t *value = field_get(object, "rope_type");
-    value = value != NULL ? value : field_get(object, "type");
+    const json_t *value = spec_field_get(object, "rope_type");
+    value = value != NULL ? value : spec_field_get(object, "type");
     const char *type = json_string_value(value);
     if (type == NULL) {
-        return field_error(object, "rope_type", value, "must be a text");
+        return spec_field_error(object, "rope_type", value, "must be a text");
     }
     if (strcmp(type, "default") == 0) {
         return status_ok();
@@ -488,8 +401,9 @@ static status_t read_rope_type(const struct source *src, struct model_spec *spec
             object_name, type);
     }
     int32_t original = spec->max_positions;
-    if (field_get(object, "original_max_position_embeddings") != NULL) {
-        TRY(field_int(object, "original_max_position_embeddings", 1, MAX_POSITIONS, &original));
+    if (spec_field_get(object, "original_max_position_embeddings") != NULL) {
+        TRY(spec_field_int(object, "original_max_position_embeddings", 1, MAX_POSITIONS,
+                           &original));
     }
     if (original < spec->max_positions) {
         return status_errorf(STATUS_DATA_LOSS,
@@ -501,34 +415,34 @@ static status_t read_rope_type(const struct source *src, struct model_spec *spec
 }
 
 /* The object rope_scaling, or rope_parameters of newer files, which also holds the two numbers. */
-static status_t read_rope_object(const struct source *src, struct model_spec *spec,
+static status_t read_rope_object(const struct spec_source *src, struct model_spec *spec,
                                  const char *object_name, double *rotary)
 {
-    const json_t *value = field_get(src, object_name);
+    const json_t *value = spec_field_get(src, object_name);
     if (value == NULL) {
         return status_ok();
     }
     if (!json_is_object(value)) {
-        return field_error(src, object_name, value, "must be null or an object");
+        return spec_field_error(src, object_name, value, "must be null or an object");
     }
     char name[MAX_PATH_BYTES];
     snprintf(name, sizeof name, "%.*s: %s", MAX_PATH_BYTES - 32, src->name, object_name);
-    const struct source object = {.root = value, .name = name};
+    const struct spec_source object = {.root = value, .name = name};
     TRY(read_rope_type(src, spec, object_name, &object));
-    TRY(field_positive(&object, "rope_theta", spec->rope_theta, &spec->rope_theta));
-    return field_positive(&object, "partial_rotary_factor", *rotary, rotary);
+    TRY(spec_field_positive(&object, "rope_theta", spec->rope_theta, &spec->rope_theta));
+    return spec_field_positive(&object, "partial_rotary_factor", *rotary, rotary);
 }
 
-static status_t read_rope(const struct source *src, struct model_spec *spec,
+static status_t read_rope(const struct spec_source *src, struct model_spec *spec,
                           const struct architecture_row *row)
 {
     double rotary = row->rotary > 0 ? row->rotary : 1.0;
     double scaling = 1.0;
     const char *field = NULL;
-    TRY(field_positive(src, "rope_theta", 10000.0, &spec->rope_theta));
-    TRY(field_spelling(src, "partial_rotary_factor", "rope_pct", &field));
-    TRY(field_positive(src, field, rotary, &rotary));
-    TRY(field_positive(src, "rotary_scaling_factor", 1.0, &scaling));
+    TRY(spec_field_positive(src, "rope_theta", 10000.0, &spec->rope_theta));
+    TRY(spec_field_spelling(src, "partial_rotary_factor", "rope_pct", &field));
+    TRY(spec_field_positive(src, field, rotary, &rotary));
+    TRY(spec_field_positive(src, "rotary_scaling_factor", 1.0, &scaling));
     if (scaling != 1.0) {
         return status_errorf(STATUS_DATA_LOSS,
                              "%s: rotary_scaling_factor %g is not supported; supported: 1",
@@ -546,12 +460,12 @@ static status_t read_rope(const struct source *src, struct model_spec *spec,
     return status_ok();
 }
 
-static status_t read_window(const struct source *src, struct model_spec *spec,
+static status_t read_window(const struct spec_source *src, struct model_spec *spec,
                             const struct architecture_row *row)
 {
     spec->sliding_window = 0;
-    if (row->has_sliding_window && field_get(src, "sliding_window") != NULL) {
-        TRY(field_int(src, "sliding_window", 1, INT32_MAX, &spec->sliding_window));
+    if (row->has_sliding_window && spec_field_get(src, "sliding_window") != NULL) {
+        TRY(spec_field_int(src, "sliding_window", 1, INT32_MAX, &spec->sliding_window));
     }
     return status_ok();
 }
@@ -559,9 +473,9 @@ static status_t read_window(const struct source *src, struct model_spec *spec,
 // ---- special tokens ----
 
 /* A token id, or a list of them. */
-static status_t read_eos(const struct source *src, struct model_spec *spec)
+static status_t read_eos(const struct spec_source *src, struct model_spec *spec)
 {
-    const json_t *value = field_get(src, "eos_token_id");
+    const json_t *value = spec_field_get(src, "eos_token_id");
     if (value == NULL) {
         return status_ok();
     }
@@ -569,7 +483,7 @@ static status_t read_eos(const struct source *src, struct model_spec *spec)
     if (n > SPEC_MAX_EOS) {
         char rule[64];
         snprintf(rule, sizeof rule, "must be at most %d ids", SPEC_MAX_EOS);
-        return field_error(src, "eos_token_id", value, rule);
+        return spec_field_error(src, "eos_token_id", value, rule);
     }
     for (size_t i = 0; i < n; i++) {
         const json_t *item = json_is_array(value) ? json_array_get(value, i) : value;
@@ -577,7 +491,7 @@ static status_t read_eos(const struct source *src, struct model_spec *spec)
         if (!json_is_integer(item) || id < 0 || id >= spec->n_vocab) {
             char rule[64];
             snprintf(rule, sizeof rule, "must be ids from 0 to %d", spec->n_vocab - 1);
-            return field_error(src, "eos_token_id", value, rule);
+            return spec_field_error(src, "eos_token_id", value, rule);
         }
         spec->eos_ids[i] = (int32_t)id;
     }
@@ -585,11 +499,11 @@ static status_t read_eos(const struct source *src, struct model_spec *spec)
     return status_ok();
 }
 
-static status_t read_special_tokens(const struct source *src, struct model_spec *spec)
+static status_t read_special_tokens(const struct spec_source *src, struct model_spec *spec)
 {
     spec->bos_id = -1;
-    if (field_get(src, "bos_token_id") != NULL) {
-        TRY(field_int(src, "bos_token_id", 0, spec->n_vocab - 1, &spec->bos_id));
+    if (spec_field_get(src, "bos_token_id") != NULL) {
+        TRY(spec_field_int(src, "bos_token_id", 0, spec->n_vocab - 1, &spec->bos_id));
     }
     return read_eos(src, spec);
 }
@@ -597,7 +511,7 @@ static status_t read_special_tokens(const struct source *src, struct model_spec 
 // ---- the whole file ----
 
 /* Fills a zeroed spec; on failure the caller destroys it. */
-static status_t read_config(const struct source *src, struct model_spec *spec)
+static status_t read_config(const struct spec_source *src, struct model_spec *spec)
 {
     int architecture = 0;
     TRY(read_architecture(src, spec, &architecture));
@@ -607,12 +521,20 @@ static status_t read_config(const struct source *src, struct model_spec *spec)
     TRY(read_rope(src, spec, &rows[architecture]));
     TRY(read_window(src, spec, &rows[architecture]));
     TRY(read_special_tokens(src, spec));
-    return read_layers(src, spec, rows[architecture].kv_rule);
+    return read_layers(src, spec, &rows[architecture]);
 }
+
+/* A list of 162 blocks has some thousands of values. */
+static const struct json_limits config_limits = {
+    .max_depth = 32,
+    .max_containers = 50 * 1000,
+    .max_values = 200 * 1000,
+};
 
 /* The caller drops *root_out with json_decref. */
 static status_t parse_object(const char *text, size_t size, const char *name, json_t **root_out)
 {
+    TRY(status_wrapf(json_limits_check(text, size, &config_limits), "%s", name));
     json_error_t error;
     json_t *root = json_loadb(text, size, JSON_REJECT_DUPLICATES, &error);
     if (root == NULL) {
@@ -633,7 +555,7 @@ static status_t parse_config(const char *text, size_t size, const char *name,
     json_t *root = NULL;
     TRY(parse_object(text, size, name, &root));
     struct model_spec spec = {0};
-    const struct source src = {.root = root, .name = name};
+    const struct spec_source src = {.root = root, .name = name};
     const status_t s = read_config(&src, &spec);
     json_decref(root);
     if (s.code != STATUS_OK) {
@@ -721,7 +643,7 @@ static status_t read_generation_config(const char *dir, struct model_spec *spec)
         json_t *root = NULL;
         s = parse_object((const char *)text.data, text.size, path, &root);
         if (s.code == STATUS_OK) {
-            const struct source src = {.root = root, .name = path};
+            const struct spec_source src = {.root = root, .name = path};
             s = read_eos(&src, spec);
         }
         json_decref(root);

@@ -1,8 +1,8 @@
 /*
  * spec.h - what a model is, read from its Hugging Face config.json
  *
- * What:      a model is data: sizes and a list of layers, each with its own KV head and FFN width.
- *            A family of models is a row of the table in spec.c, not code of its own.
+ * What:      a model is data: sizes and a list of layers. Each says what its attention and its feed-forward are, and
+ *            has its own number of KV heads and FFN width. A family of models is a row of the table in spec.c.
  * Ownership: the spec owns its layers; free with spec_destroy.
  * Thread:    any, once filled.
  * Errors:    DATA_LOSS naming the file, the field, its value and the rule; NOT_FOUND for a missing directory
@@ -19,6 +19,7 @@
 
 #define SPEC_MAX_LAYERS 1024
 #define SPEC_MAX_HEADS  1024
+#define SPEC_MAX_FF     (1 << 24)
 #define SPEC_MAX_EOS    8
 
 enum spec_norm {
@@ -26,9 +27,18 @@ enum spec_norm {
     SPEC_NORM_LAYER, /* mean subtracted; a weight and a bias */
 };
 
+/* What a layer has for attention, and for a feed-forward. */
+enum spec_block {
+    SPEC_BLOCK_FULL,   /* attention with keys and values; a gated feed-forward */
+    SPEC_BLOCK_LINEAR, /* its norm and one matrix [n_hidden, n_hidden] instead */
+    SPEC_BLOCK_NONE,   /* nothing, not even a norm: x passes through */
+    SPEC_N_BLOCKS
+};
+
 struct spec_layer {
-    int32_t n_kv_heads; /* divides n_heads */
-    int32_t n_ff;       /* feed-forward columns */
+    int attention, ffn; /* enum spec_block */
+    int32_t n_kv_heads; /* divides n_heads; 0 unless attention is full */
+    int32_t n_ff;       /* feed-forward columns; 0 unless ffn is full */
 };
 
 /* Llama 3: slow pairs turn `factor` times slower, fast ones as they are, those between something between. */
@@ -72,12 +82,15 @@ MUST_USE status_t spec_parse(const char *text, size_t size, const char *name,
 
 void spec_destroy(struct model_spec *spec); /* accepts a zeroed spec */
 
-/* Parameters of one norm. */
+/* Parameters of one norm, and how many norms there are. */
 int64_t spec_norm_parameters(const struct model_spec *spec);
+int64_t spec_n_norms(const struct model_spec *spec);
 
 /* Number of parameters, and bytes of KV one token needs over all layers, stored once. */
 int64_t spec_parameters(const struct model_spec *spec);
 int64_t spec_kv_bytes_per_token(const struct model_spec *spec, int kv_dtype);
+
+const char *spec_block_name(int block); /* "full", "linear", "none" */
 
 /* The architectures a spec can be read for, one static NULL-terminated list. */
 const char *const *spec_architectures(void);

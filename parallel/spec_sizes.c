@@ -1,24 +1,54 @@
 /*
- * spec_sizes.c - how large a model is
+ * spec_sizes.c - how large a model is, and the names of its blocks
  */
 #include "parallel/spec.h"
+
+const char *spec_block_name(int block)
+{
+    static const char *const names[SPEC_N_BLOCKS] = {
+        [SPEC_BLOCK_FULL] = "full",
+        [SPEC_BLOCK_LINEAR] = "linear",
+        [SPEC_BLOCK_NONE] = "none",
+    };
+    return block >= 0 && block < SPEC_N_BLOCKS ? names[block] : "unknown";
+}
 
 int64_t spec_norm_parameters(const struct model_spec *spec)
 {
     return (spec->norm == SPEC_NORM_LAYER ? 2 : 1) * (int64_t)spec->n_hidden;
 }
 
+int64_t spec_n_norms(const struct model_spec *spec)
+{
+    int64_t n = 1; // before the head
+    for (int32_t i = 0; i < spec->n_layers; i++) {
+        n += (spec->layers[i].attention != SPEC_BLOCK_NONE) +
+             (spec->layers[i].ffn != SPEC_BLOCK_NONE);
+    }
+    return n;
+}
+
+/* Rows of n_hidden elements in the matrices of the attention block: q, o, k and v, or the one of a linear block. */
+static int64_t attention_rows(const struct model_spec *spec, const struct spec_layer *layer)
+{
+    if (layer->attention == SPEC_BLOCK_FULL) {
+        return 2 * ((int64_t)spec->n_heads + layer->n_kv_heads) * spec->head_dim;
+    }
+    return layer->attention == SPEC_BLOCK_LINEAR ? spec->n_hidden : 0;
+}
+
+static int64_t ffn_rows(const struct model_spec *spec, const struct spec_layer *layer)
+{
+    return layer->ffn == SPEC_BLOCK_LINEAR ? spec->n_hidden : 3 * (int64_t)layer->n_ff;
+}
+
 int64_t spec_parameters(const struct model_spec *spec)
 {
-    const int64_t hidden = spec->n_hidden;
-    int64_t total = (spec->tied_head ? 1 : 2) * (int64_t)spec->n_vocab * hidden;
+    int64_t n_rows = (spec->tied_head ? 1 : 2) * (int64_t)spec->n_vocab;
     for (int32_t i = 0; i < spec->n_layers; i++) {
-        const struct spec_layer *layer = &spec->layers[i];
-        const int64_t heads = 2 * (int64_t)spec->n_heads + 2 * (int64_t)layer->n_kv_heads;
-        total += heads * spec->head_dim * hidden + 3 * (int64_t)layer->n_ff * hidden;
+        n_rows += attention_rows(spec, &spec->layers[i]) + ffn_rows(spec, &spec->layers[i]);
     }
-    total += (2 * (int64_t)spec->n_layers + 1) * spec_norm_parameters(spec);
-    return total;
+    return n_rows * spec->n_hidden + spec_n_norms(spec) * spec_norm_parameters(spec);
 }
 
 int64_t spec_kv_bytes_per_token(const struct model_spec *spec, int kv_dtype)

@@ -2,6 +2,7 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -10,17 +11,17 @@
 
 #include "base/bytes.h"
 #include "base/file.h"
-#include "worker/json_limits.h"
+#include "base/json_limits.h"
 
 #define SINGLE_NAME     "model.safetensors"
 #define INDEX_NAME      "model.safetensors.index.json"
-#define MAX_INDEX_BYTES ((size_t)32 * 1024 * 1024)
+#define MAX_INDEX_BYTES ((size_t)8 * 1024 * 1024)
 #define PATH_BYTES      4096
 
 static const struct json_limits index_limits = {
     .max_depth = 16,
-    .max_containers = 100000,
-    .max_values = 2 * (int64_t)SAFETENSORS_MAX_TENSORS,
+    .max_containers = 1000,
+    .max_values = CHECKPOINT_MAX_TENSORS,
 };
 
 struct shard {
@@ -32,6 +33,7 @@ struct checkpoint {
     char *dir;
     size_t n_shards;
     struct shard *shards; /* ascending by name; room for CHECKPOINT_MAX_SHARDS */
+    size_t n_listed;      /* in the headers of all shards */
     size_t n_tensors;
     checkpoint_tensor_t *tensors; /* ascending by name */
     uint64_t bytes_read;
@@ -49,7 +51,8 @@ static bool ends_with(const char *text, const char *end)
 /* The first file of a kind that people mistake for what is needed; NULL: none. */
 static const char *find_other_kind(DIR *stream)
 {
-    static const char *const kinds[] = {".bin", ".pt", ".pth", ".gguf", ".h5", ".onnx", ".msgpack"};
+    static const char *const kinds[] = {".bin",  ".pt", ".pth",  ".ckpt",
+                                        ".gguf", ".h5", ".onnx", ".msgpack"};
     for (const struct dirent *entry; (entry = readdir(stream)) != NULL;) {
         for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
             if (ends_with(entry->d_name, kinds[i])) {
@@ -74,7 +77,9 @@ static status_t nothing_to_load(const char *dir)
     if (kind != NULL) {
         return status_errorf(STATUS_NOT_FOUND,
                              "%s: has %s files and no " SINGLE_NAME STATUS_FIX
-                             "download or convert the model's safetensors weights",
+                             "download the model's safetensors, or convert it once with "
+                             "transformers: AutoModelForCausalLM.from_pretrained(FROM)"
+                             ".save_pretrained(TO)",
                              dir, kind);
     }
     return status_errorf(STATUS_NOT_FOUND,
@@ -99,6 +104,14 @@ static status_t add_shard(struct checkpoint *checkpoint, const char *name)
     struct shard *shard = &checkpoint->shards[checkpoint->n_shards];
     struct safetensors file;
     TRY(safetensors_open(checkpoint->dir, name, &file));
+    checkpoint->n_listed += file.n_tensors;
+    if (checkpoint->n_listed > CHECKPOINT_MAX_TENSORS) {
+        const status_t s =
+            status_errorf(STATUS_DATA_LOSS, "%s: tensor %zu of the checkpoint, limit %d", file.path,
+                          checkpoint->n_listed, CHECKPOINT_MAX_TENSORS);
+        safetensors_close(&file);
+        return s;
+    }
     shard->name = strdup(name);
     if (shard->name == NULL) {
         safetensors_close(&file);
@@ -227,13 +240,60 @@ static status_t fill_from_map(struct checkpoint *checkpoint, json_t *map)
     return status_ok();
 }
 
+/* Two shards with the same tensor: which of them is meant would be a guess. */
+static status_t check_shard_tensors(const struct checkpoint *checkpoint, const struct shard *shard)
+{
+    for (size_t i = 0; i < shard->file.n_tensors; i++) {
+        const char *name = shard->file.tensors[i].name;
+        checkpoint_tensor_t listed;
+        const status_t s = checkpoint_find(checkpoint, name, &listed);
+        if (status_is_ok(&s) && listed.file != &shard->file) {
+            return status_errorf(STATUS_DATA_LOSS,
+                                 "%s: tensor %.200s: " INDEX_NAME
+                                 " says it is in %s, here it is too",
+                                 shard->file.path, name, listed.file->path);
+        }
+    }
+    return status_ok();
+}
+
+static status_t check_all_shards(const struct checkpoint *checkpoint)
+{
+    for (size_t i = 0; i < checkpoint->n_shards; i++) {
+        TRY(check_shard_tensors(checkpoint, &checkpoint->shards[i]));
+    }
+    return status_ok();
+}
+
+/* metadata.total_size, where it is given, counts the tensors' bytes: an index of other files does not fit. */
+static status_t check_total(const struct checkpoint *checkpoint, const json_t *root)
+{
+    const json_t *total = json_object_get(json_object_get(root, "metadata"), "total_size");
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < checkpoint->n_tensors; i++) {
+        bytes += checkpoint->tensors[i].tensor->size_bytes;
+    }
+    if (total == NULL || (json_is_number(total) && json_number_value(total) == (double)bytes)) {
+        return status_ok();
+    }
+    if (!json_is_number(total)) {
+        return status_errorf(STATUS_DATA_LOSS, "%s/" INDEX_NAME ": total_size must be a number",
+                             checkpoint->dir);
+    }
+    return status_errorf(STATUS_DATA_LOSS,
+                         "%s/" INDEX_NAME ": total_size is %.0f, the tensors have %" PRIu64
+                         " bytes" STATUS_FIX "download index and shards again, of one revision",
+                         checkpoint->dir, json_number_value(total), bytes);
+}
+
 static status_t parse_index(const char *path, json_t **root_out)
 {
     struct bytes text;
     bytes_init(&text, MAX_INDEX_BYTES + 1);
     status_t s;
     TRY_GOTO(s, file_read(path, MAX_INDEX_BYTES, &text), undo_text);
-    TRY_GOTO(s, json_limits_check((const char *)text.data, text.size, &index_limits), undo_text);
+    s = json_limits_check((const char *)text.data, text.size, &index_limits);
+    TRY_GOTO(s, status_wrapf(s, "%s", path), undo_text);
     json_error_t error;
     *root_out = json_loadb((const char *)text.data, text.size, JSON_REJECT_DUPLICATES, &error);
     if (*root_out == NULL) {
@@ -261,6 +321,12 @@ static status_t fill_from_index(struct checkpoint *checkpoint)
         s = status_errorf(STATUS_DATA_LOSS, "%s: weight_map must be an object with tensors", path);
     } else {
         s = fill_from_map(checkpoint, map);
+    }
+    if (status_is_ok(&s)) {
+        s = check_all_shards(checkpoint);
+    }
+    if (status_is_ok(&s)) {
+        s = check_total(checkpoint, root);
     }
     json_decref(root);
     return s;

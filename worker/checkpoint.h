@@ -16,7 +16,8 @@
 #include "base/status.h"
 #include "worker/safetensors.h"
 
-#define CHECKPOINT_MAX_SHARDS 1000
+#define CHECKPOINT_MAX_SHARDS  1000
+#define CHECKPOINT_MAX_TENSORS 65536 /* of all shards together */
 
 struct checkpoint;
 

@@ -10,6 +10,7 @@
 #include "worker/host.h"
 #include "worker/kv_pool.h"
 #include "worker/weights.h"
+#include "worker/weights_check.h"
 
 /* Of the host's available memory, for the KV pools of all its ranks, when nothing else is said. */
 #define KV_MEMORY_SHARE 0.4
@@ -34,7 +35,8 @@ struct engine {
 
 /* Needed while loading only. */
 struct loading {
-    struct checkpoint *checkpoint;
+    struct checkpoint *checkpoint; /* NULL: dummy weights */
+    struct weight_source source;
     struct weight_loader loader;
     uint64_t bytes_total;
 };
@@ -91,19 +93,36 @@ static status_t check_options(const struct engine *e)
 static int embedding_dtype(const struct checkpoint *checkpoint)
 {
     checkpoint_tensor_t tensor;
+    if (checkpoint == NULL) {
+        return DTYPE_F32;
+    }
     const status_t s = checkpoint_find(checkpoint, "model.embed_tokens.weight", &tensor);
     return status_is_ok(&s) ? tensor.tensor->dtype : DTYPE_F32;
+}
+
+static status_t open_source(const struct engine *e, struct loading *l)
+{
+    if (e->options.load == ENGINE_LOAD_CHECKPOINT) {
+        TRY(checkpoint_open(e->options.model_dir, &l->checkpoint));
+    }
+    l->source = (struct weight_source){
+        .checkpoint = l->checkpoint,
+        .seed = e->options.weights_seed,
+        .imitated_dtype = e->spec->dtype,
+        .backend = e->options.backend,
+        .stream = e->stream,
+    };
+    return weight_source_check(&l->source, e->spec, &l->bytes_total);
 }
 
 /* Everything that one rank can find out alone: what is on disk, and its own memory. */
 static status_t prepare(struct engine *e, struct loading *l)
 {
     TRY(check_options(e));
-    TRY(checkpoint_open(e->options.model_dir, &l->checkpoint));
-    TRY(weights_check(l->checkpoint, e->spec, &l->bytes_total));
     const int32_t share = host_cores() / group_host_size(e->group);
     const int32_t threads = e->options.threads > 0 ? e->options.threads : share > 0 ? share : 1;
     TRY(e->options.backend->stream_new(threads, &e->stream));
+    TRY(open_source(e, l));
     const struct weights_request request = {
         .backend = e->options.backend,
         .spec = e->spec,
@@ -113,8 +132,13 @@ static status_t prepare(struct engine *e, struct loading *l)
         .checkpoint_dtype = embedding_dtype(l->checkpoint),
     };
     TRY(weights_alloc(&request, &e->weights));
-    return weight_loader_init(&l->loader, l->checkpoint, group_comm(e->group), e->options.backend,
-                              weights_max_row_bytes(e->spec));
+    const struct weight_loader_parts parts = {
+        .source = &l->source,
+        .comm = group_comm(e->group),
+        .backend = e->options.backend,
+        .stream = e->stream,
+    };
+    return weight_loader_init(&parts, weights_max_row_bytes(e->spec), &l->loader);
 }
 
 static status_t load(struct engine *e, struct loading *l)
@@ -126,11 +150,44 @@ static status_t load(struct engine *e, struct loading *l)
     };
     const uint64_t start = clock_now_ns(clock_system());
     TRY(weights_load(&e->weights, &l->loader, &progress));
-    e->bytes_read = checkpoint_bytes_read(l->checkpoint);
+    e->bytes_read = l->checkpoint != NULL ? checkpoint_bytes_read(l->checkpoint) : 0;
     const uint64_t elapsed_ms = (clock_now_ns(clock_system()) - start) / NS_PER_MS;
     log_write(&e->options.log, LOG_INFO, "weights loaded",
               "bytes_read=%" PRIu64 " bytes_packed=%" PRIu64 " ms=%" PRIu64, e->bytes_read,
               e->weights.bytes, elapsed_ms);
+    return status_ok();
+}
+
+/* Every rank's, put together: the first tensor with defects, in the order of loading, and the sum over all. */
+static void add_defects(struct weight_defects *sum, const struct weight_defects *more)
+{
+    if (more->n_all == 0) {
+        return;
+    }
+    const uint64_t n_all = sum->n_all + more->n_all;
+    if (sum->n_all == 0 || more->first < sum->first) {
+        *sum = *more;
+    } else if (more->first == sum->first) {
+        sum->n_first += more->n_first;
+    }
+    sum->n_all = n_all;
+}
+
+/* Weights that are NaN or infinite are served as they are: whoever made them may know why. One line says so. */
+static status_t warn_of_defects(const struct engine *e, const struct loading *l)
+{
+    const struct comm *comm = group_comm(e->group);
+    struct weight_defects sum = {0};
+    for (int32_t rank = 0; rank < comm->size; rank++) {
+        struct weight_defects theirs = l->source.defects;
+        TRY(comm->ops->broadcast(group_comm(e->group), &theirs, sizeof theirs, rank));
+        add_defects(&sum, &theirs);
+    }
+    if (sum.n_all > 0 && e->rank == 0) {
+        log_write(&e->options.log, LOG_WARN, "weights that are NaN or infinite",
+                  "tensor=%s values=%" PRIu64 " in_all_tensors=%" PRIu64, sum.name, sum.n_first,
+                  sum.n_all);
+    }
     return status_ok();
 }
 
@@ -146,6 +203,7 @@ static status_t load_weights(struct engine *e)
     status_t s;
     TRY_GOTO(s, group_agree(e->group, prepare(e, &l)), done);
     TRY_GOTO(s, group_agree(e->group, load(e, &l)), done);
+    TRY_GOTO(s, group_agree(e->group, warn_of_defects(e, &l)), done);
 done:
     loading_end(&l);
     return s;

@@ -1,7 +1,7 @@
 /*
  * engine.h - one rank's share of a model: weights, KV pools, and the step
  *
- * What:      engine_new loads the slices of the checkpoint the plan gives this rank and allocates everything a step
+ * What:      engine_new loads the slices of the weights the plan gives this rank and allocates everything a step
  *            needs; engine_step computes one step plan together with the other ranks.
  * Ownership: the engine owns weights, pools and buffers; spec and plan are borrowed and must outlive it.
  * Thread:    owner:the rank's main thread (the backend's own team computes inside).
@@ -22,8 +22,12 @@
 
 struct engine;
 
+enum engine_load { ENGINE_LOAD_CHECKPOINT, ENGINE_LOAD_DUMMY };
+
 struct engine_options {
     const char *model_dir;
+    int load;              /* enum engine_load: dummy weights are made up, see weight_source.h */
+    uint64_t weights_seed; /* of dummy weights */
     const struct backend *backend;
     int dtype;    /* weights on the device: DTYPE_F32 or DTYPE_BF16 */
     int kv_dtype; /* DTYPE_F32 or DTYPE_BF16 */

@@ -4,11 +4,11 @@
  *     kv_pool_place                       where the rows go in the KV pools
  *     embed
  *     for each layer
- *       attention_block
+ *       attention_block, or linear_block, or nothing
  *         project_queries, append_keys_and_values
  *         attend | attend_by_head | exchange_queries, attend, exchange_outputs
  *         project_out, add over ranks
- *       ffn_block, add over ranks
+ *       ffn_block, or linear_block, or nothing; add over ranks
  *     norm_last_rows, project_logits, gather_logits
  */
 #include "worker/forward.h"
@@ -100,6 +100,33 @@ static status_t add_partial(struct forward *f, int32_t n_rows)
         .n = (int64_t)n_rows * f->parts.spec->n_hidden,
     };
     return f->parts.backend->add(f->parts.stream, &args);
+}
+
+/*
+ * One matrix in the place of attention or feed-forward. Each rank computes its own columns of the result and leaves
+ * the others zero, so that the sum over ranks is the same to the bit for any number of them.
+ */
+static status_t linear_block(struct forward *f, const struct step_plan *step,
+                             const struct norm_weights *norm_weights, const struct matrix *matrix,
+                             plan_interval_t rows)
+{
+    const int64_t n_hidden = f->parts.spec->n_hidden;
+    TRY(norm(f, f->x, norm_weights, step->n_rows, f->normed));
+    if (rows.end - rows.begin < n_hidden) {
+        memset(f->partial, 0, (size_t)step->n_rows * (size_t)n_hidden * sizeof *f->partial);
+    }
+    if (matrix != NULL) {
+        const struct matmul_args args = {
+            .weight = matrix,
+            .x = f->normed,
+            .ld_x = n_hidden,
+            .n_rows = step->n_rows,
+            .out = f->partial + rows.begin,
+            .ld_out = n_hidden,
+        };
+        TRY(f->parts.backend->matmul(f->parts.stream, &args));
+    }
+    return add_partial(f, step->n_rows);
 }
 
 static int32_t n_query_heads(const struct forward *f, int32_t layer)
@@ -448,6 +475,26 @@ static status_t project_logits(struct forward *f, const struct step_plan *step)
 
 // ---- a step ----
 
+static status_t run_layer(struct forward *f, const struct step_plan *step, int32_t layer)
+{
+    const struct layer_weights *w = &f->parts.weights->layers[layer];
+    const struct spec_layer *kind = &f->parts.spec->layers[layer];
+    const int32_t rank = f->parts.comm->rank;
+    if (kind->attention == SPEC_BLOCK_FULL) {
+        TRY(attention_block(f, step, layer));
+    } else if (kind->attention == SPEC_BLOCK_LINEAR) {
+        const plan_interval_t rows = plan_attention_rows(f->parts.plan, layer, rank);
+        TRY(linear_block(f, step, &w->attention_norm, w->attention_linear, rows));
+    }
+    if (kind->ffn == SPEC_BLOCK_FULL) {
+        TRY(ffn_block(f, step, layer));
+    } else if (kind->ffn == SPEC_BLOCK_LINEAR) {
+        const plan_interval_t rows = plan_ffn_rows(f->parts.plan, layer, rank);
+        TRY(linear_block(f, step, &w->ffn_norm, w->ffn_linear, rows));
+    }
+    return status_ok();
+}
+
 status_t forward_run(struct forward *f, const struct step_plan *step, const float **logits_out)
 {
     kv_pool_place(f->parts.pool, step);
@@ -455,8 +502,7 @@ status_t forward_run(struct forward *f, const struct step_plan *step, const floa
         TRY(embed(f, step));
     }
     for (int32_t layer = 0; step->n_rows > 0 && layer < f->parts.spec->n_layers; layer++) {
-        TRY(attention_block(f, step, layer));
-        TRY(ffn_block(f, step, layer));
+        TRY(run_layer(f, step, layer));
     }
     TRY(project_logits(f, step));
     TRY(f->parts.backend->stream_sync(f->parts.stream));

@@ -4,6 +4,7 @@
  * What:      token ids in, logits out: embedding, the layers, the final norm and the head. Each layer is
  *              x += o( attention( q, k, v of norm(x) ) )      summed over ranks
  *              x += down( silu(gate) * up of norm(x) )        summed over ranks
+ *            A layer may have one matrix in the place of either, x += linear( norm(x) ), or nothing there at all.
  * Layout:    R rows of a step, D hidden size, h head size; H, F and V are this rank's heads, columns and rows.
  *            Activations are float32, [R, ..], and whole on every rank between the blocks.
  * Ownership: owns its buffers, all made by forward_init; a step allocates nothing.

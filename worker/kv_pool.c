@@ -97,8 +97,11 @@ static status_t alloc_planes(struct kv_pool *pool)
 {
     const struct plan *plan = pool->plan;
     for (int32_t layer = 0; layer < plan->n_layers; layer++) {
-        const int64_t units =
-            plan_units(plan, plan->layers[layer].class_index, pool->rank, pool->blocks_per_lane);
+        const int32_t class_index = plan->layers[layer].class_index;
+        if (class_index < 0) {
+            continue; // it keeps nothing
+        }
+        const int64_t units = plan_units(plan, class_index, pool->rank, pool->blocks_per_lane);
         const size_t size = (size_t)units * unit_bytes(pool);
         status_t s = alloc_plane(pool, size, &pool->layers[layer].k);
         if (status_is_ok(&s)) {
@@ -114,7 +117,8 @@ static status_t alloc_planes(struct kv_pool *pool)
 static status_t init(struct kv_pool *pool, int32_t max_rows)
 {
     const struct plan *plan = pool->plan;
-    pool->classes = calloc((size_t)plan->n_classes, sizeof *pool->classes);
+    pool->classes =
+        calloc(plan->n_classes > 0 ? (size_t)plan->n_classes : 1, sizeof *pool->classes);
     pool->layers = calloc((size_t)plan->n_layers, sizeof *pool->layers);
     pool->offsets = calloc((size_t)max_rows, sizeof *pool->offsets);
     pool->lane_rows = calloc((size_t)plan->n_lanes + 1, sizeof *pool->lane_rows);

@@ -2,7 +2,7 @@
  * kv_pool.h - the rank's keys and values, and where a step's rows go in them
  *
  * What:      one K and one V plane a layer, sized by what the rank holds of that layer's KV heads: nothing is padded to
- *            the largest layer. Layers of a lane class share block ids and addresses; kv_pool_place works these out
+ *            the largest layer, and layers without attention have none. Layers of a lane class share block ids and addresses; kv_pool_place works these out
  *            once a step.
  * Layout:    a plane is [unit][PLAN_BLOCK_TOKENS][head_dim], a unit being one KV head of one block.
  *            Lane u's block b is units unit_base(u) + b*n .. + n-1, its n held heads in ascending order (plan.h).
@@ -52,7 +52,7 @@ struct kv_pool {
     int64_t blocks_per_lane;
     uint64_t bytes;
     struct kv_class *classes; /* [n_classes] */
-    struct kv_planes *layers; /* [n_layers] */
+    struct kv_planes *layers; /* [n_layers]; NULL planes: the layer keeps nothing here */
 
     /* Of the step. */
     int32_t *offsets;   /* [max_rows]: token within its block */

@@ -44,6 +44,8 @@ status_t member_open(struct group *group, const struct wire_assign *assign,
     TRY_GOTO(s, group_agree(group, open_local(group, assign, options, m, &backend)), undo);
     const struct engine_options engine_options = {
         .model_dir = model_dir(assign, options->config),
+        .load = assign->dummy_weights ? ENGINE_LOAD_DUMMY : ENGINE_LOAD_CHECKPOINT,
+        .weights_seed = assign->weights_seed,
         .backend = backend,
         .dtype = assign->dtype,
         .kv_dtype = assign->kv_dtype,

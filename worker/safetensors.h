@@ -21,8 +21,10 @@
 #include "base/dtype.h"
 #include "base/status.h"
 
-#define SAFETENSORS_MAX_HEADER_BYTES ((uint64_t)100 * 1000 * 1000)
-#define SAFETENSORS_MAX_TENSORS      1000000
+/* Stricter than the format, whose headers may have 100 MB: a model of a thousand tensors takes 0.1 MB, and reading a
+ * header must not take memory out of all proportion to the model. */
+#define SAFETENSORS_MAX_HEADER_BYTES ((uint64_t)8 * 1000 * 1000)
+#define SAFETENSORS_MAX_TENSORS      16384
 #define SAFETENSORS_MAX_NAME_BYTES   1024
 #define SAFETENSORS_MAX_DIMS         8
 

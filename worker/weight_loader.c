@@ -5,25 +5,20 @@
 
 #include "kernels/cpu/convert.h"
 
-#define CHUNK_BYTES ((size_t)8 * 1024 * 1024)
+/* A chunk is read and packed while it is in a cache. */
+#define CHUNK_BYTES ((size_t)1 * 1024 * 1024)
 #define SEND_TAG    1
 
-/* A tensor as rows. */
-struct shape {
-    int32_t n_rows, n_columns;
-    size_t element_bytes, row_bytes;
-};
+enum { ROW_UNIT = 16 };
 
-static struct shape shape_of(checkpoint_tensor_t tensor)
+static size_t row_bytes_of(const struct weight_tensor *tensor)
 {
-    const struct safetensors_tensor *t = tensor.tensor;
-    struct shape shape = {
-        .n_rows = (int32_t)t->shape[0],
-        .n_columns = t->n_dims > 1 ? (int32_t)t->shape[1] : 1,
-        .element_bytes = dtype_bytes(t->dtype),
-    };
-    shape.row_bytes = (size_t)shape.n_columns * shape.element_bytes;
-    return shape;
+    return (size_t)tensor->n_columns * dtype_bytes(tensor->dtype);
+}
+
+static int32_t length(plan_interval_t interval)
+{
+    return interval.end - interval.begin;
 }
 
 static plan_interval_t overlap(plan_interval_t a, plan_interval_t b)
@@ -35,14 +30,16 @@ static plan_interval_t overlap(plan_interval_t a, plan_interval_t b)
     return both;
 }
 
-status_t weight_loader_init(struct weight_loader *loader, struct checkpoint *checkpoint,
-                            struct comm *comm, const struct backend *backend, size_t max_row_bytes)
+status_t weight_loader_init(const struct weight_loader_parts *parts, size_t max_row_bytes,
+                            struct weight_loader *loader_out)
 {
     const size_t size = max_row_bytes > CHUNK_BYTES ? max_row_bytes : CHUNK_BYTES;
+    struct comm *comm = parts->comm;
     struct weight_loader made = {
-        .checkpoint = checkpoint,
+        .source = parts->source,
         .comm = comm,
-        .backend = backend,
+        .backend = parts->backend,
+        .stream = parts->stream,
         .chunk_bytes = size,
         .chunk = malloc(size),
         .slice = malloc(size),
@@ -55,7 +52,7 @@ status_t weight_loader_init(struct weight_loader *loader, struct checkpoint *che
         return status_errorf(STATUS_RESOURCE_EXHAUSTED, "no memory for two buffers of %zu bytes",
                              size);
     }
-    *loader = made;
+    *loader_out = made;
     return status_ok();
 }
 
@@ -77,62 +74,50 @@ static void keep(struct weight_loader *loader, status_t s)
 }
 
 /* Whole rows into the chunk buffer. */
-static void read_rows(struct weight_loader *loader, checkpoint_tensor_t tensor,
-                      const struct shape *shape, plan_interval_t rows)
+static void read_rows(struct weight_loader *loader, const struct weight_tensor *tensor,
+                      plan_interval_t rows)
 {
-    const size_t size = (size_t)(rows.end - rows.begin) * shape->row_bytes;
-    const uint64_t offset = (uint64_t)rows.begin * shape->row_bytes;
-    const status_t s = checkpoint_read(loader->checkpoint, tensor, offset, size, loader->chunk);
+    const status_t s = weight_source_read(loader->source, tensor, rows, loader->chunk);
     if (!status_is_ok(&s)) {
-        memset(loader->chunk, 0, size);
+        memset(loader->chunk, 0, (size_t)length(rows) * row_bytes_of(tensor));
     }
     keep(loader, s);
 }
 
-// ---- rows ----
-
-static void convert(const uint8_t *src, int src_dtype, int64_t n, uint8_t *dst, int dst_dtype)
+static void write_matrix(struct weight_loader *loader, const struct matrix_write_args *args)
 {
-    if (src_dtype == dst_dtype) {
-        memcpy(dst, src, (size_t)n * dtype_bytes(src_dtype));
-        return;
-    }
-    const size_t src_bytes = dtype_bytes(src_dtype);
-    const size_t dst_bytes = dtype_bytes(dst_dtype);
-    for (int64_t i = 0; i < n; i++) {
-        float value;
-        f32_from_any(src + (size_t)i * src_bytes, src_dtype, 1, &value);
-        if (dst_dtype == DTYPE_F32) {
-            memcpy(dst + (size_t)i * dst_bytes, &value, sizeof value);
-        } else {
-            const uint16_t half = bf16_from_f32(value);
-            memcpy(dst + (size_t)i * dst_bytes, &half, sizeof half);
-        }
-    }
+    keep(loader, loader->backend->matrix_write(loader->stream, args));
 }
+
+// ---- rows ----
 
 /* data: the rows [rows.begin, rows.end) of the tensor. */
 static void deliver(struct weight_loader *loader, const struct weight_rows *job,
                     plan_interval_t rows, const uint8_t *data)
 {
-    const int dtype = job->tensor.tensor->dtype;
-    const struct shape shape = shape_of(job->tensor);
+    const struct weight_tensor *tensor = job->tensor;
     for (int32_t i = 0; i < job->n_sinks; i++) {
         const struct weight_sink *sink = &job->sinks[i];
         const plan_interval_t part = overlap(rows, sink->rows);
         if (part.end <= part.begin) {
             continue;
         }
-        const int32_t n_rows = part.end - part.begin;
         const int32_t at = part.begin - sink->rows.begin;
-        const uint8_t *from = data + (size_t)(part.begin - rows.begin) * shape.row_bytes;
+        const uint8_t *from = data + (size_t)(part.begin - rows.begin) * row_bytes_of(tensor);
         if (sink->matrix != NULL) {
-            keep(loader, loader->backend->matrix_write(sink->matrix, sink->matrix_row + at, n_rows,
-                                                       from, dtype, shape.n_columns));
+            const struct matrix_write_args args = {
+                .matrix = sink->matrix,
+                .row_begin = sink->matrix_row + at,
+                .n_rows = length(part),
+                .src = from,
+                .src_dtype = tensor->dtype,
+                .ld_src = tensor->n_columns,
+            };
+            write_matrix(loader, &args);
         } else {
-            const size_t row_bytes = (size_t)shape.n_columns * dtype_bytes(sink->array_dtype);
-            convert(from, dtype, (int64_t)n_rows * shape.n_columns,
-                    (uint8_t *)sink->array + (size_t)at * row_bytes, sink->array_dtype);
+            const size_t row_bytes = (size_t)tensor->n_columns * dtype_bytes(sink->array_dtype);
+            cpu_convert(from, tensor->dtype, (int64_t)length(part) * tensor->n_columns,
+                        (uint8_t *)sink->array + (size_t)at * row_bytes, sink->array_dtype);
         }
     }
 }
@@ -141,15 +126,14 @@ static void deliver(struct weight_loader *loader, const struct weight_rows *job,
 static status_t read_and_send(struct weight_loader *loader, const struct weight_rows *job,
                               plan_interval_t rows)
 {
-    const struct shape shape = shape_of(job->tensor);
+    const size_t row_bytes = row_bytes_of(job->tensor);
     struct comm *comm = loader->comm;
-    read_rows(loader, job->tensor, &shape, rows);
+    read_rows(loader, job->tensor, rows);
     for (int32_t peer = 0; peer < comm->size; peer++) {
         const plan_interval_t part = overlap(rows, job->wanted[peer]);
         if (peer != comm->rank && part.end > part.begin) {
-            TRY(comm->ops->send(comm,
-                                loader->chunk + (size_t)(part.begin - rows.begin) * shape.row_bytes,
-                                (size_t)(part.end - part.begin) * shape.row_bytes, peer, SEND_TAG));
+            TRY(comm->ops->send(comm, loader->chunk + (size_t)(part.begin - rows.begin) * row_bytes,
+                                (size_t)length(part) * row_bytes, peer, SEND_TAG));
         }
     }
     deliver(loader, job, rows, loader->chunk);
@@ -165,16 +149,42 @@ static status_t receive_rows(struct weight_loader *loader, const struct weight_r
     if (part.end <= part.begin) {
         return status_ok();
     }
-    const size_t size = (size_t)(part.end - part.begin) * shape_of(job->tensor).row_bytes;
+    const size_t size = (size_t)length(part) * row_bytes_of(job->tensor);
     TRY(comm->ops->recv(comm, loader->chunk, size, reader, SEND_TAG));
     deliver(loader, job, part, loader->chunk);
     return status_ok();
 }
 
+/* Whole panels of a matrix where they fit: a panel written at once is written fastest. */
+static int32_t rows_that_fit(const struct weight_loader *loader, size_t row_bytes)
+{
+    const int32_t fit = (int32_t)(loader->chunk_bytes / row_bytes);
+    return fit > ROW_UNIT ? fit / ROW_UNIT * ROW_UNIT : fit;
+}
+
+/* Each rank for itself. */
+static status_t make_up_rows(struct weight_loader *loader, const struct weight_rows *job)
+{
+    const struct weight_tensor *tensor = job->tensor;
+    const plan_interval_t all = {0, tensor->n_columns};
+    const plan_interval_t own =
+        job->n_sinks > 0 ? job->wanted[loader->comm->rank] : (plan_interval_t){0};
+    const int32_t per_chunk = rows_that_fit(loader, row_bytes_of(tensor));
+    for (int32_t row = own.begin; row < own.end; row += per_chunk) {
+        const plan_interval_t rows = {row, own.end - row < per_chunk ? own.end : row + per_chunk};
+        keep(loader,
+             weight_source_make_up(loader->source, tensor, rows, all, (float *)loader->chunk));
+        deliver(loader, job, rows, loader->chunk);
+    }
+    return status_ok();
+}
+
 status_t weight_loader_rows(struct weight_loader *loader, const struct weight_rows *job)
 {
-    const struct shape shape = shape_of(job->tensor);
-    const int32_t per_chunk = (int32_t)(loader->chunk_bytes / shape.row_bytes);
+    if (weight_source_makes_up(loader->source)) {
+        return make_up_rows(loader, job);
+    }
+    const int32_t per_chunk = rows_that_fit(loader, row_bytes_of(job->tensor));
     const struct comm *comm = loader->comm;
     int32_t covered = 0; // rows that lower ranks read
     for (int32_t reader = 0; reader < comm->size; reader++) {
@@ -194,21 +204,43 @@ status_t weight_loader_rows(struct weight_loader *loader, const struct weight_ro
 // ---- columns ----
 
 struct column_job {
-    checkpoint_tensor_t tensor;
-    struct shape shape;
+    const struct weight_tensor *tensor;
     const int32_t *cuts;
     struct matrix *matrix;
 };
+
+static plan_interval_t columns_of(const struct column_job *job, int32_t rank)
+{
+    return (plan_interval_t){job->cuts[rank], job->cuts[rank + 1]};
+}
+
+/* Rows of this rank's columns into its matrix. */
+static void write_columns(struct weight_loader *loader, const struct column_job *job,
+                          plan_interval_t rows, const void *src, int32_t ld_src)
+{
+    const struct matrix_write_args args = {
+        .matrix = job->matrix,
+        .row_begin = rows.begin,
+        .n_rows = length(rows),
+        .src = src,
+        .src_dtype = job->tensor->dtype,
+        .ld_src = ld_src,
+    };
+    write_matrix(loader, &args);
+}
 
 /* The columns of a rank out of the chunk's rows, packed into the slice buffer; returns their bytes. */
 static size_t cut_columns(struct weight_loader *loader, const struct column_job *job,
                           int32_t n_rows, int32_t rank)
 {
-    const size_t offset = (size_t)job->cuts[rank] * job->shape.element_bytes;
-    const size_t width = (size_t)(job->cuts[rank + 1] - job->cuts[rank]) * job->shape.element_bytes;
+    const size_t element_bytes = dtype_bytes(job->tensor->dtype);
+    const plan_interval_t columns = columns_of(job, rank);
+    const size_t offset = (size_t)columns.begin * element_bytes;
+    const size_t width = (size_t)length(columns) * element_bytes;
+    const size_t row_bytes = row_bytes_of(job->tensor);
     for (int32_t i = 0; i < n_rows; i++) {
-        memcpy(loader->slice + (size_t)i * width,
-               loader->chunk + (size_t)i * job->shape.row_bytes + offset, width);
+        memcpy(loader->slice + (size_t)i * width, loader->chunk + (size_t)i * row_bytes + offset,
+               width);
     }
     return (size_t)n_rows * width;
 }
@@ -217,19 +249,15 @@ static status_t send_columns(struct weight_loader *loader, const struct column_j
                              plan_interval_t rows)
 {
     struct comm *comm = loader->comm;
-    const int32_t n_rows = rows.end - rows.begin;
     for (int32_t peer = 0; peer < comm->size; peer++) {
-        if (peer != comm->rank && job->cuts[peer + 1] > job->cuts[peer]) {
-            const size_t size = cut_columns(loader, job, n_rows, peer);
+        if (peer != comm->rank && length(columns_of(job, peer)) > 0) {
+            const size_t size = cut_columns(loader, job, length(rows), peer);
             TRY(comm->ops->send(comm, loader->slice, size, peer, SEND_TAG));
         }
     }
     if (job->matrix != NULL) {
-        const uint8_t *own =
-            loader->chunk + (size_t)job->cuts[comm->rank] * job->shape.element_bytes;
-        keep(loader,
-             loader->backend->matrix_write(job->matrix, rows.begin, n_rows, own,
-                                           job->tensor.tensor->dtype, job->shape.n_columns));
+        const size_t offset = (size_t)job->cuts[comm->rank] * dtype_bytes(job->tensor->dtype);
+        write_columns(loader, job, rows, loader->chunk + offset, job->tensor->n_columns);
     }
     return status_ok();
 }
@@ -241,48 +269,69 @@ static status_t receive_columns(struct weight_loader *loader, const struct colum
         return status_ok();
     }
     struct comm *comm = loader->comm;
-    const int32_t n_columns = job->cuts[comm->rank + 1] - job->cuts[comm->rank];
-    const int32_t n_rows = rows.end - rows.begin;
-    const size_t size = (size_t)n_rows * (size_t)n_columns * job->shape.element_bytes;
+    const int32_t n_columns = length(columns_of(job, comm->rank));
+    const size_t size = (size_t)length(rows) * (size_t)n_columns * dtype_bytes(job->tensor->dtype);
     TRY(comm->ops->recv(comm, loader->slice, size, reader, SEND_TAG));
-    keep(loader, loader->backend->matrix_write(job->matrix, rows.begin, n_rows, loader->slice,
-                                               job->tensor.tensor->dtype, n_columns));
+    write_columns(loader, job, rows, loader->slice, n_columns);
     return status_ok();
 }
 
 /* Chunks are equal and small enough that every rank has one to read. */
-static int32_t rows_per_chunk(const struct weight_loader *loader, const struct shape *shape)
+static int32_t rows_per_chunk(const struct weight_loader *loader,
+                              const struct weight_tensor *tensor)
 {
-    const int32_t fit = (int32_t)(loader->chunk_bytes / shape->row_bytes);
-    const int32_t share = (shape->n_rows - 1) / loader->comm->size + 1;
+    const int32_t fit = rows_that_fit(loader, row_bytes_of(tensor));
+    const int32_t share = (tensor->n_rows - 1) / loader->comm->size + 1;
     return fit < share ? fit : share;
 }
 
-static plan_interval_t chunk_at(const struct shape *shape, int32_t per_chunk, int64_t index)
+static plan_interval_t chunk_at(const struct weight_tensor *tensor, int32_t per_chunk,
+                                int64_t index)
 {
     const int64_t begin = index * per_chunk;
     const int64_t end = begin + per_chunk;
     const plan_interval_t rows = {
-        .begin = (int32_t)(begin < shape->n_rows ? begin : shape->n_rows),
-        .end = (int32_t)(end < shape->n_rows ? end : shape->n_rows),
+        .begin = (int32_t)(begin < tensor->n_rows ? begin : tensor->n_rows),
+        .end = (int32_t)(end < tensor->n_rows ? end : tensor->n_rows),
     };
     return rows;
 }
 
-status_t weight_loader_columns(struct weight_loader *loader, checkpoint_tensor_t tensor,
+/* Each rank for itself. */
+static status_t make_up_columns(struct weight_loader *loader, const struct column_job *job)
+{
+    const plan_interval_t own = columns_of(job, loader->comm->rank);
+    if (job->matrix == NULL) {
+        return status_ok();
+    }
+    const int32_t per_chunk = rows_that_fit(loader, (size_t)length(own) * sizeof(float));
+    const int32_t n_rows = job->tensor->n_rows;
+    for (int32_t row = 0; row < n_rows; row += per_chunk) {
+        const plan_interval_t rows = {row, n_rows - row < per_chunk ? n_rows : row + per_chunk};
+        keep(loader,
+             weight_source_make_up(loader->source, job->tensor, rows, own, (float *)loader->chunk));
+        write_columns(loader, job, rows, (float *)loader->chunk, length(own));
+    }
+    return status_ok();
+}
+
+status_t weight_loader_columns(struct weight_loader *loader, const struct weight_tensor *tensor,
                                const int32_t *cuts, struct matrix *matrix)
 {
-    const struct column_job job = {tensor, shape_of(tensor), cuts, matrix};
+    const struct column_job job = {tensor, cuts, matrix};
+    if (weight_source_makes_up(loader->source)) {
+        return make_up_columns(loader, &job);
+    }
     const struct comm *comm = loader->comm;
-    const int32_t per_chunk = rows_per_chunk(loader, &job.shape);
-    const int64_t n_chunks = (job.shape.n_rows + per_chunk - 1) / per_chunk;
+    const int32_t per_chunk = rows_per_chunk(loader, tensor);
+    const int64_t n_chunks = (tensor->n_rows + per_chunk - 1) / per_chunk;
     for (int64_t round = 0; round < n_chunks; round += comm->size) {
-        const plan_interval_t mine = chunk_at(&job.shape, per_chunk, round + comm->rank);
+        const plan_interval_t mine = chunk_at(tensor, per_chunk, round + comm->rank);
         if (mine.end > mine.begin) {
-            read_rows(loader, tensor, &job.shape, mine);
+            read_rows(loader, tensor, mine);
         }
         for (int32_t reader = 0; reader < comm->size; reader++) {
-            const plan_interval_t rows = chunk_at(&job.shape, per_chunk, round + reader);
+            const plan_interval_t rows = chunk_at(tensor, per_chunk, round + reader);
             if (rows.end > rows.begin) {
                 TRY(reader == comm->rank ? send_columns(loader, &job, rows)
                                          : receive_columns(loader, &job, reader, rows));

@@ -6,6 +6,7 @@
  *            columns: each rank needs its columns of every row. Chunks of whole rows are dealt to the ranks in turn;
  *            in a round every rank reads its chunk, then each in rank order sends the others their columns. So reads
  *            are long, in parallel and once, whatever the width of a slice.
+ *            Values that are made up are made where they are needed.
  * Ownership: borrows everything but its buffers.
  * Thread:    owner:the rank's main thread.
  * Collective: yes for both, with the same arguments but the sinks.
@@ -19,7 +20,7 @@
 #include "kernels/backend.h"
 #include "parallel/comm.h"
 #include "parallel/plan.h"
-#include "worker/checkpoint.h"
+#include "worker/weight_source.h"
 
 /* Where some rows of a tensor go on this rank: into a matrix, or converted into an array. */
 struct weight_sink {
@@ -30,10 +31,18 @@ struct weight_sink {
     int array_dtype;       /* DTYPE_F32, DTYPE_BF16 or the tensor's own */
 };
 
-struct weight_loader {
-    struct checkpoint *checkpoint;
+struct weight_loader_parts {
+    struct weight_source *source;
     struct comm *comm;
     const struct backend *backend;
+    struct backend_stream *stream;
+};
+
+struct weight_loader {
+    struct weight_source *source;
+    struct comm *comm;
+    const struct backend *backend;
+    struct backend_stream *stream;
     size_t chunk_bytes;
     uint8_t *chunk; /* rows as they are in the file */
     uint8_t *slice; /* columns of those rows, on their way */
@@ -44,13 +53,12 @@ struct weight_loader {
 };
 
 /* Not collective. max_row_bytes: of any tensor that will be loaded. */
-MUST_USE status_t weight_loader_init(struct weight_loader *loader, struct checkpoint *checkpoint,
-                                     struct comm *comm, const struct backend *backend,
-                                     size_t max_row_bytes);
+MUST_USE status_t weight_loader_init(const struct weight_loader_parts *parts, size_t max_row_bytes,
+                                     struct weight_loader *loader_out);
 void weight_loader_destroy(struct weight_loader *loader); /* accepts a zeroed one */
 
 struct weight_rows {
-    checkpoint_tensor_t tensor; /* one dimension counts as rows of one column */
+    const struct weight_tensor *tensor;
     const plan_interval_t
         *wanted; /* [ranks]: rows each rank needs; begins and ends ascend with the rank */
     const struct weight_sink *sinks; /* of this rank */
@@ -60,5 +68,6 @@ struct weight_rows {
 MUST_USE status_t weight_loader_rows(struct weight_loader *loader, const struct weight_rows *job);
 
 /* cuts [ranks + 1], in columns; matrix [rows of the tensor, own columns], NULL when there are none. */
-MUST_USE status_t weight_loader_columns(struct weight_loader *loader, checkpoint_tensor_t tensor,
-                                        const int32_t *cuts, struct matrix *matrix);
+MUST_USE status_t weight_loader_columns(struct weight_loader *loader,
+                                        const struct weight_tensor *tensor, const int32_t *cuts,
+                                        struct matrix *matrix);

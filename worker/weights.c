@@ -1,218 +1,10 @@
 #include "worker/weights.h"
 
-#include <assert.h>
-#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "worker/weight_loader.h"
-
-#define NAME_BYTES 128
-
-// ---- names and shapes ----
-
-enum layer_tensor {
-    ATTENTION_NORM,
-    ATTENTION_NORM_BIAS,
-    Q_PROJ,
-    K_PROJ,
-    V_PROJ,
-    O_PROJ,
-    FFN_NORM,
-    FFN_NORM_BIAS,
-    GATE_PROJ,
-    UP_PROJ,
-    DOWN_PROJ,
-    N_LAYER_TENSORS,
-};
-
-static const char *const layer_names[N_LAYER_TENSORS] = {
-    [ATTENTION_NORM] = "input_layernorm.weight",
-    [ATTENTION_NORM_BIAS] = "input_layernorm.bias",
-    [Q_PROJ] = "self_attn.q_proj.weight",
-    [K_PROJ] = "self_attn.k_proj.weight",
-    [V_PROJ] = "self_attn.v_proj.weight",
-    [O_PROJ] = "self_attn.o_proj.weight",
-    [FFN_NORM] = "post_attention_layernorm.weight",
-    [FFN_NORM_BIAS] = "post_attention_layernorm.bias",
-    [GATE_PROJ] = "mlp.gate_proj.weight",
-    [UP_PROJ] = "mlp.up_proj.weight",
-    [DOWN_PROJ] = "mlp.down_proj.weight",
-};
-
-static const char embedding_name[] = "model.embed_tokens.weight";
-static const char final_norm_name[] = "model.norm.weight";
-static const char final_norm_bias_name[] = "model.norm.bias";
-static const char head_name[] = "lm_head.weight";
-
-/* A name and the shape the spec wants; n_columns 0: one dimension. */
-struct wanted {
-    char name[NAME_BYTES];
-    int32_t n_rows, n_columns;
-};
-
-static struct wanted want(const char *name, int32_t n_rows, int32_t n_columns)
-{
-    struct wanted wanted = {.n_rows = n_rows, .n_columns = n_columns};
-    snprintf(wanted.name, sizeof wanted.name, "%s", name);
-    return wanted;
-}
-
-static struct wanted want_layer(const struct model_spec *spec, int32_t layer,
-                                enum layer_tensor which)
-{
-    const int32_t q_rows = spec->n_heads * spec->head_dim;
-    const int32_t kv_rows = spec->layers[layer].n_kv_heads * spec->head_dim;
-    const int32_t n_ff = spec->layers[layer].n_ff;
-    const int32_t n_hidden = spec->n_hidden;
-    const int32_t shapes[N_LAYER_TENSORS][2] = {
-        [ATTENTION_NORM] = {n_hidden, 0}, [ATTENTION_NORM_BIAS] = {n_hidden, 0},
-        [Q_PROJ] = {q_rows, n_hidden},    [K_PROJ] = {kv_rows, n_hidden},
-        [V_PROJ] = {kv_rows, n_hidden},   [O_PROJ] = {n_hidden, q_rows},
-        [FFN_NORM] = {n_hidden, 0},       [FFN_NORM_BIAS] = {n_hidden, 0},
-        [GATE_PROJ] = {n_ff, n_hidden},   [UP_PROJ] = {n_ff, n_hidden},
-        [DOWN_PROJ] = {n_hidden, n_ff},
-    };
-    struct wanted wanted = {.n_rows = shapes[which][0], .n_columns = shapes[which][1]};
-    snprintf(wanted.name, sizeof wanted.name, "model.layers.%d.%s", layer, layer_names[which]);
-    return wanted;
-}
-
-static bool has_norm_bias(const struct model_spec *spec)
-{
-    return spec->norm == SPEC_NORM_LAYER;
-}
-
-static bool is_norm_bias(enum layer_tensor which)
-{
-    return which == ATTENTION_NORM_BIAS || which == FFN_NORM_BIAS;
-}
-
-static void print_shape(const struct safetensors_tensor *tensor, char *buf, size_t size)
-{
-    size_t at = (size_t)snprintf(buf, size, "[");
-    for (int32_t i = 0; i < tensor->n_dims && at < size; i++) {
-        at += (size_t)snprintf(buf + at, size - at, "%s%" PRId64, i > 0 ? ", " : "",
-                               tensor->shape[i]);
-    }
-    if (at < size) {
-        snprintf(buf + at, size - at, "]");
-    }
-}
-
-static status_t check_shape(const struct wanted *wanted, checkpoint_tensor_t found)
-{
-    const struct safetensors_tensor *t = found.tensor;
-    const int32_t n_dims = wanted->n_columns > 0 ? 2 : 1;
-    if (t->n_dims == n_dims && t->shape[0] == wanted->n_rows &&
-        (n_dims == 1 || t->shape[1] == wanted->n_columns)) {
-        return status_ok();
-    }
-    char text[160];
-    char need[32];
-    print_shape(t, text, sizeof text);
-    snprintf(need, sizeof need, n_dims == 2 ? "[%d, %d]" : "[%d]", wanted->n_rows,
-             wanted->n_columns);
-    return status_errorf(STATUS_DATA_LOSS, "%s: tensor %s is %s, config.json needs %s",
-                         found.file->path, wanted->name, text, need);
-}
-
-/* The tensor, when it is what the spec needs. */
-static status_t find(const struct checkpoint *checkpoint, const struct wanted *wanted,
-                     checkpoint_tensor_t *tensor_out)
-{
-    checkpoint_tensor_t found;
-    status_t s = checkpoint_find(checkpoint, wanted->name, &found);
-    if (!status_is_ok(&s)) {
-        s.code = STATUS_DATA_LOSS; // the directory is there; what is in it is incomplete
-        return status_wrapf(s, "weights do not fit config.json");
-    }
-    TRY(check_shape(wanted, found));
-    if (found.tensor->dtype == SAFETENSORS_OTHER_DTYPE) {
-        return status_errorf(
-            STATUS_DATA_LOSS,
-            "%s: tensor %s is %s, only F32, F16 and BF16 weights can be loaded" STATUS_FIX
-            "use an unquantised checkpoint of the model",
-            found.file->path, wanted->name, found.tensor->dtype_name);
-    }
-    *tensor_out = found;
-    return status_ok();
-}
-
-static status_t check_one(const struct checkpoint *checkpoint, const struct wanted *wanted,
-                          uint64_t *bytes)
-{
-    checkpoint_tensor_t tensor = {0};
-    TRY(find(checkpoint, wanted, &tensor));
-    assert(tensor.tensor != NULL);
-    *bytes += tensor.tensor->size_bytes;
-    return status_ok();
-}
-
-static bool has_suffix(const char *text, const char *suffix)
-{
-    const size_t n = strlen(text);
-    const size_t m = strlen(suffix);
-    return n >= m && strcmp(text + n - m, suffix) == 0;
-}
-
-/* model.layers.N.X.bias with an X that has none here. */
-static bool is_foreign_bias(const struct model_spec *spec, const char *name)
-{
-    static const char prefix[] = "model.layers.";
-    if (strncmp(name, prefix, sizeof prefix - 1) != 0 || !has_suffix(name, ".bias")) {
-        return false;
-    }
-    const char *rest = name + sizeof prefix - 1;
-    rest += strspn(rest, "0123456789");
-    const bool norm = strcmp(rest, ".input_layernorm.bias") == 0 ||
-                      strcmp(rest, ".post_attention_layernorm.bias") == 0;
-    return !(norm && has_norm_bias(spec));
-}
-
-/* A bias that were left out would give wrong text, silently. */
-static status_t check_no_bias(const struct checkpoint *checkpoint, const struct model_spec *spec)
-{
-    const size_t n = checkpoint_n_tensors(checkpoint);
-    for (size_t i = 0; i < n; i++) {
-        const char *name = checkpoint_tensor_at(checkpoint, i).tensor->name;
-        if (is_foreign_bias(spec, name)) {
-            return status_errorf(STATUS_UNIMPLEMENTED,
-                                 "tensor %.200s: this architecture is built without it", name);
-        }
-    }
-    return status_ok();
-}
-
-status_t weights_check(const struct checkpoint *checkpoint, const struct model_spec *spec,
-                       uint64_t *bytes_out)
-{
-    uint64_t bytes = 0;
-    const struct wanted embedding = want(embedding_name, spec->n_vocab, spec->n_hidden);
-    const struct wanted final_norm = want(final_norm_name, spec->n_hidden, 0);
-    const struct wanted final_norm_bias = want(final_norm_bias_name, spec->n_hidden, 0);
-    const struct wanted head = want(head_name, spec->n_vocab, spec->n_hidden);
-    TRY(check_one(checkpoint, &embedding, &bytes));
-    for (int32_t layer = 0; layer < spec->n_layers; layer++) {
-        for (int which = 0; which < N_LAYER_TENSORS; which++) {
-            if (is_norm_bias((enum layer_tensor)which) && !has_norm_bias(spec)) {
-                continue;
-            }
-            const struct wanted wanted = want_layer(spec, layer, (enum layer_tensor)which);
-            TRY(check_one(checkpoint, &wanted, &bytes));
-        }
-    }
-    TRY(check_one(checkpoint, &final_norm, &bytes));
-    if (has_norm_bias(spec)) {
-        TRY(check_one(checkpoint, &final_norm_bias, &bytes));
-    }
-    if (!spec->tied_head) {
-        TRY(check_one(checkpoint, &head, &bytes));
-    }
-    TRY(check_no_bias(checkpoint, spec));
-    *bytes_out = bytes;
-    return status_ok();
-}
+#include "worker/weights_check.h"
 
 // ---- memory ----
 
@@ -242,27 +34,23 @@ static status_t add_norm(struct weights *w, struct norm_weights *norm_out)
     void *array;
     TRY(add_array(w, w->spec->n_hidden, DTYPE_F32, &array));
     norm_out->weight = array;
-    if (has_norm_bias(w->spec)) {
+    if (weights_check_norm_bias(w->spec)) {
         TRY(add_array(w, w->spec->n_hidden, DTYPE_F32, &array));
         norm_out->bias = array;
     }
     return status_ok();
 }
 
-static status_t alloc_layer(struct weights *w, int32_t layer)
+static status_t alloc_attention(struct weights *w, int32_t layer)
 {
     struct layer_weights *to = &w->layers[layer];
     const int32_t n_hidden = w->spec->n_hidden;
     const int32_t head_dim = w->spec->head_dim;
     const plan_interval_t q = plan_q_heads(w->plan, layer, w->rank);
-    const plan_interval_t ffn = plan_ffn_columns(w->plan, layer, w->rank);
     const int32_t n_q = (q.end - q.begin) * head_dim;
-    const int32_t n_ff = ffn.end - ffn.begin;
     plan_run_t runs[PLAN_MAX_RUNS];
     const int32_t n_runs = plan_kv_runs(w->plan, w->plan->layers[layer].class_index, w->rank, runs);
-
     TRY(add_norm(w, &to->attention_norm));
-    TRY(add_norm(w, &to->ffn_norm));
     TRY(add_matrix(w, n_q, n_hidden, &to->q));
     TRY(add_matrix(w, n_hidden, n_q, &to->o));
     for (int32_t i = 0; i < n_runs; i++) {
@@ -270,8 +58,44 @@ static status_t alloc_layer(struct weights *w, int32_t layer)
         TRY(add_matrix(w, n_kv, n_hidden, &to->k[i]));
         TRY(add_matrix(w, n_kv, n_hidden, &to->v[i]));
     }
-    TRY(add_matrix(w, 2 * n_ff, n_hidden, &to->gate_up));
-    return add_matrix(w, n_hidden, n_ff, &to->down);
+    return status_ok();
+}
+
+static status_t alloc_ffn(struct weights *w, int32_t layer)
+{
+    struct layer_weights *to = &w->layers[layer];
+    const plan_interval_t ffn = plan_ffn_columns(w->plan, layer, w->rank);
+    const int32_t n_ff = ffn.end - ffn.begin;
+    TRY(add_norm(w, &to->ffn_norm));
+    TRY(add_matrix(w, 2 * n_ff, w->spec->n_hidden, &to->gate_up));
+    return add_matrix(w, w->spec->n_hidden, n_ff, &to->down);
+}
+
+/* A linear block: its norm and the rank's rows. */
+static status_t alloc_linear(struct weights *w, plan_interval_t rows, struct norm_weights *norm,
+                             struct matrix **matrix_out)
+{
+    TRY(add_norm(w, norm));
+    return add_matrix(w, rows.end - rows.begin, w->spec->n_hidden, matrix_out);
+}
+
+static status_t alloc_layer(struct weights *w, int32_t layer)
+{
+    struct layer_weights *to = &w->layers[layer];
+    const struct spec_layer *kind = &w->spec->layers[layer];
+    if (kind->attention == SPEC_BLOCK_FULL) {
+        TRY(alloc_attention(w, layer));
+    } else if (kind->attention == SPEC_BLOCK_LINEAR) {
+        TRY(alloc_linear(w, plan_attention_rows(w->plan, layer, w->rank), &to->attention_norm,
+                         &to->attention_linear));
+    }
+    if (kind->ffn == SPEC_BLOCK_FULL) {
+        TRY(alloc_ffn(w, layer));
+    } else if (kind->ffn == SPEC_BLOCK_LINEAR) {
+        TRY(alloc_linear(w, plan_ffn_rows(w->plan, layer, w->rank), &to->ffn_norm,
+                         &to->ffn_linear));
+    }
+    return status_ok();
 }
 
 static status_t alloc_all(struct weights *w)
@@ -335,6 +159,8 @@ static void free_layer(const struct backend *backend, struct layer_weights *laye
     }
     backend->matrix_free(layer->gate_up);
     backend->matrix_free(layer->down);
+    backend->matrix_free(layer->attention_linear);
+    backend->matrix_free(layer->ffn_linear);
 }
 
 void weights_free(struct weights *w)
@@ -361,34 +187,34 @@ struct loading {
     uint64_t bytes_done;
 };
 
-static void report(struct loading *l, checkpoint_tensor_t tensor)
+static void report(struct loading *l, const struct weight_tensor *tensor)
 {
-    l->bytes_done += tensor.tensor->size_bytes;
+    l->bytes_done += tensor->bytes;
     if (l->progress->report != NULL) {
         l->progress->report(l->progress->user, l->bytes_done, l->progress->bytes_total);
     }
 }
 
 /* Rows l->loader->wanted of a tensor into the sinks. */
-static status_t load_rows(struct loading *l, const struct wanted *wanted,
+static status_t load_rows(struct loading *l, const struct weight_wanted *wanted,
                           const struct weight_sink *sinks, int32_t n_sinks)
 {
-    struct weight_rows job = {.wanted = l->loader->wanted, .sinks = sinks, .n_sinks = n_sinks};
-    TRY(find(l->loader->checkpoint, wanted, &job.tensor));
-    assert(job.tensor.tensor != NULL);
+    struct weight_tensor tensor;
+    TRY(weight_source_find(l->loader->source, wanted, &tensor));
+    const struct weight_rows job = {
+        .tensor = &tensor, .wanted = l->loader->wanted, .sinks = sinks, .n_sinks = n_sinks};
     TRY(weight_loader_rows(l->loader, &job));
-    report(l, job.tensor);
+    report(l, &tensor);
     return status_ok();
 }
 
-static status_t load_columns(struct loading *l, const struct wanted *wanted, const int32_t *cuts,
-                             struct matrix *matrix)
+static status_t load_columns(struct loading *l, const struct weight_wanted *wanted,
+                             const int32_t *cuts, struct matrix *matrix)
 {
-    checkpoint_tensor_t tensor = {0};
-    TRY(find(l->loader->checkpoint, wanted, &tensor));
-    assert(tensor.tensor != NULL);
-    TRY(weight_loader_columns(l->loader, tensor, cuts, matrix));
-    report(l, tensor);
+    struct weight_tensor tensor;
+    TRY(weight_source_find(l->loader->source, wanted, &tensor));
+    TRY(weight_loader_columns(l->loader, &tensor, cuts, matrix));
+    report(l, &tensor);
     return status_ok();
 }
 
@@ -401,7 +227,7 @@ static plan_interval_t want_cuts(struct loading *l, const int32_t *cuts, int32_t
     return l->loader->wanted[l->weights->rank];
 }
 
-static status_t load_array(struct loading *l, const struct wanted *wanted, float *array)
+static status_t load_array(struct loading *l, const struct weight_wanted *wanted, float *array)
 {
     const plan_interval_t all = {0, wanted->n_rows};
     for (int32_t r = 0; r < l->weights->plan->tp; r++) {
@@ -411,20 +237,21 @@ static status_t load_array(struct loading *l, const struct wanted *wanted, float
     return load_rows(l, wanted, &sink, 1);
 }
 
-static status_t load_norm(struct loading *l, const struct wanted *weight, const struct wanted *bias,
-                          const struct norm_weights *norm)
+static status_t load_norm(struct loading *l, const struct weight_wanted *weight,
+                          const struct weight_wanted *bias, const struct norm_weights *norm)
 {
     TRY(load_array(l, weight, norm->weight));
     return norm->bias != NULL ? load_array(l, bias, norm->bias) : status_ok();
 }
 
 /* k_proj or v_proj: the ranks that share a head each keep it. */
-static status_t load_kv(struct loading *l, int32_t layer, enum layer_tensor which)
+static status_t load_kv(struct loading *l, int32_t layer, enum weight which)
 {
     const struct weights *w = l->weights;
     const int32_t class_index = w->plan->layers[layer].class_index;
     const int32_t head_dim = w->spec->head_dim;
-    struct matrix *const *matrices = which == K_PROJ ? w->layers[layer].k : w->layers[layer].v;
+    struct matrix *const *matrices =
+        which == WEIGHT_K_PROJ ? w->layers[layer].k : w->layers[layer].v;
     for (int32_t r = 0; r < w->plan->tp; r++) {
         const plan_interval_t heads = plan_kv_weight_heads(w->plan, class_index, r);
         l->loader->wanted[r] = (plan_interval_t){heads.begin * head_dim, heads.end * head_dim};
@@ -438,13 +265,13 @@ static status_t load_kv(struct loading *l, int32_t layer, enum layer_tensor whic
             .matrix = matrices[i],
         };
     }
-    const struct wanted wanted = want_layer(w->spec, layer, which);
+    const struct weight_wanted wanted = weights_check_wanted(w->spec, which, layer);
     return load_rows(l, &wanted, sinks, n_runs);
 }
 
 /* A tensor whose rows are cut as `cuts` says, into the rank's matrix from matrix_row on. */
-static status_t load_own_rows(struct loading *l, const struct wanted *wanted, plan_interval_t rows,
-                              struct matrix *matrix, int32_t matrix_row)
+static status_t load_own_rows(struct loading *l, const struct weight_wanted *wanted,
+                              plan_interval_t rows, struct matrix *matrix, int32_t matrix_row)
 {
     const struct weight_sink sink = {.rows = rows, .matrix = matrix, .matrix_row = matrix_row};
     return load_rows(l, wanted, &sink, matrix != NULL ? 1 : 0);
@@ -454,18 +281,20 @@ static status_t load_attention(struct loading *l, int32_t layer)
 {
     const struct weights *w = l->weights;
     const struct layer_weights *to = &w->layers[layer];
-    const struct wanted norm = want_layer(w->spec, layer, ATTENTION_NORM);
-    const struct wanted bias = want_layer(w->spec, layer, ATTENTION_NORM_BIAS);
-    const struct wanted q = want_layer(w->spec, layer, Q_PROJ);
-    const struct wanted o = want_layer(w->spec, layer, O_PROJ);
+    const struct weight_wanted norm = weights_check_wanted(w->spec, WEIGHT_ATTENTION_NORM, layer);
+    const struct weight_wanted bias =
+        weights_check_wanted(w->spec, WEIGHT_ATTENTION_NORM_BIAS, layer);
+    const struct weight_wanted q = weights_check_wanted(w->spec, WEIGHT_Q_PROJ, layer);
+    const struct weight_wanted o = weights_check_wanted(w->spec, WEIGHT_O_PROJ, layer);
     TRY(load_norm(l, &norm, &bias, &to->attention_norm));
-    const plan_interval_t rows = want_cuts(l, w->plan->layers[layer].q_cuts, w->spec->head_dim);
+    const plan_interval_t rows =
+        want_cuts(l, w->plan->layers[layer].attention_cuts, w->spec->head_dim);
     TRY(load_own_rows(l, &q, rows, to->q, 0));
-    TRY(load_kv(l, layer, K_PROJ));
-    TRY(load_kv(l, layer, V_PROJ));
+    TRY(load_kv(l, layer, WEIGHT_K_PROJ));
+    TRY(load_kv(l, layer, WEIGHT_V_PROJ));
 
     for (int32_t r = 0; r <= w->plan->tp; r++) {
-        l->loader->cuts[r] = w->plan->layers[layer].q_cuts[r] * w->spec->head_dim;
+        l->loader->cuts[r] = w->plan->layers[layer].attention_cuts[r] * w->spec->head_dim;
     }
     return load_columns(l, &o, l->loader->cuts, to->o);
 }
@@ -474,11 +303,11 @@ static status_t load_ffn(struct loading *l, int32_t layer)
 {
     const struct weights *w = l->weights;
     const struct layer_weights *to = &w->layers[layer];
-    const struct wanted norm = want_layer(w->spec, layer, FFN_NORM);
-    const struct wanted bias = want_layer(w->spec, layer, FFN_NORM_BIAS);
-    const struct wanted gate = want_layer(w->spec, layer, GATE_PROJ);
-    const struct wanted up = want_layer(w->spec, layer, UP_PROJ);
-    const struct wanted down = want_layer(w->spec, layer, DOWN_PROJ);
+    const struct weight_wanted norm = weights_check_wanted(w->spec, WEIGHT_FFN_NORM, layer);
+    const struct weight_wanted bias = weights_check_wanted(w->spec, WEIGHT_FFN_NORM_BIAS, layer);
+    const struct weight_wanted gate = weights_check_wanted(w->spec, WEIGHT_GATE_PROJ, layer);
+    const struct weight_wanted up = weights_check_wanted(w->spec, WEIGHT_UP_PROJ, layer);
+    const struct weight_wanted down = weights_check_wanted(w->spec, WEIGHT_DOWN_PROJ, layer);
     const int32_t *cuts = w->plan->layers[layer].ffn_cuts;
     TRY(load_norm(l, &norm, &bias, &to->ffn_norm));
     const plan_interval_t rows = want_cuts(l, cuts, 1);
@@ -487,12 +316,48 @@ static status_t load_ffn(struct loading *l, int32_t layer)
     return load_columns(l, &down, cuts, to->down);
 }
 
+/* A linear block: its norm, and the rows of its matrix cut as `cuts` says. */
+static status_t load_linear(struct loading *l, int32_t layer, enum weight which,
+                            struct matrix *matrix)
+{
+    const struct weights *w = l->weights;
+    const struct layer_weights *to = &w->layers[layer];
+    const struct plan_layer *plan_layer = &w->plan->layers[layer];
+    const bool attention = which == WEIGHT_LINEAR_ATTENTION;
+    const struct weight_wanted norm =
+        weights_check_wanted(w->spec, attention ? WEIGHT_ATTENTION_NORM : WEIGHT_FFN_NORM, layer);
+    const struct weight_wanted bias = weights_check_wanted(
+        w->spec, attention ? WEIGHT_ATTENTION_NORM_BIAS : WEIGHT_FFN_NORM_BIAS, layer);
+    const struct weight_wanted linear = weights_check_wanted(w->spec, which, layer);
+    TRY(load_norm(l, &norm, &bias, attention ? &to->attention_norm : &to->ffn_norm));
+    const plan_interval_t rows =
+        want_cuts(l, attention ? plan_layer->attention_cuts : plan_layer->ffn_cuts, 1);
+    return load_own_rows(l, &linear, rows, matrix, 0);
+}
+
+static status_t load_layer(struct loading *l, int32_t layer)
+{
+    const struct layer_weights *to = &l->weights->layers[layer];
+    const struct spec_layer *kind = &l->weights->spec->layers[layer];
+    if (kind->attention == SPEC_BLOCK_FULL) {
+        TRY(load_attention(l, layer));
+    } else if (kind->attention == SPEC_BLOCK_LINEAR) {
+        TRY(load_linear(l, layer, WEIGHT_LINEAR_ATTENTION, to->attention_linear));
+    }
+    if (kind->ffn == SPEC_BLOCK_FULL) {
+        TRY(load_ffn(l, layer));
+    } else if (kind->ffn == SPEC_BLOCK_LINEAR) {
+        TRY(load_linear(l, layer, WEIGHT_LINEAR_FFN, to->ffn_linear));
+    }
+    return status_ok();
+}
+
 /* A tied head is the embedding packed: both are filled from one read. */
 static status_t load_vocabulary(struct loading *l)
 {
     const struct weights *w = l->weights;
-    const struct wanted embedding = want(embedding_name, w->spec->n_vocab, w->spec->n_hidden);
-    const struct wanted head = want(head_name, w->spec->n_vocab, w->spec->n_hidden);
+    const struct weight_wanted embedding = weights_check_wanted(w->spec, WEIGHT_EMBEDDING, -1);
+    const struct weight_wanted head = weights_check_wanted(w->spec, WEIGHT_HEAD, -1);
     const plan_interval_t rows = want_cuts(l, w->plan->vocab_cuts, 1);
     const struct weight_sink sinks[2] = {
         {.rows = rows, .array = w->embedding, .array_dtype = w->embedding_dtype},
@@ -511,11 +376,10 @@ static status_t load_all(struct loading *l)
     const struct weights *w = l->weights;
     TRY(load_vocabulary(l));
     for (int32_t layer = 0; layer < w->spec->n_layers; layer++) {
-        TRY(load_attention(l, layer));
-        TRY(load_ffn(l, layer));
+        TRY(load_layer(l, layer));
     }
-    const struct wanted final_norm = want(final_norm_name, w->spec->n_hidden, 0);
-    const struct wanted bias = want(final_norm_bias_name, w->spec->n_hidden, 0);
+    const struct weight_wanted final_norm = weights_check_wanted(w->spec, WEIGHT_FINAL_NORM, -1);
+    const struct weight_wanted bias = weights_check_wanted(w->spec, WEIGHT_FINAL_NORM_BIAS, -1);
     TRY(load_norm(l, &final_norm, &bias, &w->final_norm));
     return l->loader->failure;
 }

@@ -1,15 +1,16 @@
 /*
  * weights.h - a rank's slices of the checkpoint, packed for the device
  *
- * What:      checks that the checkpoint has every tensor the spec needs, allocates the rank's matrices and loads them.
+ * What:      allocates the rank's matrices and loads them from a checkpoint that weights_check has approved.
  * Layout:    H query heads, F columns and V rows below are the rank's own; D is the hidden size, h the head size.
  *              q [H*h, D]   k, v [heads of a KV run * h, D], one pair a run   o [D, H*h]
  *              gate_up [2F, D]: the F rows of gate, then those of up   down [D, F]
+ *              attention_linear, ffn_linear [rows, D]: a linear block's rows of this rank
  *              embedding [V, D] as plain rows   head [V, D]   norms [D] float32, weight and bias, whole on every rank
  * Ownership: the weights own matrices and arrays.
  * Thread:    owner:the rank's main thread.
  * Collective: weights_load: yes; the others: no.
- * Errors:    DATA_LOSS naming the tensor, the shape wanted and the shape found.
+ * Errors:    DATA_LOSS naming the tensor, as weights_check.h says.
  */
 #pragma once
 
@@ -19,10 +20,9 @@
 #include "parallel/comm.h"
 #include "parallel/plan.h"
 #include "parallel/spec.h"
-#include "worker/checkpoint.h"
 #include "worker/weight_loader.h"
 
-/* bias NULL: the model's norm has none. */
+/* bias NULL: the model's norm has none. Both NULL: the layer has no such block. */
 struct norm_weights {
     float *weight, *bias;
 };
@@ -32,6 +32,7 @@ struct layer_weights {
     struct matrix *q, *o;
     struct matrix *k[PLAN_MAX_RUNS], *v[PLAN_MAX_RUNS]; /* in the order of plan_kv_runs */
     struct matrix *gate_up, *down;                      /* NULL: the rank has no columns here */
+    struct matrix *attention_linear, *ffn_linear;       /* NULL: no rows, or no such block */
 };
 
 struct weights {
@@ -48,10 +49,6 @@ struct weights {
     struct layer_weights *layers;
     uint64_t bytes;
 };
-
-/* Every tensor the model needs is there, with the right shape and a dtype that can be loaded; their bytes. */
-MUST_USE status_t weights_check(const struct checkpoint *checkpoint, const struct model_spec *spec,
-                                uint64_t *bytes_out);
 
 struct weights_request {
     const struct backend *backend;

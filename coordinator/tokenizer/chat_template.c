@@ -10,7 +10,7 @@
 #include "base/file.h"
 #include "coordinator/tokenizer/json_field.h"
 
-#define MAX_FILE_BYTES ((size_t)16 * 1024 * 1024)
+#define MAX_FILE_BYTES ((size_t)8 * 1024 * 1024)
 #define PATH_BYTES     4096
 #define TOKEN_BYTES    64
 

@@ -12,8 +12,8 @@
 #include "coordinator/tokenizer/tokenizer_json.h"
 #include "coordinator/tokenizer/tokenizer_parts.h"
 
-#define MAX_FILE_BYTES   ((size_t)64 * 1024 * 1024)
-#define MAX_CONFIG_BYTES ((size_t)16 * 1024 * 1024)
+#define MAX_FILE_BYTES   ((size_t)32 * 1024 * 1024)
+#define MAX_CONFIG_BYTES ((size_t)8 * 1024 * 1024)
 // Positions in a word are 32 bits, and a normalizer may make the text several times larger.
 #define MAX_TEXT_BYTES ((size_t)256 * 1024 * 1024)
 #define PATH_BYTES     4096

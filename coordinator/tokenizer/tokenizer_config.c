@@ -4,6 +4,7 @@
 
 #include <jansson.h>
 
+#include "base/json_limits.h"
 #include "base/log.h"
 #include "coordinator/tokenizer/json_field.h"
 #include "coordinator/tokenizer/tokenizer_parts.h"
@@ -72,6 +73,9 @@ static status_t apply(const json_t *root, struct tokenizer *tokenizer)
 
 status_t tokenizer_config_apply(const void *json, size_t size, struct tokenizer *tokenizer)
 {
+    static const struct json_limits limits = {
+        .max_depth = 32, .max_containers = 50 * 1000, .max_values = 200 * 1000};
+    TRY(json_limits_check(json, size, &limits));
     json_error_t error;
     // model_max_length is often 1e30 written as an integer.
     json_t *root = json_loadb(json, size, JSON_DECODE_INT_AS_REAL, &error);

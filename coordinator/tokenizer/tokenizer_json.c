@@ -5,11 +5,19 @@
 
 #include <jansson.h>
 
+#include "base/json_limits.h"
 #include "base/log.h"
 #include "coordinator/tokenizer/json_field.h"
 #include "coordinator/tokenizer/model_json.h"
 #include "coordinator/tokenizer/pipeline_json.h"
 #include "coordinator/tokenizer/tokenizer_parts.h"
+
+/* Llama-3: 128,000 tokens and 280,000 merges, each of these an array of two in newer files. */
+static const struct json_limits file_limits = {
+    .max_depth = 16,
+    .max_containers = 700 * 1000,
+    .max_values = 2500 * 1000,
+};
 
 static status_t check_version(const json_t *root)
 {
@@ -48,6 +56,7 @@ static status_t read_all(const json_t *root, struct tokenizer *tokenizer)
 
 status_t tokenizer_json_parse(const void *json, size_t size, struct tokenizer **tokenizer_out)
 {
+    TRY(json_limits_check(json, size, &file_limits));
     json_error_t error;
     json_t *root = json_loadb(json, size, JSON_REJECT_DUPLICATES, &error);
     if (root == NULL) {

@@ -207,6 +207,7 @@ static const struct backend table = {
     .matrix_new = matrix_new,
     .matrix_free = cpu_matrix_free,
     .matrix_write = cpu_matrix_write,
+    .random = cpu_random,
     .attention_plan_new = cpu_attention_plan_new,
     .attention_plan_free = cpu_attention_plan_free,
     .attention_plan_set = cpu_attention_plan_set,

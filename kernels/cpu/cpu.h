@@ -75,8 +75,9 @@ size_t cpu_matrix_bytes(int dtype, int32_t n_out, int32_t n_in);
 MUST_USE status_t cpu_matrix_new(int dtype, int32_t n_out, int32_t n_in,
                                  struct matrix **matrix_out);
 void cpu_matrix_free(struct matrix *matrix);
-MUST_USE status_t cpu_matrix_write(struct matrix *matrix, int32_t row_begin, int32_t n_rows,
-                                   const void *src, int src_dtype, int64_t ld_src);
+MUST_USE status_t cpu_matrix_write(struct backend_stream *stream,
+                                   const struct matrix_write_args *a);
+MUST_USE status_t cpu_random(struct backend_stream *stream, const struct random_args *a);
 
 /* ---- memory ------------------------------------------------------------------------------------ */
 

@@ -1,7 +1,7 @@
 /*
  * isa.h - the inner loops of the CPU backend, one table for each instruction set
  *
- * What:      each isa_*.c compiles the same templates (matmul_tiles.h, attention_rows.h, row_ops.h) over its own vectors
+ * What:      each isa_*.c compiles the same templates (matmul_tiles.h, attention_rows.h, row_ops.h, random_rows.h) over its own vectors
  *            (vec_*.h) with its own compiler flags. Everything that branches on shapes stays in the op files,
  *            which are compiled once.
  * Invariant: for a given instruction set the bits of a result do not depend on which entry computed it: a tile of six
@@ -55,6 +55,13 @@ struct cpu_attention_task {
     float *k_tile, *v_tile;     /* scratch [CPU_TILE_TOKENS, head_dim] */
 };
 
+/* A row of random numbers, see random_rows.h. */
+struct cpu_random_row {
+    uint64_t seed, tensor;
+    uint32_t row;
+    float unit; /* what a sum of bytes is multiplied with */
+};
+
 struct cpu_isa {
     const char *name;
     int max_tile_rows;
@@ -76,6 +83,8 @@ struct cpu_isa {
     float (*largest)(const float *x, int32_t n);
     /* out = e^((x - shift) / divisor) */
     void (*exp_scaled)(const float *x, float shift, float divisor, int32_t n, float *out);
+    /* Columns [begin, end) of a random row. */
+    void (*random_row)(const struct cpu_random_row *row, int32_t begin, int32_t end, float *out);
 };
 
 extern const struct cpu_isa cpu_isa_avx512;

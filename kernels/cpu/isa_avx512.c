@@ -9,6 +9,7 @@
 
 #include "kernels/cpu/attention_rows.h"
 #include "kernels/cpu/matmul_tiles.h"
+#include "kernels/cpu/random_rows.h"
 #include "kernels/cpu/row_ops.h"
 
 DEFINE_TILE(tile_f32, 1, 1)
@@ -77,4 +78,5 @@ const struct cpu_isa cpu_isa_avx512 = {
     .add = row_add,
     .largest = row_largest,
     .exp_scaled = row_exp_scaled,
+    .random_row = random_row,
 };

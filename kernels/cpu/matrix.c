@@ -2,10 +2,11 @@
  * matrix.c - weights packed for matmul, see struct matrix
  *
  * Shapes:   src [n_rows, n_in] (ld_src) -> panels [n_words][16] of 32-bit words.
- * Mapping:  a stretch of up to 16 rows is converted into a small buffer of words and written transposed, so that
- *           source rows are read and panels written front to back.
+ * Mapping:  a task is a few panels. A stretch of up to 16 rows, converted into a small buffer of words where it is not
+ *           words already, is written transposed, so that source rows are read and panels written front to back.
  * Numerics: to the matrix's dtype with round to nearest even.
  */
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -71,29 +72,7 @@ void cpu_matrix_free(struct matrix *matrix)
     }
 }
 
-/* n elements of a source row as words of the matrix; an odd n of bfloat16 leaves a zero upper half. */
-static void convert_words(int dtype, const void *src, int src_dtype, int32_t n,
-                          uint32_t words[WORDS])
-{
-    if (dtype == DTYPE_F32) {
-        float values[WORDS];
-        f32_from_any(src, src_dtype, n, values);
-        memcpy(words, values, (size_t)n * sizeof values[0]);
-        return;
-    }
-    uint16_t halves[2 * WORDS];
-    halves[n - 1 + n % 2] = 0;
-    if (src_dtype == DTYPE_BF16) {
-        memcpy(halves, src, (size_t)n * sizeof halves[0]);
-    } else {
-        float values[2 * WORDS];
-        f32_from_any(src, src_dtype, n, values);
-        for (int32_t i = 0; i < n; i++) {
-            halves[i] = bf16_from_f32(values[i]);
-        }
-    }
-    memcpy(words, halves, ((size_t)n + 1) / 2 * sizeof words[0]);
-}
+// ---- packing ----
 
 /* Rows to be packed, [.., n_in] with a stride. */
 struct source {
@@ -102,54 +81,165 @@ struct source {
     size_t row_bytes;
 };
 
+/* A part of a panel: columns [column, column + n_rows) of words [word, word + n_words). */
+struct patch {
+    const char *words[CPU_PANEL]; /* of each row, at any alignment */
+    int32_t column, n_rows;
+    int32_t word, n_words;
+};
+
+typedef uint32_t quad __attribute__((vector_size(16)));
+
+static inline quad load_quad(const char *src)
+{
+    quad q;
+    memcpy(&q, src, sizeof q);
+    return q;
+}
+
+/* Four words of four rows become four rows of four words, CPU_PANEL apart. */
+static inline void transpose_quads(const char *const rows[4], size_t offset, uint32_t *dst)
+{
+    const quad a = load_quad(rows[0] + offset), b = load_quad(rows[1] + offset);
+    const quad c = load_quad(rows[2] + offset), d = load_quad(rows[3] + offset);
+    const quad ab_low = __builtin_shufflevector(a, b, 0, 4, 1, 5);
+    const quad ab_high = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+    const quad cd_low = __builtin_shufflevector(c, d, 0, 4, 1, 5);
+    const quad cd_high = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+    const quad out[4] = {
+        __builtin_shufflevector(ab_low, cd_low, 0, 1, 4, 5),
+        __builtin_shufflevector(ab_low, cd_low, 2, 3, 6, 7),
+        __builtin_shufflevector(ab_high, cd_high, 0, 1, 4, 5),
+        __builtin_shufflevector(ab_high, cd_high, 2, 3, 6, 7),
+    };
+    for (int i = 0; i < 4; i++) {
+        memcpy(dst + (size_t)i * CPU_PANEL, &out[i], sizeof out[i]);
+    }
+}
+
+static void write_words(const struct patch *p, int32_t begin, int32_t end, uint32_t *panel)
+{
+    for (int32_t i = begin; i < end; i++) {
+        uint32_t *const dst = panel + (size_t)(p->word + i) * CPU_PANEL + p->column;
+        for (int32_t r = 0; r < p->n_rows; r++) {
+            memcpy(&dst[r], p->words[r] + (size_t)i * sizeof *dst, sizeof *dst);
+        }
+    }
+}
+
+static void write_patch(const struct patch *p, uint32_t *panel)
+{
+    if (p->n_rows < CPU_PANEL) {
+        write_words(p, 0, p->n_words, panel);
+        return;
+    }
+    const int32_t n_whole = p->n_words / 4 * 4;
+    for (int32_t i = 0; i < n_whole; i += 4) {
+        uint32_t *const dst = panel + (size_t)(p->word + i) * CPU_PANEL;
+        for (int32_t r = 0; r < CPU_PANEL; r += 4) {
+            transpose_quads(p->words + r, (size_t)i * sizeof *dst, dst + r);
+        }
+    }
+    write_words(p, n_whole, p->n_words, panel);
+}
+
+/*
+ * n elements of a source row as words of the matrix: where they are, when they are that already, or converted into
+ * `buffer`; an odd n of bfloat16 gets a zero upper half.
+ */
+static const char *row_as_words(const struct matrix *matrix, const struct source *src,
+                                const char *from, int32_t n, uint32_t buffer[WORDS])
+{
+    const bool odd = matrix->dtype == DTYPE_BF16 && n % 2 != 0;
+    if (src->dtype == matrix->dtype && !odd) {
+        return from;
+    }
+    if (odd) {
+        buffer[n / 2] = 0;
+    }
+    cpu_convert(from, src->dtype, n, buffer, matrix->dtype);
+    return (const char *)buffer;
+}
+
 /* The first n_rows of src become the outputs of one panel from `column` on. */
 static void write_panel(const struct matrix *matrix, uint32_t *panel, int32_t column,
                         int32_t n_rows, const struct source *src)
 {
     const size_t element_bytes = dtype_bytes(src->dtype);
     const int32_t word_elements = matrix->dtype == DTYPE_BF16 ? 2 : 1;
-    uint32_t words[CPU_PANEL][WORDS];
-    for (int32_t word = 0; word < matrix->n_words; word += WORDS) {
-        const int32_t n_words = matrix->n_words - word < WORDS ? matrix->n_words - word : WORDS;
-        const int32_t k = word * word_elements;
-        const int32_t n =
-            matrix->n_in - k < n_words * word_elements ? matrix->n_in - k : n_words * word_elements;
+    uint32_t buffers[CPU_PANEL][WORDS];
+    struct patch patch = {.column = column, .n_rows = n_rows};
+    for (; patch.word < matrix->n_words; patch.word += WORDS) {
+        const int32_t words_left = matrix->n_words - patch.word;
+        const int32_t k = patch.word * word_elements;
+        const int32_t k_left = matrix->n_in - k;
+        patch.n_words = words_left < WORDS ? words_left : WORDS;
+        const int32_t n = k_left < WORDS * word_elements ? k_left : WORDS * word_elements;
         for (int32_t r = 0; r < n_rows; r++) {
             const char *const from =
                 src->rows + (size_t)r * src->row_bytes + (size_t)k * element_bytes;
-            convert_words(matrix->dtype, from, src->dtype, n, words[r]);
+            patch.words[r] = row_as_words(matrix, src, from, n, buffers[r]);
         }
-        for (int32_t i = 0; i < n_words; i++) {
-            uint32_t *const dst = panel + (size_t)(word + i) * CPU_PANEL + column;
-            for (int32_t r = 0; r < n_rows; r++) {
-                dst[r] = words[r][i];
-            }
-        }
+        write_patch(&patch, panel);
     }
 }
 
-status_t cpu_matrix_write(struct matrix *matrix, int32_t row_begin, int32_t n_rows, const void *src,
-                          int src_dtype, int64_t ld_src)
+struct write_plan {
+    const struct matrix_write_args *args;
+    int32_t first_panel, n_panels;
+    int32_t panels_per_task;
+};
+
+/* The rows of the call that fall into one panel. */
+static void write_rows_of_panel(const struct matrix_write_args *a, int32_t panel)
 {
-    if (src_dtype != DTYPE_F32 && src_dtype != DTYPE_F16 && src_dtype != DTYPE_BF16) {
-        return status_errorf(STATUS_INVALID_ARGUMENT, "matrix: rows of dtype %d", src_dtype);
+    const struct matrix *matrix = a->matrix;
+    const int32_t end = a->row_begin + a->n_rows;
+    int32_t first = panel * CPU_PANEL;
+    const int32_t last = end - first < CPU_PANEL ? end : first + CPU_PANEL;
+    first = first > a->row_begin ? first : a->row_begin;
+    const size_t row_bytes = (size_t)a->ld_src * dtype_bytes(a->src_dtype);
+    const struct source src = {
+        .rows = (const char *)a->src + (size_t)(first - a->row_begin) * row_bytes,
+        .dtype = a->src_dtype,
+        .row_bytes = row_bytes,
+    };
+    const size_t panel_words = (size_t)matrix->n_words * CPU_PANEL;
+    write_panel(matrix, matrix->data + (size_t)panel * panel_words, first % CPU_PANEL, last - first,
+                &src);
+}
+
+static void run_task(void *context, int64_t task, int thread)
+{
+    (void)thread;
+    const struct write_plan *plan = context;
+    const int32_t begin = (int32_t)task * plan->panels_per_task;
+    const int32_t left = plan->n_panels - begin;
+    const int32_t n = left < plan->panels_per_task ? left : plan->panels_per_task;
+    for (int32_t i = begin; i < begin + n; i++) {
+        write_rows_of_panel(plan->args, plan->first_panel + i);
     }
-    if (row_begin < 0 || n_rows < 0 || row_begin > matrix->n_out - n_rows ||
-        ld_src < matrix->n_in) {
+}
+
+status_t cpu_matrix_write(struct backend_stream *stream, const struct matrix_write_args *a)
+{
+    const struct matrix *matrix = a->matrix;
+    if (a->src_dtype != DTYPE_F32 && a->src_dtype != DTYPE_F16 && a->src_dtype != DTYPE_BF16) {
+        return status_errorf(STATUS_INVALID_ARGUMENT, "matrix: rows of dtype %d", a->src_dtype);
+    }
+    if (a->row_begin < 0 || a->n_rows < 0 || a->row_begin > matrix->n_out - a->n_rows ||
+        a->ld_src < matrix->n_in) {
         return status_errorf(STATUS_INVALID_ARGUMENT,
                              "matrix [%d, %d]: rows [%d, +%d) with a stride of %lld", matrix->n_out,
-                             matrix->n_in, row_begin, n_rows, (long long)ld_src);
+                             matrix->n_in, a->row_begin, a->n_rows, (long long)a->ld_src);
     }
-    struct source from = {
-        .rows = src, .dtype = src_dtype, .row_bytes = (size_t)ld_src * dtype_bytes(src_dtype)};
-    const size_t panel_words = (size_t)matrix->n_words * CPU_PANEL;
-    for (int32_t row = row_begin, end = row_begin + n_rows; row < end;) {
-        const int32_t column = row % CPU_PANEL;
-        const int32_t n = end - row < CPU_PANEL - column ? end - row : CPU_PANEL - column;
-        uint32_t *const panel = matrix->data + (size_t)(row / CPU_PANEL) * panel_words;
-        write_panel(matrix, panel, column, n, &from);
-        from.rows += (size_t)n * from.row_bytes;
-        row += n;
+    if (a->n_rows == 0) {
+        return status_ok();
     }
+    struct write_plan plan = {.args = a, .first_panel = a->row_begin / CPU_PANEL};
+    plan.n_panels = (a->row_begin + a->n_rows - 1) / CPU_PANEL - plan.first_panel + 1;
+    plan.panels_per_task = (int32_t)cpu_items_per_task(plan.n_panels, matrix->n_words);
+    cpu_team_run(stream->n_threads, (plan.n_panels - 1) / plan.panels_per_task + 1, run_task,
+                 &plan);
     return status_ok();
 }

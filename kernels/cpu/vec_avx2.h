@@ -18,6 +18,17 @@ enum { VEC_LANES = 8, VEC_TILE_ROWS = 6, VEC_DOT_ROWS = 3, VEC_DOT_TOKENS = 4 };
 
 typedef __m256 vf;
 
+/* VEC_WIDE integers of 64 bits; the operators of C work on them, lane by lane. */
+enum { VEC_WIDE = 4 };
+
+typedef uint64_t vw __attribute__((vector_size(32)));
+
+/* The products of the lower halves. */
+static inline vw vw_mul_low(vw a, vw b)
+{
+    return (vw)_mm256_mul_epu32((__m256i)a, (__m256i)b);
+}
+
 static inline vf vf_zero(void)
 {
     return _mm256_setzero_ps();

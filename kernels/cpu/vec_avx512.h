@@ -12,6 +12,15 @@ enum { VEC_LANES = 16, VEC_TILE_ROWS = 8, VEC_DOT_ROWS = 4, VEC_DOT_TOKENS = 4 }
 
 typedef __m512 vf;
 
+enum { VEC_WIDE = 8 };
+
+typedef uint64_t vw __attribute__((vector_size(64)));
+
+static inline vw vw_mul_low(vw a, vw b)
+{
+    return (vw)_mm512_mul_epu32((__m512i)a, (__m512i)b);
+}
+
 static inline vf vf_zero(void)
 {
     return _mm512_setzero_ps();

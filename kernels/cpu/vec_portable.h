@@ -16,6 +16,15 @@ typedef float vf __attribute__((vector_size(16)));
 typedef int32_t vec_i32 __attribute__((vector_size(16)));
 typedef uint32_t vec_u32 __attribute__((vector_size(16)));
 
+enum { VEC_WIDE = 2 };
+
+typedef uint64_t vw __attribute__((vector_size(16)));
+
+static inline vw vw_mul_low(vw a, vw b)
+{
+    return (a & 0xFFFFFFFFu) * (b & 0xFFFFFFFFu);
+}
+
 static inline vf vf_zero(void)
 {
     return (vf){0.0f, 0.0f, 0.0f, 0.0f};

@@ -106,6 +106,8 @@ struct wire_assign {
     uint32_t threads;        /* per rank; 0: cores / ranks on the host */
     const uint8_t *plan;     /* plan_pack */
     size_t plan_bytes;
+    bool dummy_weights; /* made up from config.json, keyed by */
+    uint64_t weights_seed;
 };
 
 struct wire_submit {

@@ -39,6 +39,8 @@ static void pack_assign(const struct wire_assign *from, Kvasir__V1__Assign *to)
     to->kv_cache_bytes = from->kv_cache_bytes;
     to->threads = from->threads;
     to->plan = borrow(from->plan, from->plan_bytes);
+    to->dummy_weights = from->dummy_weights;
+    to->weights_seed = from->weights_seed;
 }
 
 static void pack_submit(const struct wire_submit *from, Kvasir__V1__Submit *to)
@@ -123,6 +125,8 @@ static status_t unpack_assign(struct arena *arena, const Kvasir__V1__Assign *fro
         .threads = from->threads,
         .plan = from->plan.data,
         .plan_bytes = from->plan.len,
+        .dummy_weights = from->dummy_weights != 0,
+        .weights_seed = from->weights_seed,
     };
     return status_ok();
 }

@@ -101,8 +101,8 @@ static void test_config_table_refuses_what_cannot_be(void **state)
                        "no MODEL given");
     assert_status_says(load(&c, &set, ARGS("a", "b")), STATUS_INVALID_ARGUMENT, "also given: b");
     assert_status_says(load(&c, &set, ARGS("a", "--device", "cuda")), STATUS_UNIMPLEMENTED, "cuda");
-    assert_status_says(load(&c, &set, ARGS("a", "--load-format", "dummy")), STATUS_UNIMPLEMENTED,
-                       "dummy");
+    assert_status_says(load(&c, &set, ARGS("a", "--load-format", "gguf")), STATUS_INVALID_ARGUMENT,
+                       "none of auto, dummy");
     assert_status_says(load(&c, &set, ARGS("a", "--replicas", "2")), STATUS_INVALID_ARGUMENT,
                        "--launcher none");
     assert_status_says(load(&c, &set, ARGS("a", "-tp", "0")), STATUS_INVALID_ARGUMENT,

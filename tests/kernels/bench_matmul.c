@@ -125,7 +125,7 @@ struct weights {
     struct matrix *matrix[N_MATRICES];
 };
 
-static void make_weights(int dtype, struct weights *weights)
+static void make_weights(struct backend_stream *stream, int dtype, struct weights *weights)
 {
     float *rows = malloc((size_t)N_OUT * N_IN * sizeof *rows);
     if (rows == NULL) {
@@ -137,7 +137,14 @@ static void make_weights(int dtype, struct weights *weights)
     for (int i = 0; i < N_MATRICES; i++) {
         const double begin = seconds(1);
         require(cpu_matrix_new(dtype, N_OUT, N_IN, &weights->matrix[i]));
-        require(cpu_matrix_write(weights->matrix[i], 0, N_OUT, rows, DTYPE_F32, N_IN));
+        const struct matrix_write_args args = {
+            .matrix = weights->matrix[i],
+            .n_rows = N_OUT,
+            .src = rows,
+            .src_dtype = DTYPE_F32,
+            .ld_src = N_IN,
+        };
+        require(cpu_matrix_write(stream, &args));
         if (i == N_MATRICES - 1) {
             printf("  packing from float32: %.0f ms, %.2f G elements/s\n",
                    (seconds(1) - begin) * 1e3, N_OUT * (double)N_IN / (seconds(1) - begin) * 1e-9);
@@ -184,7 +191,7 @@ static void bench_dtype(struct backend_stream *stream, int dtype, double peak, d
     }
     printf("%s weights, n = %d, k = %d\n", dtype_name(dtype), N_OUT, N_IN);
     struct weights weights;
-    make_weights(dtype, &weights);
+    make_weights(stream, dtype, &weights);
     for (size_t i = 0; i < sizeof ms / sizeof ms[0]; i++) {
         const double s = time_matmul(stream, &weights, ms[i], x, out);
         const double gflops = 2.0 * ms[i] * N_OUT * N_IN / s * 1e-9;

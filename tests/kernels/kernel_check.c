@@ -35,6 +35,22 @@ void stream_done(struct backend_stream *stream)
     backend_cpu()->stream_free(stream);
 }
 
+status_t write_rows(struct matrix *matrix, int32_t row_begin, int32_t n_rows, const float *src)
+{
+    struct backend_stream *stream = stream_of("portable", 1);
+    const struct matrix_write_args args = {
+        .matrix = matrix,
+        .row_begin = row_begin,
+        .n_rows = n_rows,
+        .src = src,
+        .src_dtype = DTYPE_F32,
+        .ld_src = matrix->n_in,
+    };
+    const status_t s = cpu_matrix_write(stream, &args);
+    stream_done(stream);
+    return s;
+}
+
 void each_isa(void (*check)(const char *isa))
 {
     int n_checked = 0;

@@ -44,6 +44,11 @@ void each_isa(void (*check)(const char *isa));
 struct backend_stream *stream_of(const char *isa, int n_threads);
 void stream_done(struct backend_stream *stream);
 
+/* ---- matrices ------------------------------------------------------------------------------------ */
+
+/* Packs n rows of src (float32, n_in elements each) from row_begin on, with one thread. */
+status_t write_rows(struct matrix *matrix, int32_t row_begin, int32_t n_rows, const float *src);
+
 /* ---- arrays -------------------------------------------------------------------------------------- */
 
 /* Never NULL; freed with free. */

@@ -23,7 +23,7 @@ static struct weight weight_new(struct shape shape)
         }
     }
     assert_status_ok(cpu_matrix_new(shape.dtype, shape.n_out, shape.n_in, &w.matrix));
-    assert_status_ok(cpu_matrix_write(w.matrix, 0, shape.n_out, w.values, DTYPE_F32, shape.n_in));
+    assert_status_ok(write_rows(w.matrix, 0, shape.n_out, w.values));
     return w;
 }
 

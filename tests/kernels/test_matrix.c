@@ -2,6 +2,8 @@
 
 #include <math.h>
 
+#include "kernels/cpu/convert.h"
+
 /* Word of output n, and element k in it. */
 static float element(const struct matrix *m, int32_t n, int32_t k)
 {
@@ -15,6 +17,24 @@ static float element(const struct matrix *m, int32_t n, int32_t k)
     float x = 0.0f;
     memcpy(&x, &bits, sizeof x);
     return x;
+}
+
+/* Two threads, so that a call's panels are dealt out. */
+static status_t matrix_write(struct matrix *m, int32_t row_begin, int32_t n_rows, const void *src,
+                             int src_dtype, int64_t ld_src)
+{
+    struct backend_stream *stream = stream_of("auto", 2);
+    const struct matrix_write_args args = {
+        .matrix = m,
+        .row_begin = row_begin,
+        .n_rows = n_rows,
+        .src = src,
+        .src_dtype = src_dtype,
+        .ld_src = ld_src,
+    };
+    const status_t s = cpu_matrix_write(stream, &args);
+    stream_done(stream);
+    return s;
 }
 
 static void assert_holds(const struct matrix *m, const float *want)
@@ -50,8 +70,7 @@ static void test_matrix_packs_rows_written_in_pieces(void **state)
             for (int32_t row = 0, n = 0; row < N; row += n) {
                 n = 1 + (int32_t)test_random_below(20);
                 n = n < N - row ? n : N - row;
-                assert_status_ok(
-                    cpu_matrix_write(m, row, n, src + (int64_t)row * ld, DTYPE_F32, ld));
+                assert_status_ok(matrix_write(m, row, n, src + (int64_t)row * ld, DTYPE_F32, ld));
             }
             assert_holds(m, want);
             cpu_matrix_free(m);
@@ -86,7 +105,7 @@ static void test_matrix_reads_half_precision_at_any_alignment(void **state)
         }
         struct matrix *m = NULL;
         assert_status_ok(cpu_matrix_new(DTYPE_F32, N, K, &m));
-        assert_status_ok(cpu_matrix_write(m, 0, N, bytes + 1, cases[c].src_dtype, K));
+        assert_status_ok(matrix_write(m, 0, N, bytes + 1, cases[c].src_dtype, K));
         assert_holds(m, want);
         cpu_matrix_free(m);
     }
@@ -101,7 +120,7 @@ static void test_matrix_keeps_bfloat16_as_it_is(void **state)
     const uint16_t src[N * K] = {0x3F81, 0x0001, 0x8000, 0xFF80, 0x7F80, 1, 2, 3, 4, 0x4049};
     struct matrix *m = NULL;
     assert_status_ok(cpu_matrix_new(DTYPE_BF16, N, K, &m));
-    assert_status_ok(cpu_matrix_write(m, 0, N, src, DTYPE_BF16, K));
+    assert_status_ok(matrix_write(m, 0, N, src, DTYPE_BF16, K));
     for (int i = 0; i < N * K; i++) {
         const float got = element(m, i / K, i % K);
         uint32_t bits = 0;
@@ -110,6 +129,42 @@ static void test_matrix_keeps_bfloat16_as_it_is(void **state)
     }
     assert_true(element(m, 0, K) == 0.0f); // the k that is not there
     cpu_matrix_free(m);
+}
+
+/* Every pair of dtypes, large enough for several tasks, against one element at a time; infinities and NaN too. */
+static void test_matrix_converts_as_one_element_does(void **state)
+{
+    (void)state;
+
+    enum { N = 200, K = 333 };
+
+    static const int from[] = {DTYPE_F32, DTYPE_F16, DTYPE_BF16};
+    static const int to[] = {DTYPE_F32, DTYPE_BF16};
+    uint32_t *src = must_alloc((size_t)N * K * sizeof *src);
+    float *want = guarded_new((size_t)N * K);
+    for (size_t c = 0; c < 6; c++) {
+        const int src_dtype = from[c / 2], dtype = to[c % 2];
+        for (size_t i = 0; i < (size_t)N * K; i++) {
+            const uint32_t bits =
+                (uint32_t)test_random_below(0x10000) << 16 | (uint32_t)test_random_below(0x10000);
+            memcpy((char *)src + i * dtype_bytes(src_dtype), &bits, dtype_bytes(src_dtype));
+            f32_from_any((char *)src + i * dtype_bytes(src_dtype), src_dtype, 1, &want[i]);
+            if (dtype == DTYPE_BF16) {
+                want[i] = f32_from_bf16(bf16_from_f32(want[i]));
+            }
+        }
+        struct matrix *m = NULL;
+        assert_status_ok(cpu_matrix_new(dtype, N, K, &m));
+        memset(m->data, 0xEE, m->data_bytes / (size_t)m->n_panels * (size_t)(m->n_panels - 1));
+        assert_status_ok(matrix_write(m, 0, N, src, src_dtype, K));
+        for (int32_t i = 0; i < N * K; i++) {
+            const float got = element(m, i / K, i % K);
+            assert_true(f32_bits(got) == f32_bits(want[i]) || (isnan(got) && isnan(want[i])));
+        }
+        cpu_matrix_free(m);
+    }
+    free(src);
+    guarded_free(want);
 }
 
 static void test_matrix_bytes_counts_panels(void **state)
@@ -134,11 +189,11 @@ static void test_matrix_refuses_what_it_cannot_hold(void **state)
     assert_null(m);
     assert_status_ok(cpu_matrix_new(DTYPE_F32, 4, 4, &m));
     const float row[8] = {0};
-    assert_status_code(cpu_matrix_write(m, 3, 2, row, DTYPE_F32, 4), STATUS_INVALID_ARGUMENT);
-    assert_status_code(cpu_matrix_write(m, -1, 1, row, DTYPE_F32, 4), STATUS_INVALID_ARGUMENT);
-    assert_status_code(cpu_matrix_write(m, 0, 1, row, DTYPE_F32, 3), STATUS_INVALID_ARGUMENT);
-    assert_status_code(cpu_matrix_write(m, 0, 1, row, 7, 4), STATUS_INVALID_ARGUMENT);
-    assert_status_ok(cpu_matrix_write(m, 4, 0, row, DTYPE_F32, 4));
+    assert_status_code(matrix_write(m, 3, 2, row, DTYPE_F32, 4), STATUS_INVALID_ARGUMENT);
+    assert_status_code(matrix_write(m, -1, 1, row, DTYPE_F32, 4), STATUS_INVALID_ARGUMENT);
+    assert_status_code(matrix_write(m, 0, 1, row, DTYPE_F32, 3), STATUS_INVALID_ARGUMENT);
+    assert_status_code(matrix_write(m, 0, 1, row, 7, 4), STATUS_INVALID_ARGUMENT);
+    assert_status_ok(matrix_write(m, 4, 0, row, DTYPE_F32, 4));
     cpu_matrix_free(m);
     cpu_matrix_free(NULL);
 }
@@ -149,6 +204,7 @@ int main(void)
         cmocka_unit_test(test_matrix_packs_rows_written_in_pieces),
         cmocka_unit_test(test_matrix_reads_half_precision_at_any_alignment),
         cmocka_unit_test(test_matrix_keeps_bfloat16_as_it_is),
+        cmocka_unit_test(test_matrix_converts_as_one_element_does),
         cmocka_unit_test(test_matrix_bytes_counts_panels),
         cmocka_unit_test(test_matrix_refuses_what_it_cannot_hold),
     };

@@ -39,7 +39,7 @@ struct model_spec models_random(bool odd_widths)
     for (int32_t i = 0; i < spec.n_layers; i++) {
         spec.layers[i].n_kv_heads = kinds[test_random_below(3)];
         spec.layers[i].n_ff =
-            odd_widths ? models_between(1, 6000) : PLAN_FFN_TILE * models_between(1, 200);
+            odd_widths ? models_between(1, 6000) : PLAN_TILE * models_between(1, 200);
     }
     return spec;
 }

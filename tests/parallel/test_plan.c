@@ -182,7 +182,7 @@ static void check_even(const struct plan *plan)
         most_rows = rows > most_rows ? rows : most_rows;
     }
     assert_true(most_heads - least_heads <= 1);
-    assert_true(most_columns - least_columns <= PLAN_FFN_TILE);
+    assert_true(most_columns - least_columns <= PLAN_TILE);
     assert_true(most_rows - least_rows <= 1);
 }
 
@@ -314,7 +314,7 @@ static void test_plan_covers_odd_widths(void **state)
                 const plan_interval_t ffn = plan_ffn_columns(&plan, l, r);
                 assert_int_equal(ffn.begin, next);
                 assert_true(ffn.end >= ffn.begin);
-                assert_true(ffn.begin % PLAN_FFN_TILE == 0 || ffn.begin == spec.layers[l].n_ff);
+                assert_true(ffn.begin % PLAN_TILE == 0 || ffn.begin == spec.layers[l].n_ff);
                 next = ffn.end;
             }
             assert_int_equal(next, spec.layers[l].n_ff);
@@ -392,7 +392,7 @@ static void test_plan_deals_extra_units_in_turn(void **state)
     static const int32_t tiles[3][5] = {{2, 3, 2, 2, 2}, {2, 2, 3, 2, 2}, {2, 2, 2, 3, 2}};
     struct spec_layer layers[3];
     for (int i = 0; i < 3; i++) {
-        layers[i] = (struct spec_layer){.n_kv_heads = 4, .n_ff = 11 * PLAN_FFN_TILE};
+        layers[i] = (struct spec_layer){.n_kv_heads = 4, .n_ff = 11 * PLAN_TILE};
     }
     const struct model_spec spec = {.n_layers = 3,
                                     .n_hidden = 64,
@@ -406,7 +406,7 @@ static void test_plan_deals_extra_units_in_turn(void **state)
             const plan_interval_t q = plan_q_heads(&plan, i, r);
             const plan_interval_t ffn = plan_ffn_columns(&plan, i, r);
             assert_int_equal(q.end - q.begin, heads[i][r]);
-            assert_int_equal(ffn.end - ffn.begin, PLAN_FFN_TILE * tiles[i][r]);
+            assert_int_equal(ffn.end - ffn.begin, PLAN_TILE * tiles[i][r]);
         }
     }
     plan_destroy(&plan);
@@ -472,9 +472,9 @@ static void test_plan_check_sees_damage(void **state)
     struct plan plan = models_plan(&spec, 8, PLAN_SHARE);
     struct plan_class *last = &plan.classes[2];
     int32_t *const cells[] = {
-        &plan.layers[3].q_cuts[2],
-        &plan.layers[3].q_cuts[0],
-        &plan.layers[3].q_cuts[8],
+        &plan.layers[3].attention_cuts[2],
+        &plan.layers[3].attention_cuts[0],
+        &plan.layers[3].attention_cuts[8],
         &plan.layers[7].ffn_cuts[4],
         &plan.vocab_cuts[1],
         &plan.layers[9].class_index,

@@ -131,34 +131,6 @@ static void test_spec_reads_published_files(void **state)
     }
 }
 
-static void test_spec_refuses_published_files_of_other_families(void **state)
-{
-    (void)state;
-
-    static const struct {
-        const char *file, *says;
-    } rows[] = {
-        {"nemotron-nas-mini", "block_configs (Nemotron-NAS) is not supported"},
-        {"Llama-3_3-Nemotron-Super-49B-v1", "block_configs (Nemotron-NAS) is not supported"},
-    };
-
-    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
-        char name[64];
-        char path[TEST_PATH_BYTES];
-        snprintf(name, sizeof name, "configs/%s.config.json", rows[i].file);
-        struct bytes text;
-        bytes_init(&text, 1 << 20);
-        assert_status_ok(file_read(test_data_path(name, path), 1 << 20, &text));
-        struct model_spec spec;
-        const status_t s = spec_parse((const char *)text.data, text.size, "m", &spec);
-        assert_status_says(s, STATUS_DATA_LOSS, rows[i].says);
-        assert_status_says(s, STATUS_DATA_LOSS,
-                           "serve one of LlamaForCausalLM, MistralForCausalLM, DeciLMForCausalLM, "
-                           "DeciCoderForCausalLM, StableLmForCausalLM, StableLMEpochForCausalLM");
-        bytes_destroy(&text);
-    }
-}
-
 static void test_spec_lists_its_architectures(void **state)
 {
     (void)state;
@@ -422,7 +394,9 @@ static void test_spec_names_the_field_the_value_and_the_rule(void **state)
         {"\"eos_token_id\": 2", "\"eos_token_id\": [1, -1]", "must be ids"},
         {"\"eos_token_id\": 2", "\"eos_token_id\": [1,1,1,1,1,1,1,1,1]", "at most 8 ids"},
         {"[\"DeciLMForCausalLM\"]", "[\"GPT2LMHeadModel\"]",
-         "architecture GPT2LMHeadModel is not supported; fix: serve one of LlamaForCausalLM"},
+         "architecture GPT2LMHeadModel is not supported; fix: serve one of LlamaForCausalLM, "
+         "MistralForCausalLM, DeciLMForCausalLM, DeciCoderForCausalLM, StableLmForCausalLM, "
+         "StableLMEpochForCausalLM"},
         {"[\"DeciLMForCausalLM\"]", "\"DeciLMForCausalLM\"", "must be a list of names"},
         {"[\"DeciLMForCausalLM\"]", "[]", "must be a list of names"},
         {"\"architectures\": [\"DeciLMForCausalLM\"], \"model_type\": \"deci\",", "",
@@ -452,7 +426,7 @@ static void test_spec_refuses_text_that_is_no_object(void **state)
     char *deep = malloc(100000);
     assert_non_null(deep);
     memset(deep, '[', 100000);
-    assert_status_says(spec_parse(deep, 100000, "m", &spec), STATUS_DATA_LOSS, "not valid JSON");
+    assert_status_says(spec_parse(deep, 100000, "m", &spec), STATUS_DATA_LOSS, "nested deeper");
     free(deep);
 }
 
@@ -575,7 +549,6 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_spec_reads_per_layer_heads),
         cmocka_unit_test(test_spec_reads_published_files),
-        cmocka_unit_test(test_spec_refuses_published_files_of_other_families),
         cmocka_unit_test(test_spec_lists_its_architectures),
         cmocka_unit_test(test_spec_accepts_variants),
         cmocka_unit_test(test_spec_reads_llama3_scaling),

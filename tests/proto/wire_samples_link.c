@@ -184,6 +184,8 @@ static void fill_assign(struct arena *arena, struct wire_assign *m)
     m->max_num_seqs = random_u32();
     m->max_num_batched_tokens = random_u32();
     m->kv_cache_bytes = random_u64();
+    m->dummy_weights = random_count() % 2 == 0;
+    m->weights_seed = random_u64();
     m->threads = random_u32();
     m->plan_bytes = random_count() * 7;
     uint8_t *plan = random_room(arena, m->plan_bytes, 1);
@@ -204,6 +206,8 @@ static void assert_assign_equal(const struct wire_assign *got, const struct wire
     assert_int_equal(got->max_num_seqs, want->max_num_seqs);
     assert_int_equal(got->max_num_batched_tokens, want->max_num_batched_tokens);
     assert_true(got->kv_cache_bytes == want->kv_cache_bytes);
+    assert_true(got->dummy_weights == want->dummy_weights);
+    assert_true(got->weights_seed == want->weights_seed);
     assert_int_equal(got->threads, want->threads);
     assert_int_equal(got->plan_bytes, want->plan_bytes);
     if (want->plan_bytes > 0) {

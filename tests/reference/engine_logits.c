@@ -1,9 +1,10 @@
 /*
  * engine_logits.c - greedy decoding by the engine alone, with every step's logits written to a file
  *
- * usage: mpirun -n T engine_logits MODEL PLACEMENT DTYPE N_GENERATE CHUNK OUT ID...
+ * usage: mpirun -n T engine_logits MODEL PLACEMENT DTYPE N_PROMPT N_GENERATE CHUNK OUT ID...
  *
- * For comparisons with other programs: no scheduler, no gRPC. Prompt tokens go in chunks of CHUNK. Writes float32
+ * For comparisons with other programs: no scheduler, no gRPC. The first N_PROMPT ids are the prompt, and go in chunks of
+ * CHUNK; those after it, where there are any, take the place of the engine's choices. Writes float32
  * [N_GENERATE, n_vocab] to OUT and prints the chosen ids.
  */
 #include <stdio.h>
@@ -19,7 +20,7 @@ struct run {
     struct engine *engine;
     struct step_plan step;
     int32_t *tokens;
-    int32_t n_tokens, n_generate, chunk;
+    int32_t n_tokens, n_given, n_generate, chunk;
     FILE *out; /* rank 0 */
 };
 
@@ -98,7 +99,10 @@ static status_t generate(struct run *r)
             printf("%d ", id);
         }
         TRY(comm->ops->broadcast(comm, &id, sizeof id, 0));
-        r->tokens[r->n_tokens++] = id;
+        if (r->n_tokens >= r->n_given) {
+            r->tokens[r->n_tokens] = id;
+        }
+        r->n_tokens++;
     }
     if (r->out != NULL) {
         printf("\n");
@@ -110,18 +114,20 @@ int main(int argc, char **argv)
 {
     struct run r;
     memset(&r, 0, sizeof r);
-    if (argc < 8) {
-        fprintf(stderr, "usage: engine_logits MODEL PLACEMENT DTYPE N_GENERATE CHUNK OUT ID...\n");
+    if (argc < 9 || atoi(argv[4]) < 1 || atoi(argv[4]) > argc - 8) {
+        fprintf(stderr,
+                "usage: engine_logits MODEL PLACEMENT DTYPE N_PROMPT N_GENERATE CHUNK OUT ID...\n");
         return 64;
     }
     status_t s = group_open("test", &r.group);
     if (s.code == STATUS_OK) {
-        r.n_generate = atoi(argv[4]);
-        r.chunk = atoi(argv[5]);
-        r.out = group_rank(r.group) == 0 ? fopen(argv[6], "wb") : NULL;
+        r.n_tokens = atoi(argv[4]);
+        r.n_generate = atoi(argv[5]);
+        r.chunk = atoi(argv[6]);
+        r.out = group_rank(r.group) == 0 ? fopen(argv[7], "wb") : NULL;
         r.tokens = calloc((size_t)argc + (size_t)r.n_generate, sizeof *r.tokens);
-        for (int i = 7; i < argc; i++) {
-            r.tokens[r.n_tokens++] = atoi(argv[i]);
+        for (int i = 8; i < argc; i++) {
+            r.tokens[r.n_given++] = atoi(argv[i]);
         }
         s = open_run(&r, argv);
         if (s.code == STATUS_OK) {

@@ -1,7 +1,7 @@
 """Small models of the served families with random weights, in Hugging Face layout, and transformers as the reference.
 
-Variable GQA is not in transformers: its reference is transformers' own Llama layers, each made with its layer's
-number of KV heads.
+Variable GQA and Nemotron-NAS are not in transformers: their reference is transformers' own Llama layers, each made with
+its layer's number of KV heads and FFN width, or the parts of such layers.
 """
 import copy
 import json
@@ -19,18 +19,60 @@ def llama_config(**sizes):
     return LlamaConfig(**sizes, attn_implementation="eager")
 
 
-class VariableGqa(torch.nn.Module):
-    """DeciLM: Llama whose layers differ in KV heads. Forward without a cache: logits of every position."""
+class NasLayer(torch.nn.Module):
+    """Nemotron-NAS: either half of a Llama layer as it is, or one matrix in its place, or nothing, and no norm then."""
 
-    def __init__(self, config, kv_heads):
+    def __init__(self, config, index, attention, ffn):
+        super().__init__()
+        d = config.hidden_size
+        norm = lambda: llama.LlamaRMSNorm(d, eps=config.rms_norm_eps)
+        self.attention, self.ffn = attention, ffn
+        if attention == "linear":
+            self.input_layernorm, self.self_attn = norm(), torch.nn.Module()
+            self.self_attn.linear_attn = torch.nn.Linear(d, d, bias=False)
+        elif attention is not None:
+            config = copy.deepcopy(config)
+            config.num_key_value_heads = attention
+            self.input_layernorm, self.self_attn = norm(), llama.LlamaAttention(config, index)
+        if ffn == "linear":
+            self.post_attention_layernorm, self.mlp = norm(), torch.nn.Module()
+            self.mlp.linear_mlp = torch.nn.Linear(d, d, bias=False)
+        elif ffn is not None:
+            config = copy.deepcopy(config)
+            config.intermediate_size = nas_width(ffn, d)
+            self.post_attention_layernorm, self.mlp = norm(), llama.LlamaMLP(config)
+
+    def forward(self, x, **context):
+        if self.attention == "linear":
+            x = x + self.self_attn.linear_attn(self.input_layernorm(x))
+        elif self.attention is not None:
+            x = x + self.self_attn(self.input_layernorm(x), **context)[0]
+        if self.ffn == "linear":
+            x = x + self.mlp.linear_mlp(self.post_attention_layernorm(x))
+        elif self.ffn is not None:
+            x = x + self.mlp(self.post_attention_layernorm(x))
+        return x
+
+
+def nas_width(mult, hidden):
+    n = int(2 * mult * hidden / 3)
+    return n if n % 256 == 0 else n + 256 - n % 256
+
+
+def with_kv_heads(config, n_kv):
+    config = copy.deepcopy(config)
+    config.num_key_value_heads = n_kv
+    return config
+
+
+class Stack(torch.nn.Module):
+    """Embedding, the given layers, norm and head. Forward without a cache: logits of every position."""
+
+    def __init__(self, config, layers):
         super().__init__()
         self.model = torch.nn.Module()
         self.model.embed_tokens = torch.nn.Embedding(config.vocab_size, config.hidden_size)
-        self.model.layers = torch.nn.ModuleList()
-        for index, n_kv in enumerate(kv_heads):
-            layer_config = copy.deepcopy(config)
-            layer_config.num_key_value_heads = n_kv
-            self.model.layers.append(llama.LlamaDecoderLayer(layer_config, index))
+        self.model.layers = torch.nn.ModuleList(layers)
         self.model.norm = llama.LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.lm_head = torch.nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         if config.tie_word_embeddings:
@@ -47,6 +89,11 @@ class VariableGqa(torch.nn.Module):
             out = layer(x, attention_mask=mask, position_ids=positions, position_embeddings=rotary)
             x = out[0] if isinstance(out, tuple) else out
         return self.lm_head(self.model.norm(x))
+
+
+def variable_gqa(config, kv_heads):
+    """DeciLM: Llama whose layers differ in KV heads."""
+    return Stack(config, [llama.LlamaDecoderLayer(with_kv_heads(config, n), i) for i, n in enumerate(kv_heads)])
 
 
 class Whole(torch.nn.Module):
@@ -90,48 +137,87 @@ def randomise(module, seed):
                 p.copy_(1 + 0.1 * noise if p.ndim == 1 else noise * (1.5 / p.shape[-1] ** 0.5))
 
 
-def stored(module, dtype, prefix=""):
-    """State as it is in a checkpoint: a tied head is left out."""
-    state = {}
-    for name, value in module.state_dict().items():
-        name = name.removeprefix(prefix)
-        if name.endswith("lm_head.weight") and tied(module):
-            continue
-        state[name] = value.to(dtype)
-    return state
-
-
 def tied(module):
     inner = getattr(module, "inner", module)
     return inner.lm_head.weight is inner.model.embed_tokens.weight
 
 
-def deci(directory, kv_heads, seed, *, hidden, heads, ffn, vocab, tie=False, dtype=torch.float32, shards=1,
-         theta=10000.0):
-    sizes = dict(hidden_size=hidden, num_attention_heads=heads, num_hidden_layers=len(kv_heads),
-                 intermediate_size=ffn, vocab_size=vocab, max_position_embeddings=256, rms_norm_eps=1e-5,
-                 tie_word_embeddings=tie, rope_theta=theta)
-    model = VariableGqa(llama_config(**sizes), kv_heads)
+def stored(module, dtype):
+    """State as it is in a checkpoint: a tied head is left out."""
+    state = {}
+    for name, value in module.state_dict().items():
+        name = name.removeprefix("inner.")
+        if name == "rotary.inv_freq" or name == "lm_head.weight" and tied(module):
+            continue
+        state[name] = value.to(dtype)
+    return state
+
+
+def leftovers(n_layers, dtype):
+    """What old re-saves carry beside the weights, here with values that would be noticed."""
+    names = ("inv_freq", "cos_cached", "sin_cached")
+    return {f"model.layers.{i}.self_attn.rotary_emb.{name}": torch.full((8,), 7.0, dtype=dtype)
+            for i in range(n_layers) for name in names}
+
+
+def finish(model, directory, config, seed, dtype=torch.float32, shards=1, resaved=False):
+    """Random weights, the directory, and the model with the weights as the files have them."""
     randomise(model, seed)
-    config = dict(sizes, architectures=["DeciLMForCausalLM"], model_type="deci", hidden_act="silu",
-                  num_key_value_heads_per_layer=kv_heads, torch_dtype=str(dtype).split(".")[1],
-                  rope_scaling={"type": "dynamic", "factor": 2.0}, bos_token_id=1, eos_token_id=2,
-                  attention_bias=False)
     tensors = stored(model, dtype)
-    tensors.pop("rotary.inv_freq", None)
-    write(directory, config, tensors, shards)
-    if dtype != torch.float32:
-        model.load_state_dict({k: v.float() for k, v in tensors.items()}, strict=False)
+    extra = leftovers(config["num_hidden_layers"], dtype) if resaved else {}
+    write(directory, dict(config, torch_dtype=str(dtype).split(".")[1], hidden_act="silu", bos_token_id=1,
+                          eos_token_id=2), {**tensors, **extra}, shards)
+    inner = getattr(model, "inner", model)
+    inner.load_state_dict({k: v.float() for k, v in tensors.items()}, strict=False)
     return model.eval()
 
 
-def native(directory, family, seed, *, hidden, heads, kv, ffn, vocab, layers, window=None, scaling=None,
-           shards=1):
+def as_bfloat16(model):
+    """The model as transformers runs it in bfloat16: all but the frequencies of rotary embeddings."""
+    half = copy.deepcopy(model).bfloat16()
+    for part, whole in zip(half.modules(), model.modules()):
+        if hasattr(whole, "inv_freq"):
+            part.inv_freq = whole.inv_freq.clone()
+    return half
+
+
+def deci(directory, seed, *, kv, hidden, heads, ffn, vocab, tie=False, theta=10000.0, **files):
+    sizes = dict(hidden_size=hidden, num_attention_heads=heads, num_hidden_layers=len(kv),
+                 intermediate_size=ffn, vocab_size=vocab, max_position_embeddings=256, rms_norm_eps=1e-5,
+                 tie_word_embeddings=tie, rope_theta=theta)
+    config = dict(sizes, architectures=["DeciLMForCausalLM"], model_type="deci", num_key_value_heads_per_layer=kv,
+                  rope_scaling={"type": "dynamic", "factor": 2.0}, attention_bias=False)
+    return finish(variable_gqa(llama_config(**sizes), kv), directory, config, seed, **files)
+
+
+def nas(directory, seed, *, blocks, hidden, heads, vocab, scaling=None, **files):
+    """blocks: (attention, ffn) a layer; a number of KV heads or an ffn_mult, "linear", or None for nothing."""
+    sizes = dict(hidden_size=hidden, num_attention_heads=heads, num_hidden_layers=len(blocks), vocab_size=vocab,
+                 max_position_embeddings=256, rms_norm_eps=1e-5, rope_theta=500000.0, tie_word_embeddings=False)
+    made = llama_config(**sizes, **({"rope_scaling": scaling} if scaling else {}))
+    model = Stack(made, [NasLayer(made, i, *block) for i, block in enumerate(blocks)])
+
+    def entry(kind, field, value):
+        numeric = kind is not None and kind != "linear"
+        return {field: value(kind) if numeric else None, "no_op": kind is None,
+                "replace_with_linear": kind == "linear", "sparsify": None}
+
+    config = dict(sizes, architectures=["DeciLMForCausalLM"], model_type="nemotron-nas", rope_scaling=scaling,
+                  intermediate_size=None, num_key_value_heads=None,
+                  block_configs=[{"attention": entry(attention, "n_heads_in_group", lambda n: heads // n),
+                                  "ffn": entry(ffn, "ffn_mult", lambda m: m)} for attention, ffn in blocks])
+    return finish(model, directory, config, seed, **files)
+
+
+def native(directory, seed, *, family, hidden, heads, kv, ffn, vocab, layers, window=None, scaling=None, tie=False,
+           **files):
     sizes = dict(hidden_size=hidden, num_attention_heads=heads, num_key_value_heads=kv, num_hidden_layers=layers,
-                 intermediate_size=ffn, vocab_size=vocab, max_position_embeddings=256, rms_norm_eps=1e-5)
-    if family == "llama":
+                 intermediate_size=ffn, vocab_size=vocab, max_position_embeddings=256, rms_norm_eps=1e-5,
+                 tie_word_embeddings=tie)
+    if family in ("llama", "decicoder"):
         inner = llama.LlamaForCausalLM(llama_config(**sizes, **({"rope_scaling": scaling} if scaling else {})))
-        extra = dict(architectures=["LlamaForCausalLM"], model_type="llama", rope_scaling=scaling)
+        name = {"llama": "LlamaForCausalLM", "decicoder": "DeciCoderForCausalLM"}[family]
+        extra = dict(architectures=[name], model_type=family, rope_scaling=scaling)
     elif family in ("stablelm", "stablelm_epoch"):
         sizes["layer_norm_eps"] = sizes.pop("rms_norm_eps")
         sizes["partial_rotary_factor"] = 0.25
@@ -147,12 +233,8 @@ def native(directory, family, seed, *, hidden, heads, kv, ffn, vocab, layers, wi
         inner = mistral.MistralForCausalLM(
             MistralConfig(**sizes, sliding_window=window, attn_implementation="eager"))
         extra = dict(architectures=["MistralForCausalLM"], model_type="mistral", sliding_window=window)
-    model = Whole(inner)
-    randomise(model, seed)
-    config = dict(sizes, **extra, hidden_act="silu", torch_dtype="float32", rope_theta=10000.0,
-                  tie_word_embeddings=False, bos_token_id=1, eos_token_id=2)
-    write(directory, config, stored(model, torch.float32, "inner."), shards)
-    return model.eval()
+    config = dict(sizes, **extra, rope_theta=10000.0)
+    return finish(Whole(inner), directory, config, seed, **files)
 
 
 def load_deci(directory):
@@ -165,7 +247,7 @@ def load_deci(directory):
         vocab_size=c["vocab_size"], max_position_embeddings=c["max_position_embeddings"],
         rms_norm_eps=c["rms_norm_eps"], tie_word_embeddings=c.get("tie_word_embeddings", False),
         rope_theta=c.get("rope_theta", 10000.0))
-    model = VariableGqa(config, c["num_key_value_heads_per_layer"])
+    model = variable_gqa(config, c["num_key_value_heads_per_layer"])
     tensors = {k: v.float() for k, v in load_file(os.path.join(directory, "model.safetensors")).items()}
     missing, unexpected = model.load_state_dict(tensors, strict=False)
     assert not unexpected and all("inv_freq" in m or "lm_head" in m for m in missing), (missing, unexpected)

@@ -436,7 +436,7 @@ static void test_engine_refuses_bad_checkpoints(void **state)
          "tensor model.layers.0.mlp.down_proj.weight is [100, 48], config.json needs [48, 100]"},
         {{.leave_out = "lm_head.weight"}, STATUS_DATA_LOSS, "lm_head.weight"},
         {{.truncate_bytes = 5}, STATUS_DATA_LOSS, "truncated"},
-        {{.extra = "model.layers.0.self_attn.q_proj.bias"}, STATUS_UNIMPLEMENTED, "q_proj.bias"},
+        {{.extra = "model.layers.0.self_attn.q_proj.bias"}, STATUS_DATA_LOSS, "q_proj.bias"},
     };
     struct fixture *f = fixture_open(state, &shapes[0]);
     const struct engine_options options = small_options(f->dir);
@@ -459,9 +459,9 @@ static void test_engine_takes_the_biases_of_its_norms_alone(void **state)
          STATUS_DATA_LOSS,
          "no tensor model.layers.2.input_layernorm.bias"},
         {{.extra = "model.layers.0.self_attn.q_layernorm.bias"},
-         STATUS_UNIMPLEMENTED,
+         STATUS_DATA_LOSS,
          "q_layernorm.bias"},
-        {{.extra = "model.layers.0.self_attn.v_proj.bias"}, STATUS_UNIMPLEMENTED, "v_proj.bias"},
+        {{.extra = "model.layers.0.self_attn.v_proj.bias"}, STATUS_DATA_LOSS, "v_proj.bias"},
     };
     struct fixture *f = fixture_open(state, &shapes[N_SHAPES - 1]);
     const struct engine_options options = small_options(f->dir);
@@ -474,7 +474,7 @@ static void test_engine_takes_the_biases_of_its_norms_alone(void **state)
     struct fixture *rms = fixture_open(state, &shapes[0]);
     const struct engine_options others = small_options(rms->dir);
     rewrite(rms, &(struct model_writer_flaws){.extra = "model.layers.0.input_layernorm.bias"});
-    check_fails(rms, &others, STATUS_UNIMPLEMENTED, "input_layernorm.bias");
+    check_fails(rms, &others, STATUS_DATA_LOSS, "input_layernorm.bias");
     fixture_close(rms);
 }
 

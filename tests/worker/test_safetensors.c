@@ -177,7 +177,7 @@ static void test_safetensors_takes_many_tensors(void **state)
 {
     (void)state;
 
-    enum { N = 20000 };
+    enum { N = 16000 };
 
     char *text = malloc((size_t)96 * N);
     assert_non_null(text);

@@ -11,6 +11,7 @@
 #include "tests/worker/engine_driver.h"
 #include "tests/worker/model_writer.h"
 #include "worker/weights.h"
+#include "worker/weights_check.h"
 
 static const struct test_model_shape shape = {
     .n_hidden = 40,
@@ -32,6 +33,8 @@ struct loaded {
     struct model_spec spec;
     struct plan plan;
     struct checkpoint *checkpoint;
+    struct weight_source source;
+    struct backend_stream *stream;
     struct weights weights;
     struct weight_loader loader;
 };
@@ -59,13 +62,19 @@ static void open_all(struct loaded *l, struct group *group)
         .checkpoint_dtype = DTYPE_F32,
     };
     assert_status_ok(weights_alloc(&weights, &l->weights));
-    assert_status_ok(weight_loader_init(&l->loader, l->checkpoint, group_comm(group), backend_cpu(),
-                                        weights_max_row_bytes(&l->spec)));
+    assert_status_ok(backend_cpu()->stream_new(1, &l->stream));
+    l->source.checkpoint = l->checkpoint;
+    const struct weight_loader_parts parts = {.source = &l->source,
+                                              .comm = group_comm(group),
+                                              .backend = backend_cpu(),
+                                              .stream = l->stream};
+    assert_status_ok(weight_loader_init(&parts, weights_max_row_bytes(&l->spec), &l->loader));
 }
 
 static void close_all(struct loaded *l)
 {
     weight_loader_destroy(&l->loader);
+    backend_cpu()->stream_free(l->stream);
     weights_free(&l->weights);
     weights_free(&l->weights); // freed ones are zeroed ones
     checkpoint_close(l->checkpoint);

@@ -1,4 +1,4 @@
-#include "worker/json_limits.h"
+#include "base/json_limits.h"
 
 #include <stdbool.h>
 
