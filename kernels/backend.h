@@ -21,6 +21,7 @@
  */
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -207,7 +208,7 @@ struct sample_row {
         repetition; /* > 0; 1: off. Divides a positive logit, multiplies a negative one, of ids seen */
     float presence;                /* subtracted once from a generated id */
     float frequency;               /* subtracted for each time it was generated */
-    int32_t first_token, n_tokens; /* of sample_args.tokens; an id comes up once */
+    int32_t first_token, n_tokens; /* of sample_args.tokens; an id twice: with equal values */
     int32_t only_listed;           /* 1: ids that are not among these tokens are out */
     int32_t n_top;                 /* alternatives wanted, at most SAMPLE_MAX_TOP */
 };
@@ -234,6 +235,7 @@ struct sample_args {
 struct backend {
     const char *name; /* "cpu", "cuda": logs, metrics, --device */
     int activation;   /* enum dtype */
+    bool host_memory; /* device memory is host memory */
 
     /* UNAVAILABLE with the reason when there is no device or driver. */
     status_t (*devices)(struct device_info *devices_out, int max_devices, int *n_out);

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "parallel/comm_staged.h"
 #include "worker/checkpoint.h"
 #include "worker/forward.h"
 #include "worker/host.h"
@@ -27,6 +28,7 @@ struct engine {
     struct step_limits limits;
 
     struct backend_stream *stream;
+    struct comm *comm; /* over the backend's memory; the group's own where that is the host's */
     struct weights weights;
     struct kv_pool pool;
     struct forward forward;
@@ -35,7 +37,8 @@ struct engine {
 
 /* Needed while loading only. */
 struct loading {
-    struct checkpoint *checkpoint; /* NULL: dummy weights */
+    struct backend_stream *host_stream; /* NULL: the engine's own is the host's */
+    struct checkpoint *checkpoint;      /* NULL: dummy weights */
     struct weight_source source;
     struct weight_loader loader;
     uint64_t bytes_total;
@@ -109,8 +112,8 @@ static status_t open_source(const struct engine *e, struct loading *l)
         .checkpoint = l->checkpoint,
         .seed = e->options.weights_seed,
         .imitated_dtype = e->spec->dtype,
-        .backend = e->options.backend,
-        .stream = e->stream,
+        .backend = backend_cpu(), // values are made up on the host, the same for every device
+        .stream = l->host_stream != NULL ? l->host_stream : e->stream,
     };
     return weight_source_check(&l->source, e->spec, &l->bytes_total);
 }
@@ -121,10 +124,15 @@ static status_t prepare(struct engine *e, struct loading *l)
     TRY(check_options(e));
     const int32_t share = host_cores() / group_host_size(e->group);
     const int32_t threads = e->options.threads > 0 ? e->options.threads : share > 0 ? share : 1;
-    TRY(e->options.backend->stream_new(threads, &e->stream));
+    const struct stream_options stream = {.n_threads = threads};
+    TRY(e->options.backend->stream_new(&stream, &e->stream));
+    if (!e->options.backend->host_memory) {
+        TRY(backend_cpu()->stream_new(&stream, &l->host_stream));
+    }
     TRY(open_source(e, l));
     const struct weights_request request = {
         .backend = e->options.backend,
+        .stream = e->stream,
         .spec = e->spec,
         .plan = e->plan,
         .rank = e->rank,
@@ -195,6 +203,7 @@ static void loading_end(struct loading *l)
 {
     weight_loader_destroy(&l->loader);
     checkpoint_close(l->checkpoint);
+    backend_cpu()->stream_free(l->host_stream);
 }
 
 static status_t load_weights(struct engine *e)
@@ -288,10 +297,34 @@ static status_t size_pool(const struct engine *e, int64_t *blocks_out)
 
 // ---- buffers ----
 
+/* The group's comm where the device's memory is the host's, one that goes by way of the host elsewhere. */
+static status_t make_comm(struct engine *e)
+{
+    struct comm *host = group_comm(e->group);
+    const struct backend *backend = e->options.backend;
+    if (backend->host_memory) {
+        e->comm = host;
+        return status_ok();
+    }
+    const int64_t exchanged = exchange_max_bytes(
+        e->plan, e->rank, e->options.max_num_batched_tokens, backend->activation);
+    const int64_t logits =
+        (int64_t)e->options.max_num_seqs * e->spec->n_vocab * (int64_t)sizeof(float);
+    const struct comm_staged_parts parts = {
+        .host = host,
+        .backend = backend,
+        .stream = e->stream,
+        .max_bytes = exchanged > logits ? exchanged : logits,
+    };
+    return comm_staged_new(&parts, &e->comm);
+}
+
 static status_t alloc_rest(struct engine *e, int64_t blocks_per_lane)
 {
+    TRY(make_comm(e));
     const struct kv_pool_request request = {
         .backend = e->options.backend,
+        .stream = e->stream,
         .plan = e->plan,
         .rank = e->rank,
         .kv_dtype = e->options.kv_dtype,
@@ -304,7 +337,7 @@ static status_t alloc_rest(struct engine *e, int64_t blocks_per_lane)
         .plan = e->plan,
         .backend = e->options.backend,
         .stream = e->stream,
-        .comm = group_comm(e->group),
+        .comm = e->comm,
         .weights = &e->weights,
         .pool = &e->pool,
     };
@@ -312,6 +345,7 @@ static status_t alloc_rest(struct engine *e, int64_t blocks_per_lane)
         .max_seqs = e->options.max_num_seqs,
         .max_rows = e->options.max_num_batched_tokens,
         .max_model_len = e->options.max_model_len,
+        .max_blocks = (int32_t)(e->options.max_num_seqs * blocks_per_seq(e)),
     };
     return forward_init(&e->forward, &parts, &limits);
 }
@@ -377,6 +411,9 @@ void engine_free(struct engine *e)
     forward_destroy(&e->forward);
     kv_pool_destroy(&e->pool);
     weights_free(&e->weights);
+    if (e->comm != NULL && e->comm != group_comm(e->group)) {
+        e->comm->ops->free(e->comm);
+    }
     e->options.backend->stream_free(e->stream);
     free(e);
 }
@@ -384,11 +421,6 @@ void engine_free(struct engine *e)
 const struct step_limits *engine_limits(const struct engine *e)
 {
     return &e->limits;
-}
-
-struct backend_stream *engine_stream(const struct engine *e)
-{
-    return e->stream;
 }
 
 uint64_t engine_weight_bytes(const struct engine *e)
@@ -426,4 +458,20 @@ status_t engine_step(struct engine *e, const struct step_plan *plan, const float
     TRY(check_step(e, plan));
     const status_t s = forward_run(&e->forward, plan, logits_out);
     return status_is_ok(&s) ? s : status_wrapf(s, "step %" PRIu64, plan->step);
+}
+
+status_t engine_sample(struct engine *e, const struct sample_args *args)
+{
+    struct sample_args mine = *args;
+    mine.logits = e->forward.logits;
+    mine.n_vocab = e->spec->n_vocab;
+    TRY(e->options.backend->sample(e->stream, &mine));
+    return e->options.backend->stream_sync(e->stream);
+}
+
+status_t engine_read_logits(struct engine *e, int32_t n_logits, float *logits_out)
+{
+    const size_t size = (size_t)n_logits * (size_t)e->spec->n_vocab * sizeof(float);
+    TRY(e->options.backend->download(e->stream, logits_out, e->forward.logits, size));
+    return e->options.backend->stream_sync(e->stream);
 }

@@ -48,7 +48,6 @@ MUST_USE status_t engine_new(struct group *group, const struct model_spec *spec,
 void engine_free(struct engine *engine); /* accepts NULL */
 
 const struct step_limits *engine_limits(const struct engine *engine);
-struct backend_stream *engine_stream(const struct engine *engine);
 
 /* Of this rank: bytes of packed weights, and of KV pools actually allocated. */
 uint64_t engine_weight_bytes(const struct engine *engine);
@@ -57,7 +56,12 @@ uint64_t engine_kv_bytes(const struct engine *engine);
 /* Bytes of tensors this rank read from the checkpoint; over all ranks each byte is read once. */
 uint64_t engine_bytes_read(const struct engine *engine);
 
-/* Computes the step. On rank 0 *logits_out is [n_logits, n_vocab] in the order of the sequences that want them,
- * valid until the next step; NULL elsewhere. */
+/* Computes the step. On rank 0 *logits_out is device memory [n_logits, n_vocab] in the order of the sequences that want
+ * them, valid until the next step; NULL elsewhere. */
 MUST_USE status_t engine_step(struct engine *engine, const struct step_plan *plan,
                               const float **logits_out);
+
+/* Rank 0, after a step that had logits, not collective: samples from them, or brings n_logits rows to the host. The engine
+ * fills in logits and n_vocab; the results are there on return. */
+MUST_USE status_t engine_sample(struct engine *engine, const struct sample_args *args);
+MUST_USE status_t engine_read_logits(struct engine *engine, int32_t n_logits, float *logits_out);

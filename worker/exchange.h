@@ -5,7 +5,8 @@
  *            attention for all query heads of its group. Query heads belong to ranks by another cut, so before
  *            attention each rank sends, for every lane, the query heads whose KV head another rank holds, and after it
  *            gets their outputs back.
- * Layout:    query side: [rows, own query heads, head_dim], one row stride for all lanes.
+ * Layout:    activations of the backend's dtype, in device memory.
+ *            query side: [rows, own query heads, head_dim], one row stride for all layers and lanes.
  *            KV side, ragged: lane after lane, a lane's rows are [rows of the lane, held KV heads, group, head_dim].
  *            A message to a peer: lane after lane, [rows of the lane, the heads in question, head_dim].
  * Ownership: owns its buffers; plan and comm are borrowed.
@@ -21,25 +22,36 @@
 #include "parallel/comm.h"
 #include "parallel/plan.h"
 
-struct exchange {
+/* Borrowed. */
+struct exchange_parts {
     const struct backend *backend;
+    struct backend_stream *stream;
     const struct plan *plan;
     struct comm *comm;
-    float *q, *out;    /* KV side, ragged; NULL when no layer of the plan exchanges */
-    float *sent, *got; /* messages */
-    int64_t *counts
-        [4]; /* [ranks] each: send counts and displacements, receive counts and displacements */
+    int32_t max_rows;
+    int64_t ld; /* elements between rows of the query side */
 };
 
-MUST_USE status_t exchange_init(struct exchange *exchange, const struct backend *backend,
-                                const struct plan *plan, struct comm *comm, int32_t max_rows);
+struct exchange {
+    struct exchange_parts parts;
+    char *q, *out;    /* KV side, ragged; NULL when no layer of the plan exchanges */
+    char *sent, *got; /* messages */
+    int64_t *counts
+        [4]; /* [ranks] each, bytes: send counts and displacements, receive counts and displacements */
+    struct strip *strips; /* [(ranks + 1) * lanes] */
+};
+
+MUST_USE status_t exchange_init(struct exchange *exchange, const struct exchange_parts *parts);
 void exchange_destroy(struct exchange *exchange); /* accepts a zeroed one */
+
+/* The most bytes that a rank sends or receives at once in any layer of the plan, for max_rows rows. */
+int64_t exchange_max_bytes(const struct plan *plan, int32_t rank, int32_t max_rows, int dtype);
 
 /* What moves: one layer of one step. */
 struct exchange_step {
     int32_t layer;
     const int32_t *lane_rows; /* [n_lanes + 1] */
-    float *query_side;        /* [rows, own query heads, head_dim] */
+    void *query_side;         /* [rows, own query heads, head_dim] */
 };
 
 /* query_side -> exchange->q. */

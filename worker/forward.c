@@ -1,25 +1,31 @@
 /*
  * Call tree of a step:
  *   forward_run
- *     kv_pool_place                       where the rows go in the KV pools
+ *     send_step, plan_attention           what the device must know of the step
  *     embed
  *     for each layer
  *       attention_block, or linear_block, or nothing
  *         project_queries, append_keys_and_values
  *         attend | attend_by_head | exchange_queries, attend, exchange_outputs
- *         project_out, add over ranks
- *       ffn_block, or linear_block, or nothing; add over ranks
- *     norm_last_rows, project_logits, gather_logits
+ *         project_out, sum over ranks
+ *       ffn_block, or linear_block, or nothing; sum over ranks
+ *     project_logits, gather_logits
  */
 #include "worker/forward.h"
 
-#include <math.h>
 #include <string.h>
 
 // ---- small steps ----
 
-static status_t matmul(struct forward *f, const struct matrix *weight, const float *x,
-                       int32_t n_rows, float *out, int64_t n_out)
+/* Element `at` of an activation. */
+static void *element(const struct forward *f, void *activation, int64_t at)
+{
+    return (char *)activation + at * (int64_t)dtype_bytes(f->parts.backend->activation);
+}
+
+/* From normed rows to rows of n_out elements, ld_out apart. */
+static status_t project(struct forward *f, const struct matrix *weight, const void *x,
+                        int32_t n_rows, void *out, int64_t ld_out)
 {
     const struct matmul_args args = {
         .weight = weight,
@@ -27,106 +33,66 @@ static status_t matmul(struct forward *f, const struct matrix *weight, const flo
         .ld_x = f->parts.spec->n_hidden,
         .n_rows = n_rows,
         .out = out,
-        .ld_out = n_out,
+        .ld_out = ld_out,
+        .out_dtype = f->parts.backend->activation,
     };
     return f->parts.backend->matmul(f->parts.stream, &args);
 }
 
-/* The model's norm: LayerNorm where it has a bias, RMSNorm elsewhere. */
-static status_t norm(struct forward *f, const float *x, const struct norm_weights *weights,
-                     int32_t n_rows, float *out)
+/* From rows of n_in elements, ld_x apart, to rows of partial. */
+static status_t project_back(struct forward *f, const struct matrix *weight, const void *x,
+                             int64_t ld_x, int32_t n_rows)
+{
+    const struct matmul_args args = {
+        .weight = weight,
+        .x = x,
+        .ld_x = ld_x,
+        .n_rows = n_rows,
+        .out = f->partial,
+        .ld_out = f->parts.spec->n_hidden,
+        .out_dtype = f->parts.backend->activation,
+    };
+    return f->parts.backend->matmul(f->parts.stream, &args);
+}
+
+/* Takes in what is pending, then norms into f->normed: every row, or those of a list. */
+static status_t norm(struct forward *f, const struct norm_weights *weights, const int32_t *rows,
+                     int32_t n_rows)
 {
     const struct model_spec *spec = f->parts.spec;
-    if (spec->norm == SPEC_NORM_LAYER) {
-        const struct layernorm_args args = {
-            .x = x,
-            .weight = weights->weight,
-            .bias = weights->bias,
-            .eps = (float)spec->norm_eps,
-            .n_rows = n_rows,
-            .n_columns = spec->n_hidden,
-            .out = out,
-        };
-        return f->parts.backend->layernorm(f->parts.stream, &args);
-    }
-    const struct rmsnorm_args args = {
-        .x = x,
-        .weight = weights->weight,
-        .eps = (float)spec->norm_eps,
+    const struct add_norm_args args = {
+        .x = f->x,
+        .delta = f->pending ? f->partial : NULL,
+        .rows = rows,
         .n_rows = n_rows,
         .n_columns = spec->n_hidden,
-        .out = out,
+        .kind = spec->norm == SPEC_NORM_LAYER ? NORM_LAYER : NORM_RMS,
+        .weight = weights->weight,
+        .bias = weights->bias,
+        .eps = (float)spec->norm_eps,
+        .out = f->normed,
     };
-    return f->parts.backend->rmsnorm(f->parts.stream, &args);
+    f->pending = 0;
+    return f->parts.backend->add_norm(f->parts.stream, &args);
 }
 
-static status_t rope(struct forward *f, float *x, int32_t n_rows, int32_t n_heads,
-                     const int32_t *positions)
-{
-    const struct model_spec *spec = f->parts.spec;
-    const struct rope_args args = {
-        .x = x,
-        .ld = (int64_t)n_heads * spec->head_dim,
-        .n_rows = n_rows,
-        .n_heads = n_heads,
-        .head_dim = spec->head_dim,
-        .rotary_dim = spec->rotary_dim,
-        .positions = positions,
-        .cos = f->rope.cos,
-        .sin = f->rope.sin,
-        .max_positions = f->rope.max_positions,
-    };
-    return f->parts.backend->rope(f->parts.stream, &args);
-}
-
-/* Sum over ranks, in place; alone there is nothing to do. */
-static status_t sum_over_ranks(struct forward *f, float *x, int32_t n_rows)
+/* What the ranks left in partial becomes its sum, to be added by the next norm. */
+static status_t sum_partial(struct forward *f, int32_t n_rows)
 {
     struct comm *comm = f->parts.comm;
+    f->pending = 1;
     if (comm->size == 1) {
         return status_ok();
     }
-    TRY(f->parts.backend->stream_sync(f->parts.stream));
-    return comm->ops->all_reduce(comm, x, (int64_t)n_rows * f->parts.spec->n_hidden);
+    return comm->ops->all_reduce(comm, f->partial, (int64_t)n_rows * f->parts.spec->n_hidden,
+                                 f->parts.backend->activation);
 }
 
-/* x += the sum over ranks of f->partial. */
-static status_t add_partial(struct forward *f, int32_t n_rows)
+static status_t clear_partial(struct forward *f, int32_t n_rows)
 {
-    TRY(sum_over_ranks(f, f->partial, n_rows));
-    const struct add_args args = {
-        .x = f->x,
-        .y = f->partial,
-        .n = (int64_t)n_rows * f->parts.spec->n_hidden,
-    };
-    return f->parts.backend->add(f->parts.stream, &args);
-}
-
-/*
- * One matrix in the place of attention or feed-forward. Each rank computes its own columns of the result and leaves
- * the others zero, so that the sum over ranks is the same to the bit for any number of them.
- */
-static status_t linear_block(struct forward *f, const struct step_plan *step,
-                             const struct norm_weights *norm_weights, const struct matrix *matrix,
-                             plan_interval_t rows)
-{
-    const int64_t n_hidden = f->parts.spec->n_hidden;
-    TRY(norm(f, f->x, norm_weights, step->n_rows, f->normed));
-    if (rows.end - rows.begin < n_hidden) {
-        memset(f->partial, 0, (size_t)step->n_rows * (size_t)n_hidden * sizeof *f->partial);
-    }
-    if (matrix != NULL) {
-        const struct matmul_args args = {
-            .weight = matrix,
-            .x = f->normed,
-            .ld_x = n_hidden,
-            .n_rows = step->n_rows,
-            .out = f->partial + rows.begin,
-            .ld_out = n_hidden,
-        };
-        TRY(f->parts.backend->matmul(f->parts.stream, &args));
-    }
-    return add_partial(f, step->n_rows);
+    const size_t row_bytes =
+        (size_t)f->parts.spec->n_hidden * dtype_bytes(f->parts.backend->activation);
+    return f->parts.backend->zero(f->parts.stream, f->partial, (size_t)n_rows * row_bytes);
 }
 
 static int32_t n_query_heads(const struct forward *f, int32_t layer)
@@ -135,151 +101,227 @@ static int32_t n_query_heads(const struct forward *f, int32_t layer)
     return q.end - q.begin;
 }
 
-// ---- embedding ----
+static const struct kv_class *class_of(const struct forward *f, int32_t layer)
+{
+    return &f->parts.pool->classes[f->parts.plan->layers[layer].class_index];
+}
+
+// ---- before the layers ----
+
+static status_t send_array(struct forward *f, const struct device_array *array, const void *from,
+                           int32_t n)
+{
+    const size_t size = (size_t)n * sizeof(int32_t);
+    if (size > 0) {
+        memcpy(array->host, from, size);
+    }
+    return device_array_send(array, f->parts.backend, f->parts.stream, size);
+}
+
+static status_t send_step(struct forward *f, const struct step_plan *step)
+{
+    int32_t *rows = f->logit_rows.host;
+    int32_t n = 0;
+    for (int32_t i = 0; i < step->n_seqs; i++) {
+        if (step->seqs[i].wants_logits) {
+            rows[n++] = step->seqs[i].first_row + step->seqs[i].n_tokens - 1;
+        }
+    }
+    TRY(send_array(f, &f->tokens, step->tokens, step->n_rows));
+    TRY(send_array(f, &f->positions, step->positions, step->n_rows));
+    TRY(send_array(f, &f->blocks, step->blocks, step->n_blocks));
+    return device_array_send(&f->logit_rows, f->parts.backend, f->parts.stream,
+                             (size_t)n * sizeof *rows);
+}
+
+/* True when the class's queries leave their rank: they are attended to in the exchange's rows, not in their own. */
+static bool is_exchanged(const struct forward *f, int32_t class_index)
+{
+    const struct plan *plan = f->parts.plan;
+    for (int32_t layer = 0; layer < plan->n_layers; layer++) {
+        if (plan->layers[layer].class_index == class_index) {
+            return !plan_attention_is_local(plan, layer);
+        }
+    }
+    return false;
+}
+
+static void list_sequences(struct forward *f, const struct step_plan *step,
+                           const struct forward_attention *attention)
+{
+    const struct kv_class *kv_class = &f->parts.pool->classes[attention->class_index];
+    const bool exchanged = is_exchanged(f, attention->class_index);
+    int64_t offset = 0;
+    for (int32_t i = 0; i < step->n_seqs; i++) {
+        const struct step_seq *seq = &step->seqs[i];
+        const struct kv_lane *lane = &kv_class->lanes[seq->lane];
+        const int32_t n_heads = attention->head < 0 ? lane->n_heads : 1;
+        const int64_t width = (int64_t)n_heads * attention->group * f->parts.spec->head_dim;
+        const int64_t ld = exchanged ? width : f->ld;
+        f->seqs[i] = (struct attention_seq){
+            .n_queries = seq->n_tokens,
+            .kv_tokens = seq->n_computed + seq->n_tokens,
+            .first_block = seq->first_block,
+            .n_kv_heads = n_heads,
+            .unit_base = lane->unit_base,
+            .q_offset = offset,
+            .ld = ld,
+        };
+        offset += seq->n_tokens * ld;
+    }
+}
+
+static status_t plan_attention(struct forward *f, const struct step_plan *step)
+{
+    for (int32_t i = 0; i < f->n_attentions; i++) {
+        list_sequences(f, step, &f->attentions[i]);
+        TRY(f->parts.backend->attention_plan_set(f->parts.stream, f->attentions[i].plan, f->seqs,
+                                                 step->n_seqs));
+    }
+    return status_ok();
+}
 
 static status_t embed(struct forward *f, const struct step_plan *step)
 {
     const struct weights *w = f->parts.weights;
-    const plan_interval_t rows = plan_vocab_rows(f->parts.plan, f->parts.comm->rank);
+    struct comm *comm = f->parts.comm;
+    const plan_interval_t rows = plan_vocab_rows(f->parts.plan, comm->rank);
     const struct embedding_args args = {
         .table = w->embedding,
         .dtype = w->embedding_dtype,
         .row_begin = rows.begin,
         .row_end = rows.end,
         .n_columns = f->parts.spec->n_hidden,
-        .ids = step->tokens,
+        .ids = f->tokens.device,
         .n_rows = step->n_rows,
         .out = f->x,
     };
+    f->pending = 0;
     TRY(f->parts.backend->embedding(f->parts.stream, &args));
-    return sum_over_ranks(f, f->x, step->n_rows);
+    if (comm->size == 1) {
+        return status_ok();
+    }
+    return comm->ops->all_reduce(comm, f->x, (int64_t)step->n_rows * f->parts.spec->n_hidden,
+                                 DTYPE_F32);
+}
+
+// ---- one matrix in the place of a block ----
+
+/*
+ * Each rank computes its own columns of the result and leaves the others zero, so that the sum over ranks is the same to
+ * the bit for any number of them.
+ */
+static status_t linear_block(struct forward *f, const struct step_plan *step,
+                             const struct norm_weights *norm_weights, const struct matrix *matrix,
+                             plan_interval_t rows)
+{
+    const int64_t n_hidden = f->parts.spec->n_hidden;
+    TRY(norm(f, norm_weights, NULL, step->n_rows));
+    if (rows.end - rows.begin < n_hidden) {
+        TRY(clear_partial(f, step->n_rows));
+    }
+    if (matrix != NULL) {
+        void *const out = element(f, f->partial, rows.begin);
+        TRY(project(f, matrix, f->normed, step->n_rows, out, n_hidden));
+    }
+    return sum_partial(f, step->n_rows);
 }
 
 // ---- attention ----
 
-static status_t project_queries(struct forward *f, const struct step_plan *step, int32_t layer)
+/* Of n_rows rows from first_row on; which heads is still to be said. */
+static struct rope_append_args rope_args(const struct forward *f, int32_t layer, int32_t first_row,
+                                         int32_t n_rows)
 {
-    const int32_t n_heads = n_query_heads(f, layer);
-    const int64_t width = (int64_t)n_heads * f->parts.spec->head_dim;
-    TRY(matmul(f, f->parts.weights->layers[layer].q, f->normed, step->n_rows, f->q, width));
-    return rope(f, f->q, step->n_rows, n_heads, step->positions);
+    const struct model_spec *spec = f->parts.spec;
+    const struct kv_pool *pool = f->parts.pool;
+    return (struct rope_append_args){
+        .n_rows = n_rows,
+        .head_dim = spec->head_dim,
+        .rotary_dim = spec->rotary_dim,
+        .block_tokens = PLAN_BLOCK_TOKENS,
+        .positions = (const int32_t *)f->positions.device + first_row,
+        .cos = f->cos,
+        .sin = f->sin,
+        .max_positions = f->limits.max_model_len,
+        .head_units = kv_pool_head_units(class_of(f, layer)),
+        .offsets = (const int32_t *)pool->offsets.device + first_row,
+        .k_plane = pool->layers[layer].k,
+        .v_plane = pool->layers[layer].v,
+        .kv_dtype = pool->kv_dtype,
+    };
 }
 
-/* k and v of a run are in f->k and f->v: into the planes. A split class keeps head after head. */
-static status_t append_run(struct forward *f, int32_t layer, int32_t run_index, int32_t n_rows)
+/* Where the keys of n_heads KV heads begin, and their values after them. */
+static void put_kv(const struct forward *f, struct rope_append_args *args, void *k, int32_t n_heads,
+                   int64_t ld)
 {
-    const struct kv_pool *pool = f->parts.pool;
-    const struct kv_class *kv_class = &pool->classes[f->parts.plan->layers[layer].class_index];
-    const plan_run_t run = kv_class->runs[run_index];
-    const int32_t head_dim = f->parts.spec->head_dim;
-    const int32_t n_heads = run.head_end - run.head_begin;
-    const int32_t n_calls = kv_class->split ? n_heads : 1;
-    const size_t part_bytes = kv_class->split ? kv_pool_part_bytes(pool, kv_class) : 0;
-    for (int32_t i = 0; i < n_calls; i++) {
-        const struct kv_append_args args = {
-            .k = f->k + (int64_t)i * head_dim,
-            .v = f->v + (int64_t)i * head_dim,
-            .ld = (int64_t)n_heads * head_dim,
-            .n_rows = n_rows,
-            .n_heads = n_heads / n_calls,
-            .head_dim = head_dim,
-            .block_tokens = PLAN_BLOCK_TOKENS,
-            .units = kv_class->units[run_index],
-            .offsets = pool->offsets + pool->lane_rows[run.lane_begin],
-            .k_plane = (char *)pool->layers[layer].k + (size_t)i * part_bytes,
-            .v_plane = (char *)pool->layers[layer].v + (size_t)i * part_bytes,
-            .kv_dtype = pool->kv_dtype,
-        };
-        TRY(f->parts.backend->kv_append(f->parts.stream, &args));
+    args->k = k;
+    args->v = element(f, k, (int64_t)n_heads * f->parts.spec->head_dim);
+    args->ld_kv = ld;
+    args->n_kv_heads = n_heads;
+}
+
+static status_t project_queries(struct forward *f, const struct step_plan *step, int32_t layer)
+{
+    const struct kv_class *kv_class = class_of(f, layer);
+    const struct layer_weights *w = &f->parts.weights->layers[layer];
+    const int32_t n_heads = n_query_heads(f, layer);
+    TRY(project(f, w->qkv, f->normed, step->n_rows, f->qkv, f->ld));
+    struct rope_append_args args = rope_args(f, layer, 0, step->n_rows);
+    args.q = f->qkv;
+    args.ld_q = f->ld;
+    args.n_q_heads = n_heads;
+    if (weights_fuse_kv(f->parts.plan, layer, f->parts.comm->rank)) {
+        void *const k = element(f, f->qkv, (int64_t)n_heads * f->parts.spec->head_dim);
+        const plan_run_t run = kv_class->runs[0];
+        put_kv(f, &args, k, run.head_end - run.head_begin, f->ld);
+        args.units = kv_class->units[0].device;
     }
-    return status_ok();
+    return f->parts.backend->rope_append(f->parts.stream, &args);
 }
 
 /* The KV heads held here, computed for the rows of the lanes they are held for and for no others. */
-static status_t append_keys_and_values(struct forward *f, const struct step_plan *step,
-                                       int32_t layer)
+static status_t append_keys_and_values(struct forward *f, int32_t layer)
 {
     const struct kv_pool *pool = f->parts.pool;
     const struct layer_weights *w = &f->parts.weights->layers[layer];
-    const struct kv_class *kv_class = &pool->classes[f->parts.plan->layers[layer].class_index];
+    const struct kv_class *kv_class = class_of(f, layer);
     for (int32_t i = 0; i < kv_class->n_runs; i++) {
         const plan_run_t run = kv_class->runs[i];
         const int32_t first_row = pool->lane_rows[run.lane_begin];
         const int32_t n_rows = pool->lane_rows[run.lane_end] - first_row;
+        const int32_t n_heads = run.head_end - run.head_begin;
+        const int64_t width = 2 * (int64_t)n_heads * f->parts.spec->head_dim;
         if (n_rows == 0) {
             continue;
         }
-        const int32_t n_heads = run.head_end - run.head_begin;
-        const int64_t width = (int64_t)n_heads * f->parts.spec->head_dim;
-        const float *x = f->normed + (int64_t)first_row * f->parts.spec->n_hidden;
-        TRY(matmul(f, w->k[i], x, n_rows, f->k, width));
-        TRY(matmul(f, w->v[i], x, n_rows, f->v, width));
-        TRY(rope(f, f->k, n_rows, n_heads, step->positions + first_row));
-        TRY(append_run(f, layer, i, n_rows));
+        const void *x = element(f, f->normed, (int64_t)first_row * f->parts.spec->n_hidden);
+        TRY(project(f, w->kv[i], x, n_rows, f->kv, width));
+        struct rope_append_args args = rope_args(f, layer, first_row, n_rows);
+        put_kv(f, &args, f->kv, n_heads, width);
+        args.units = kv_class->units[i].device;
+        TRY(f->parts.backend->rope_append(f->parts.stream, &args));
     }
     return status_ok();
 }
 
-/* One call of the attention op. */
-struct attention_call {
-    const float *q;
-    float *out;
-    int32_t group;     /* query heads of each KV head in q */
-    int32_t n_heads;   /* KV heads in q; 0: all that are held for the sequence's lane */
-    size_t part_bytes; /* from the beginning of the planes */
-};
-
-static void list_sequences(struct forward *f, const struct step_plan *step,
-                           const struct kv_class *kv_class, const struct attention_call *call)
+/* Queries to outputs, both laid out as the attention's plan says; part_bytes from the beginning of the planes. */
+static status_t attend(struct forward *f, int32_t layer, const struct forward_attention *attention,
+                       const void *q, void *out)
 {
-    int64_t q_offset = 0;
-    for (int32_t i = 0; i < step->n_seqs; i++) {
-        const struct step_seq *seq = &step->seqs[i];
-        const struct kv_lane *lane = &kv_class->lanes[seq->lane];
-        const int32_t n_heads = call->n_heads > 0 ? call->n_heads : lane->n_heads;
-        f->seqs[i] = (struct attention_seq){
-            .n_queries = seq->n_tokens,
-            .kv_tokens = seq->n_computed + seq->n_tokens,
-            .blocks = step->blocks + seq->first_block,
-            .unit_base = lane->unit_base,
-            .n_kv_heads = n_heads,
-            .q_offset = q_offset,
-        };
-        q_offset += (int64_t)seq->n_tokens * n_heads * call->group * f->parts.spec->head_dim;
-    }
-}
-
-static status_t attend(struct forward *f, const struct step_plan *step, int32_t layer,
-                       const struct attention_call *call)
-{
-    const struct model_spec *spec = f->parts.spec;
     const struct kv_pool *pool = f->parts.pool;
-    const struct kv_class *kv_class = &pool->classes[f->parts.plan->layers[layer].class_index];
-    list_sequences(f, step, kv_class, call);
+    const int32_t part = attention->head > 0 ? attention->head : 0;
+    const size_t part_bytes =
+        (size_t)part * (part > 0 ? kv_pool_part_bytes(pool, class_of(f, layer)) : 0);
     const struct attention_args args = {
-        .q = call->q,
-        .out = call->out,
-        .k_plane = (const char *)pool->layers[layer].k + call->part_bytes,
-        .v_plane = (const char *)pool->layers[layer].v + call->part_bytes,
-        .kv_dtype = pool->kv_dtype,
-        .head_dim = spec->head_dim,
-        .group = call->group,
-        .block_tokens = PLAN_BLOCK_TOKENS,
-        .window = spec->sliding_window,
-        .scale = (float)(1.0 / sqrt(spec->head_dim)),
-        .seqs = f->seqs,
-        .n_seqs = step->n_seqs,
+        .q = q,
+        .out = out,
+        .k_plane = (const char *)pool->layers[layer].k + part_bytes,
+        .v_plane = (const char *)pool->layers[layer].v + part_bytes,
+        .blocks = f->blocks.device,
     };
-    return f->parts.backend->attention(f->parts.stream, &args);
-}
-
-/* n_rows rows of `width` floats from one row stride to another. */
-static void copy_columns(float *to, int64_t ld_to, const float *from, int64_t ld_from,
-                         int32_t n_rows, int64_t width)
-{
-    for (int32_t i = 0; i < n_rows; i++) {
-        memcpy(to + i * ld_to, from + i * ld_from, (size_t)width * sizeof *to);
-    }
+    return f->parts.backend->attention(f->parts.stream, attention->plan, &args);
 }
 
 /*
@@ -288,81 +330,51 @@ static void copy_columns(float *to, int64_t ld_to, const float *from, int64_t ld
  *     KV heads           |   0   |   1   |   2   |      group 4
  *     query heads here     . . # # # # # # # . . .      groups of 2, 4 and 1
  */
-static status_t attend_by_head(struct forward *f, const struct step_plan *step, int32_t layer)
+static status_t attend_by_head(struct forward *f, int32_t layer)
 {
-    const struct kv_pool *pool = f->parts.pool;
-    const struct kv_class *kv_class = &pool->classes[f->parts.plan->layers[layer].class_index];
     const plan_interval_t q = plan_q_heads(f->parts.plan, layer, f->parts.comm->rank);
-    const struct kv_lane *lane = &kv_class->lanes[0]; // replicate: all lanes hold the same heads
-    const int64_t head_dim = f->parts.spec->head_dim;
-    const int64_t ld = (q.end - q.begin) * head_dim;
-    float *outputs = f->by_head + step->n_rows * ld;
-    for (int32_t i = 0; i < lane->n_heads; i++) {
-        const int32_t first = (lane->first_head + i) * kv_class->group;
-        const int32_t begin = first > q.begin ? first : q.begin;
-        const int32_t end = first + kv_class->group < q.end ? first + kv_class->group : q.end;
-        const int64_t width = (end - begin) * head_dim;
-        const int64_t column = (begin - q.begin) * head_dim;
-        const struct attention_call call = {
-            .q = f->by_head + step->n_rows * column,
-            .out = outputs + step->n_rows * column,
-            .group = end - begin,
-            .n_heads = 1,
-            .part_bytes = (size_t)i * kv_pool_part_bytes(pool, kv_class),
-        };
-        copy_columns(f->by_head + step->n_rows * column, width, f->q + column, ld, step->n_rows,
-                     width);
-        TRY(attend(f, step, layer, &call));
-        copy_columns(f->attended + column, ld, call.out, width, step->n_rows, width);
+    const int32_t n_held =
+        class_of(f, layer)->lanes[0].n_heads; // replicate: the same for all lanes
+    for (int32_t i = 0; i < n_held; i++) {
+        const plan_interval_t heads = forward_query_heads(&f->parts, layer, i);
+        const int64_t column = (int64_t)(heads.begin - q.begin) * f->parts.spec->head_dim;
+        if (heads.end > heads.begin) {
+            TRY(attend(f, layer, forward_find_attention(f, layer, i), element(f, f->qkv, column),
+                       element(f, f->attended, column)));
+        }
     }
     return status_ok();
 }
 
-/* f->q -> f->attended. */
-static status_t attend_everywhere(struct forward *f, const struct step_plan *step, int32_t layer)
+/* f->qkv -> f->attended. */
+static status_t attend_everywhere(struct forward *f, int32_t layer)
 {
-    const struct plan *plan = f->parts.plan;
-    const struct kv_class *kv_class = &f->parts.pool->classes[plan->layers[layer].class_index];
-    if (kv_class->split) {
-        return attend_by_head(f, step, layer);
+    if (class_of(f, layer)->split) {
+        return attend_by_head(f, layer);
     }
-    struct attention_call call = {.q = f->q, .out = f->attended, .group = kv_class->group};
-    if (plan_attention_is_local(plan, layer)) {
-        return attend(f, step, layer, &call);
+    const struct forward_attention *attention = forward_find_attention(f, layer, -1);
+    if (plan_attention_is_local(f->parts.plan, layer)) {
+        return attend(f, layer, attention, f->qkv, f->attended);
     }
-    call.q = f->exchange.q;
-    call.out = f->exchange.out;
     const int32_t *lane_rows = f->parts.pool->lane_rows;
-    const struct exchange_step queries = {layer, lane_rows, f->q};
+    const struct exchange_step queries = {layer, lane_rows, f->qkv};
     const struct exchange_step outputs = {layer, lane_rows, f->attended};
-    TRY(f->parts.backend->stream_sync(f->parts.stream));
     TRY(exchange_queries(&f->exchange, &queries));
-    TRY(attend(f, step, layer, &call));
-    TRY(f->parts.backend->stream_sync(f->parts.stream));
+    TRY(attend(f, layer, attention, f->exchange.q, f->exchange.out));
     return exchange_outputs(&f->exchange, &outputs);
-}
-
-static status_t project_out(struct forward *f, const struct step_plan *step, int32_t layer)
-{
-    const struct matmul_args args = {
-        .weight = f->parts.weights->layers[layer].o,
-        .x = f->attended,
-        .ld_x = (int64_t)n_query_heads(f, layer) * f->parts.spec->head_dim,
-        .n_rows = step->n_rows,
-        .out = f->partial,
-        .ld_out = f->parts.spec->n_hidden,
-    };
-    return f->parts.backend->matmul(f->parts.stream, &args);
 }
 
 static status_t attention_block(struct forward *f, const struct step_plan *step, int32_t layer)
 {
-    TRY(norm(f, f->x, &f->parts.weights->layers[layer].attention_norm, step->n_rows, f->normed));
+    const struct layer_weights *w = &f->parts.weights->layers[layer];
+    TRY(norm(f, &w->attention_norm, NULL, step->n_rows));
     TRY(project_queries(f, step, layer));
-    TRY(append_keys_and_values(f, step, layer));
-    TRY(attend_everywhere(f, step, layer));
-    TRY(project_out(f, step, layer));
-    return add_partial(f, step->n_rows);
+    if (!weights_fuse_kv(f->parts.plan, layer, f->parts.comm->rank)) {
+        TRY(append_keys_and_values(f, layer));
+    }
+    TRY(attend_everywhere(f, layer));
+    TRY(project_back(f, w->o, f->attended, f->ld, step->n_rows));
+    return sum_partial(f, step->n_rows);
 }
 
 // ---- feed forward ----
@@ -374,13 +386,11 @@ static status_t ffn_columns(struct forward *f, int32_t n_rows, int32_t layer)
     const plan_interval_t columns = plan_ffn_columns(f->parts.plan, layer, f->parts.comm->rank);
     const int32_t n = columns.end - columns.begin;
     if (n == 0) {
-        memset(f->partial, 0, (size_t)n_rows * (size_t)f->parts.spec->n_hidden * sizeof(float));
-        return status_ok();
+        return clear_partial(f, n_rows);
     }
-    TRY(matmul(f, w->gate_up, f->normed, n_rows, f->gate_up, 2 * (int64_t)n));
+    TRY(project(f, w->gate_up, f->normed, n_rows, f->gate_up, 2 * (int64_t)n));
     const struct swiglu_args swiglu = {
-        .gate = f->gate_up,
-        .up = f->gate_up + n,
+        .gate_up = f->gate_up,
         .ld_in = 2 * (int64_t)n,
         .n_rows = n_rows,
         .n_columns = n,
@@ -388,92 +398,15 @@ static status_t ffn_columns(struct forward *f, int32_t n_rows, int32_t layer)
         .ld_out = 2 * (int64_t)n,
     };
     TRY(f->parts.backend->swiglu(f->parts.stream, &swiglu));
-    const struct matmul_args down = {
-        .weight = w->down,
-        .x = f->gate_up,
-        .ld_x = 2 * (int64_t)n,
-        .n_rows = n_rows,
-        .out = f->partial,
-        .ld_out = f->parts.spec->n_hidden,
-    };
-    return f->parts.backend->matmul(f->parts.stream, &down);
+    return project_back(f, w->down, f->gate_up, 2 * (int64_t)n, n_rows);
 }
 
 static status_t ffn_block(struct forward *f, const struct step_plan *step, int32_t layer)
 {
-    TRY(norm(f, f->x, &f->parts.weights->layers[layer].ffn_norm, step->n_rows, f->normed));
+    TRY(norm(f, &f->parts.weights->layers[layer].ffn_norm, NULL, step->n_rows));
     TRY(ffn_columns(f, step->n_rows, layer));
-    return add_partial(f, step->n_rows);
+    return sum_partial(f, step->n_rows);
 }
-
-// ---- logits ----
-
-/* The last rows of the sequences that want logits, normed, one after the other in f->normed. */
-static status_t norm_last_rows(struct forward *f, const struct step_plan *step)
-{
-    const int64_t n_hidden = f->parts.spec->n_hidden;
-    const struct norm_weights *weights = &f->parts.weights->final_norm;
-    int32_t done = 0; // rows normed
-    int32_t row = 0;  // first of a stretch of neighbouring rows
-    int32_t n = 0;    // rows of that stretch
-    for (int32_t i = 0; i < step->n_seqs; i++) {
-        const struct step_seq *seq = &step->seqs[i];
-        if (seq->wants_logits == 0) {
-            continue;
-        }
-        const int32_t last = seq->first_row + seq->n_tokens - 1;
-        if (n > 0 && last != row + n) {
-            TRY(norm(f, f->x + row * n_hidden, weights, n, f->normed + done * n_hidden));
-            done += n;
-            n = 0;
-        }
-        row = n == 0 ? last : row;
-        n++;
-    }
-    return norm(f, f->x + row * n_hidden, weights, n, f->normed + done * n_hidden);
-}
-
-/* Rank 0 gets every rank's [n_logits, V] and lays them side by side. */
-static status_t gather_logits(struct forward *f, int32_t n_logits)
-{
-    struct comm *comm = f->parts.comm;
-    const int64_t n_vocab = f->parts.spec->n_vocab;
-    int64_t total = 0;
-    for (int32_t rank = 0; rank < comm->size; rank++) {
-        const plan_interval_t rows = plan_vocab_rows(f->parts.plan, rank);
-        f->counts[rank] = (int64_t)n_logits * (rows.end - rows.begin);
-        f->displs[rank] = total;
-        total += f->counts[rank];
-    }
-    TRY(f->parts.backend->stream_sync(f->parts.stream));
-    TRY(comm->ops->gather_v(comm, f->slice, f->counts[comm->rank], f->gathered, f->counts,
-                            f->displs, 0));
-    for (int32_t rank = 0; comm->rank == 0 && rank < comm->size; rank++) {
-        const plan_interval_t rows = plan_vocab_rows(f->parts.plan, rank);
-        const int64_t width = rows.end - rows.begin;
-        copy_columns(f->logits + rows.begin, n_vocab, f->gathered + f->displs[rank], width,
-                     n_logits, width);
-    }
-    return status_ok();
-}
-
-static status_t project_logits(struct forward *f, const struct step_plan *step)
-{
-    if (step->n_logits == 0) {
-        return status_ok();
-    }
-    TRY(norm_last_rows(f, step));
-    const plan_interval_t rows = plan_vocab_rows(f->parts.plan, f->parts.comm->rank);
-    const int32_t n = rows.end - rows.begin;
-    const bool alone = f->parts.comm->size == 1;
-    if (n > 0) {
-        TRY(matmul(f, f->parts.weights->head, f->normed, step->n_logits,
-                   alone ? f->logits : f->slice, n));
-    }
-    return alone ? status_ok() : gather_logits(f, step->n_logits);
-}
-
-// ---- a step ----
 
 static status_t run_layer(struct forward *f, const struct step_plan *step, int32_t layer)
 {
@@ -495,9 +428,66 @@ static status_t run_layer(struct forward *f, const struct step_plan *step, int32
     return status_ok();
 }
 
+// ---- logits ----
+
+/* Rank 0 gets every rank's [n_logits, V] and lays them side by side. */
+static status_t gather_logits(struct forward *f, int32_t n_logits)
+{
+    struct comm *comm = f->parts.comm;
+    const int64_t row_bytes = f->parts.spec->n_vocab * (int64_t)sizeof(float);
+    int64_t total = 0;
+    for (int32_t rank = 0; rank < comm->size; rank++) {
+        const plan_interval_t rows = plan_vocab_rows(f->parts.plan, rank);
+        const int64_t width = (rows.end - rows.begin) * (int64_t)sizeof(float);
+        f->counts[rank] = n_logits * width;
+        f->displs[rank] = total;
+        f->strips[rank] = (struct strip){
+            .from = (char *)f->gathered + total,
+            .to = (char *)f->logits + rows.begin * (int64_t)sizeof(float),
+            .from_stride_bytes = width,
+            .to_stride_bytes = row_bytes,
+            .row_bytes = width,
+            .n_rows = n_logits,
+        };
+        total += f->counts[rank];
+    }
+    TRY(comm->ops->gather_v(comm, f->slice, f->counts[comm->rank], f->gathered, f->counts,
+                            f->displs, 0));
+    return comm->rank == 0 ? f->parts.backend->copy_strips(f->parts.stream, f->strips, comm->size)
+                           : status_ok();
+}
+
+/* Only the rows whose logits are wanted go through the final norm and the head. */
+static status_t project_logits(struct forward *f, const struct step_plan *step)
+{
+    if (step->n_logits == 0) {
+        return status_ok();
+    }
+    const bool alone = f->parts.comm->size == 1;
+    TRY(norm(f, &f->parts.weights->final_norm, f->logit_rows.device, step->n_logits));
+    const plan_interval_t rows = plan_vocab_rows(f->parts.plan, f->parts.comm->rank);
+    if (rows.end > rows.begin) {
+        const struct matmul_args args = {
+            .weight = f->parts.weights->head,
+            .x = f->normed,
+            .ld_x = f->parts.spec->n_hidden,
+            .n_rows = step->n_logits,
+            .out = alone ? f->logits : f->slice,
+            .ld_out = rows.end - rows.begin,
+            .out_dtype = DTYPE_F32,
+        };
+        TRY(f->parts.backend->matmul(f->parts.stream, &args));
+    }
+    return alone ? status_ok() : gather_logits(f, step->n_logits);
+}
+
+// ---- a step ----
+
 status_t forward_run(struct forward *f, const struct step_plan *step, const float **logits_out)
 {
-    kv_pool_place(f->parts.pool, step);
+    TRY(kv_pool_place(f->parts.pool, step));
+    TRY(send_step(f, step));
+    TRY(plan_attention(f, step));
     if (step->n_rows > 0) {
         TRY(embed(f, step));
     }

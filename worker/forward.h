@@ -5,8 +5,10 @@
  *              x += o( attention( q, k, v of norm(x) ) )      summed over ranks
  *              x += down( silu(gate) * up of norm(x) )        summed over ranks
  *            A layer may have one matrix in the place of either, x += linear( norm(x) ), or nothing there at all.
- * Layout:    R rows of a step, D hidden size, h head size; H, F and V are this rank's heads, columns and rows.
- *            Activations are float32, [R, ..], and whole on every rank between the blocks.
+ *            A sum waits in `partial` until the next norm takes it in: adding and norming are one op.
+ * Layout:    R rows of a step, D hidden size, h head size; H, G, F and V are this rank's query heads, KV heads, columns and
+ *            rows. x is float32, the other activations are of the backend's dtype; all are whole on every rank between
+ *            the blocks. Rows of q, k, v and attention's output are `ld` elements apart in every layer.
  * Ownership: owns its buffers, all made by forward_init; a step allocates nothing.
  * Thread:    owner:the rank's main thread.
  * Collective: forward_run: yes.
@@ -20,6 +22,7 @@
 #include "parallel/comm.h"
 #include "parallel/plan.h"
 #include "parallel/spec.h"
+#include "worker/device_array.h"
 #include "worker/exchange.h"
 #include "worker/kv_pool.h"
 #include "worker/step_plan.h"
@@ -31,40 +34,66 @@ struct forward_parts {
     const struct plan *plan;
     const struct backend *backend;
     struct backend_stream *stream;
-    struct comm *comm;
+    struct comm *comm; /* over the backend's memory */
     const struct weights *weights;
     struct kv_pool *pool;
 };
 
+struct forward_limits {
+    int32_t max_seqs, max_rows, max_model_len;
+    int32_t max_blocks; /* of a step, over all sequences */
+};
+
+/* Layers whose attention is cut into work in the same way share this: a lane class, or one KV head of a split class together
+ * with the number of its query heads that are here. */
+struct forward_attention {
+    int32_t class_index;
+    int32_t head;  /* of those held; -1: all of them */
+    int32_t group; /* query heads of a KV head */
+    struct attention_plan *plan;
+};
+
 struct forward {
     struct forward_parts parts;
-    struct rope_table rope;
+    struct forward_limits limits;
     struct exchange exchange;
 
     float *x;        /* [R, D]: the residual stream */
-    float *normed;   /* [R, D] */
-    float *partial;  /* [R, D]: this rank's part of a sum over ranks */
-    float *q;        /* [R, H, h] */
-    float *attended; /* [R, H, h] */
-    float *k, *v;    /* [R, KV heads of a run, h] */
-    float *
-        by_head; /* [2, R, H, h]: queries and outputs of a split class, head after head; NULL: no such class */
-    float *gate_up;             /* [R, 2F] */
-    float *logits;              /* rank 0: [n_logits, n_vocab] */
-    float *slice;               /* several ranks: [n_logits, V] */
-    float *gathered;            /* rank 0 of several: the ranks' slices one after the other */
-    int64_t *counts, *displs;   /* [ranks] */
-    struct attention_seq *seqs; /* [max_seqs] */
-};
+    void *normed;    /* [R, D] */
+    void *partial;   /* [R, D]: this rank's part of a sum over ranks, then the sum */
+    void *qkv;       /* [R, ld]: H + 2G heads, or H where k and v are computed apart */
+    void *kv;        /* [R, 2 KV heads of a run, h]; NULL: always with q */
+    void *attended;  /* [R, ld]: H heads */
+    void *gate_up;   /* [R, 2F] */
+    float *logits;   /* rank 0: [n_logits, n_vocab] */
+    float *slice;    /* several ranks: [n_logits, V] */
+    float *gathered; /* rank 0 of several: the ranks' slices one after the other */
+    float *cos, *sin;
+    int64_t ld;
+    int32_t pending; /* 1: partial is still to be added to x */
 
-struct forward_limits {
-    int32_t max_seqs, max_rows, max_model_len;
+    struct device_array tokens, positions; /* int32 [max_rows] */
+    struct device_array blocks;            /* int32 [max_blocks] */
+    struct device_array logit_rows;        /* int32 [max_seqs]: rows whose logits are wanted */
+
+    struct forward_attention *attentions;
+    int32_t n_attentions;
+    struct attention_seq *seqs; /* [max_seqs] */
+    int64_t *counts, *displs;   /* [ranks] */
+    struct strip *strips;       /* [ranks] */
 };
 
 MUST_USE status_t forward_init(struct forward *forward, const struct forward_parts *parts,
                                const struct forward_limits *limits);
 void forward_destroy(struct forward *forward); /* accepts a zeroed one */
 
-/* *logits_out on rank 0: [n_logits, n_vocab], valid until the next step; NULL elsewhere. */
+/* The attention of the layer's class, and for a split class of one of its held KV heads; made by forward_init. */
+const struct forward_attention *forward_find_attention(const struct forward *f, int32_t layer,
+                                                       int32_t head);
+
+/* The rank's query heads of a held KV head of a split class, in the layer. */
+plan_interval_t forward_query_heads(const struct forward_parts *parts, int32_t layer, int32_t head);
+
+/* *logits_out on rank 0: device memory [n_logits, n_vocab], valid until the next step; NULL elsewhere. */
 MUST_USE status_t forward_run(struct forward *forward, const struct step_plan *step,
                               const float **logits_out);

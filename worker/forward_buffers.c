@@ -1,12 +1,14 @@
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "worker/forward.h"
 
-/* The largest of what the layers need of a row, in floats. */
+/* The largest of what the layers need of a row, in elements. */
 struct widths {
-    int64_t queries, keys, gate_up;
-    bool split;
+    int64_t attention; /* q, and k and v where they are computed together */
+    int64_t kv;        /* k and v of a run, where they are not */
+    int64_t gate_up;
 };
 
 static int64_t larger(int64_t a, int64_t b)
@@ -14,77 +16,223 @@ static int64_t larger(int64_t a, int64_t b)
     return a > b ? a : b;
 }
 
-static struct widths find_widths(const struct forward_parts *parts)
+/* All KV heads of a run, k and v. */
+static int64_t run_width(const struct forward_parts *parts, plan_run_t run)
+{
+    return 2 * (int64_t)(run.head_end - run.head_begin) * parts->spec->head_dim;
+}
+
+static void widen_for_layer(const struct forward_parts *parts, int32_t layer, struct widths *widths)
 {
     const struct plan *plan = parts->plan;
     const int32_t rank = parts->comm->rank;
-    const int64_t head_dim = parts->spec->head_dim;
-    struct widths widths = {1, 1, 1, false};
-    for (int32_t layer = 0; layer < plan->n_layers; layer++) {
-        const plan_interval_t q = plan_q_heads(plan, layer, rank);
-        const plan_interval_t ffn = plan_ffn_columns(plan, layer, rank);
-        widths.queries = larger(widths.queries, (q.end - q.begin) * head_dim);
-        widths.gate_up = larger(widths.gate_up, 2 * (int64_t)(ffn.end - ffn.begin));
+    const plan_interval_t ffn = plan_ffn_columns(plan, layer, rank);
+    widths->gate_up = larger(widths->gate_up, 2 * (int64_t)(ffn.end - ffn.begin));
+    if (plan->layers[layer].class_index < 0) {
+        return;
     }
-    for (int32_t c = 0; c < plan->n_classes; c++) {
-        const struct kv_class *kv_class = &parts->pool->classes[c];
-        widths.split = widths.split || kv_class->split;
+    const struct kv_class *kv_class = &parts->pool->classes[plan->layers[layer].class_index];
+    const plan_interval_t q = plan_q_heads(plan, layer, rank);
+    int64_t attention = (int64_t)(q.end - q.begin) * parts->spec->head_dim;
+    if (weights_fuse_kv(plan, layer, rank)) {
+        attention += run_width(parts, kv_class->runs[0]);
+    } else {
         for (int32_t i = 0; i < kv_class->n_runs; i++) {
-            const plan_run_t run = kv_class->runs[i];
-            widths.keys = larger(widths.keys, (run.head_end - run.head_begin) * head_dim);
+            widths->kv = larger(widths->kv, run_width(parts, kv_class->runs[i]));
         }
     }
-    return widths;
+    widths->attention = larger(widths->attention, attention);
 }
 
-static status_t alloc_floats(const struct forward *f, int64_t rows, int64_t columns, float **out)
+// ---- attention's plans ----
+
+plan_interval_t forward_query_heads(const struct forward_parts *parts, int32_t layer, int32_t head)
 {
-    if (rows * columns == 0) {
+    const struct kv_class *kv_class = &parts->pool->classes[parts->plan->layers[layer].class_index];
+    const plan_interval_t q = plan_q_heads(parts->plan, layer, parts->comm->rank);
+    const int32_t first = (kv_class->lanes[0].first_head + head) * kv_class->group;
+    const int32_t end = first + kv_class->group;
+    const plan_interval_t both = {first > q.begin ? first : q.begin, end < q.end ? end : q.end};
+    return both.end > both.begin ? both : (plan_interval_t){0, 0};
+}
+
+static int32_t group_of(const struct forward *f, int32_t layer, int32_t head)
+{
+    if (head < 0) {
+        return f->parts.pool->classes[f->parts.plan->layers[layer].class_index].group;
+    }
+    const plan_interval_t heads = forward_query_heads(&f->parts, layer, head);
+    return heads.end - heads.begin;
+}
+
+const struct forward_attention *forward_find_attention(const struct forward *f, int32_t layer,
+                                                       int32_t head)
+{
+    const int32_t group = group_of(f, layer, head);
+    for (int32_t i = 0; i < f->n_attentions; i++) {
+        const struct forward_attention *a = &f->attentions[i];
+        if (a->class_index == f->parts.plan->layers[layer].class_index && a->head == head &&
+            a->group == group) {
+            return a;
+        }
+    }
+    return NULL;
+}
+
+static int32_t most_heads(const struct forward *f, const struct kv_class *kv_class)
+{
+    int32_t most = 0;
+    for (int32_t lane = 0; lane < f->parts.plan->n_lanes; lane++) {
+        most = kv_class->lanes[lane].n_heads > most ? kv_class->lanes[lane].n_heads : most;
+    }
+    return most;
+}
+
+static status_t add_attention(struct forward *f, int32_t layer, int32_t head)
+{
+    const struct model_spec *spec = f->parts.spec;
+    const int32_t class_index = f->parts.plan->layers[layer].class_index;
+    const int32_t group = group_of(f, layer, head);
+    if (group == 0 || forward_find_attention(f, layer, head) != NULL) {
         return status_ok();
     }
-    void *memory;
-    TRY(f->parts.backend->mem_alloc((size_t)(rows * columns) * sizeof(float), &memory));
+    const struct attention_shape shape = {
+        .head_dim = spec->head_dim,
+        .group = group,
+        .block_tokens = PLAN_BLOCK_TOKENS,
+        .window = spec->sliding_window,
+        .kv_dtype = f->parts.pool->kv_dtype,
+        .scale = (float)(1.0 / sqrt(spec->head_dim)),
+        .max_seqs = f->limits.max_seqs,
+        .max_rows = f->limits.max_rows,
+        .max_kv_heads = head < 0 ? most_heads(f, &f->parts.pool->classes[class_index]) : 1,
+        .max_tokens = f->limits.max_model_len,
+    };
+    struct forward_attention *to = &f->attentions[f->n_attentions];
+    *to = (struct forward_attention){.class_index = class_index, .head = head, .group = group};
+    TRY(f->parts.backend->attention_plan_new(f->parts.stream, &shape, &to->plan));
+    f->n_attentions++;
+    return status_ok();
+}
+
+/* One for each class, and for each held head and group size of a split one. */
+static status_t add_attentions(struct forward *f)
+{
+    const struct plan *plan = f->parts.plan;
+    int64_t most = 0;
+    for (int32_t layer = 0; layer < plan->n_layers; layer++) {
+        const int32_t class_index = plan->layers[layer].class_index;
+        const bool split = class_index >= 0 && f->parts.pool->classes[class_index].split;
+        most += split ? f->parts.pool->classes[class_index].lanes[0].n_heads : 1;
+    }
+    f->attentions = calloc((size_t)most, sizeof *f->attentions);
+    if (f->attentions == NULL) {
+        return status_errorf(STATUS_RESOURCE_EXHAUSTED, "no memory for plans of attention");
+    }
+    for (int32_t layer = 0; layer < plan->n_layers; layer++) {
+        const int32_t class_index = plan->layers[layer].class_index;
+        if (class_index < 0) {
+            continue;
+        }
+        const struct kv_class *kv_class = &f->parts.pool->classes[class_index];
+        if (!kv_class->split) {
+            TRY(add_attention(f, layer, -1));
+        }
+        for (int32_t i = 0; kv_class->split && i < kv_class->lanes[0].n_heads; i++) {
+            TRY(add_attention(f, layer, i));
+        }
+    }
+    return status_ok();
+}
+
+// ---- memory ----
+
+static status_t alloc(const struct forward *f, int64_t n, int dtype, void **out)
+{
+    return n == 0
+               ? status_ok()
+               : f->parts.backend->mem_alloc(f->parts.stream, (size_t)n * dtype_bytes(dtype), out);
+}
+
+static status_t alloc_floats(const struct forward *f, int64_t n, float **out)
+{
+    void *memory = NULL;
+    TRY(alloc(f, n, DTYPE_F32, &memory));
     *out = memory;
     return status_ok();
 }
 
 /* Every buffer a row of the step needs. */
-static status_t alloc_rows(struct forward *f, int64_t max_rows)
+static status_t alloc_rows(struct forward *f)
 {
-    const struct widths widths = find_widths(&f->parts);
+    const int64_t n = f->limits.max_rows;
     const int64_t n_hidden = f->parts.spec->n_hidden;
-    TRY(alloc_floats(f, max_rows, n_hidden, &f->x));
-    TRY(alloc_floats(f, max_rows, n_hidden, &f->normed));
-    TRY(alloc_floats(f, max_rows, n_hidden, &f->partial));
-    TRY(alloc_floats(f, max_rows, widths.queries, &f->q));
-    TRY(alloc_floats(f, max_rows, widths.queries, &f->attended));
-    TRY(alloc_floats(f, max_rows, widths.keys, &f->k));
-    TRY(alloc_floats(f, max_rows, widths.keys, &f->v));
-    TRY(alloc_floats(f, max_rows, widths.split ? 2 * widths.queries : 0, &f->by_head));
-    return alloc_floats(f, max_rows, widths.gate_up, &f->gate_up);
+    const int dtype = f->parts.backend->activation;
+    struct widths widths = {1, 0, 1};
+    for (int32_t layer = 0; layer < f->parts.plan->n_layers; layer++) {
+        widen_for_layer(&f->parts, layer, &widths);
+    }
+    f->ld = widths.attention;
+    TRY(alloc_floats(f, n * n_hidden, &f->x));
+    TRY(alloc(f, n * n_hidden, dtype, &f->normed));
+    TRY(alloc(f, n * n_hidden, dtype, &f->partial));
+    TRY(alloc(f, n * widths.attention, dtype, &f->qkv));
+    TRY(alloc(f, n * widths.attention, dtype, &f->attended));
+    TRY(alloc(f, n * widths.kv, dtype, &f->kv));
+    return alloc(f, n * widths.gate_up, dtype, &f->gate_up);
 }
 
 /* Every buffer a sequence of the step needs. */
-static status_t alloc_seqs(struct forward *f, int64_t max_seqs)
+static status_t alloc_seqs(struct forward *f)
 {
     const struct comm *comm = f->parts.comm;
+    const int64_t n = f->limits.max_seqs;
     const int64_t n_vocab = f->parts.spec->n_vocab;
     const plan_interval_t rows = plan_vocab_rows(f->parts.plan, comm->rank);
     const bool alone = comm->size == 1;
-    TRY(alloc_floats(f, max_seqs, comm->rank == 0 ? n_vocab : 0, &f->logits));
-    TRY(alloc_floats(f, max_seqs, alone ? 0 : rows.end - rows.begin, &f->slice));
-    TRY(alloc_floats(f, max_seqs, !alone && comm->rank == 0 ? n_vocab : 0, &f->gathered));
+    TRY(alloc_floats(f, comm->rank == 0 ? n * n_vocab : 0, &f->logits));
+    TRY(alloc_floats(f, alone ? 0 : n * (rows.end - rows.begin), &f->slice));
+    TRY(alloc_floats(f, !alone && comm->rank == 0 ? n * n_vocab : 0, &f->gathered));
     f->counts = calloc((size_t)comm->size, sizeof *f->counts);
     f->displs = calloc((size_t)comm->size, sizeof *f->displs);
-    f->seqs = calloc((size_t)max_seqs, sizeof *f->seqs);
-    if (f->counts == NULL || f->displs == NULL || f->seqs == NULL) {
-        return status_errorf(STATUS_RESOURCE_EXHAUSTED, "no memory for %lld sequences",
-                             (long long)max_seqs);
+    f->strips = calloc((size_t)comm->size, sizeof *f->strips);
+    f->seqs = calloc((size_t)n, sizeof *f->seqs);
+    if (f->counts == NULL || f->displs == NULL || f->strips == NULL || f->seqs == NULL) {
+        return status_errorf(STATUS_RESOURCE_EXHAUSTED, "no memory for %d sequences",
+                             f->limits.max_seqs);
     }
     return status_ok();
 }
 
-static status_t init(struct forward *f, const struct forward_limits *limits)
+static status_t alloc_step(struct forward *f)
+{
+    const struct {
+        struct device_array *array;
+        int32_t n;
+    } arrays[] = {
+        {&f->tokens, f->limits.max_rows},
+        {&f->positions, f->limits.max_rows},
+        {&f->blocks, f->limits.max_blocks},
+        {&f->logit_rows, f->limits.max_seqs},
+    };
+
+    for (size_t i = 0; i < sizeof arrays / sizeof arrays[0]; i++) {
+        TRY(device_array_init(arrays[i].array, f->parts.backend, f->parts.stream,
+                              (size_t)arrays[i].n * sizeof(int32_t)));
+    }
+    return status_ok();
+}
+
+// ---- angles ----
+
+static status_t send_floats(struct forward *f, const float *from, int64_t n, float **to_out)
+{
+    TRY(alloc_floats(f, n, to_out));
+    TRY(f->parts.backend->upload(f->parts.stream, *to_out, from, (size_t)n * sizeof *from));
+    return f->parts.backend->stream_sync(f->parts.stream);
+}
+
+static status_t make_angles(struct forward *f)
 {
     const struct model_spec *spec = f->parts.spec;
     const struct rope_scaling scaling = {
@@ -93,19 +241,43 @@ static status_t init(struct forward *f, const struct forward_limits *limits)
         .high = spec->rope_scaling.high_freq_factor,
         .original_positions = spec->rope_scaling.original_positions,
     };
-    TRY(rope_table_init_scaled(&f->rope, limits->max_model_len, spec->rotary_dim, spec->rope_theta,
+    struct rope_table table;
+    TRY(rope_table_init_scaled(&table, f->limits.max_model_len, spec->rotary_dim, spec->rope_theta,
                                &scaling));
-    TRY(exchange_init(&f->exchange, f->parts.backend, f->parts.plan, f->parts.comm,
-                      limits->max_rows));
-    TRY(alloc_rows(f, limits->max_rows));
-    return alloc_seqs(f, limits->max_seqs);
+    const int64_t n = (int64_t)table.max_positions * (table.rotary_dim / 2);
+    status_t s = send_floats(f, table.cos, n, &f->cos);
+    if (status_is_ok(&s)) {
+        s = send_floats(f, table.sin, n, &f->sin);
+    }
+    rope_table_destroy(&table);
+    return s;
+}
+
+// ---- life ----
+
+static status_t init(struct forward *f)
+{
+    TRY(make_angles(f));
+    TRY(alloc_rows(f));
+    TRY(alloc_seqs(f));
+    TRY(alloc_step(f));
+    const struct exchange_parts exchange = {
+        .backend = f->parts.backend,
+        .stream = f->parts.stream,
+        .plan = f->parts.plan,
+        .comm = f->parts.comm,
+        .max_rows = f->limits.max_rows,
+        .ld = f->ld,
+    };
+    TRY(exchange_init(&f->exchange, &exchange));
+    return add_attentions(f);
 }
 
 status_t forward_init(struct forward *forward, const struct forward_parts *parts,
                       const struct forward_limits *limits)
 {
-    struct forward made = {.parts = *parts};
-    const status_t s = init(&made, limits);
+    struct forward made = {.parts = *parts, .limits = *limits};
+    const status_t s = init(&made);
     if (!status_is_ok(&s)) {
         forward_destroy(&made);
         return status_wrapf(s, "buffers for steps of %d rows and %d sequences", limits->max_rows,
@@ -117,18 +289,27 @@ status_t forward_init(struct forward *forward, const struct forward_parts *parts
 
 void forward_destroy(struct forward *f)
 {
-    if (f->parts.backend == NULL) {
+    const struct backend *backend = f->parts.backend;
+    if (backend == NULL) {
         return;
     }
-    float *const buffers[] = {f->x, f->normed,  f->partial, f->q,      f->attended, f->k,
-                              f->v, f->by_head, f->gate_up, f->logits, f->slice,    f->gathered};
+    void *const buffers[] = {f->x,       f->normed, f->partial, f->qkv,      f->kv,  f->attended,
+                             f->gate_up, f->logits, f->slice,   f->gathered, f->cos, f->sin};
     for (size_t i = 0; i < sizeof buffers / sizeof buffers[0]; i++) {
-        f->parts.backend->mem_free(buffers[i]);
+        backend->mem_free(f->parts.stream, buffers[i]);
     }
+    struct device_array *const arrays[] = {&f->tokens, &f->positions, &f->blocks, &f->logit_rows};
+    for (size_t i = 0; i < sizeof arrays / sizeof arrays[0]; i++) {
+        device_array_destroy(arrays[i], backend, f->parts.stream);
+    }
+    for (int32_t i = 0; i < f->n_attentions; i++) {
+        backend->attention_plan_free(f->attentions[i].plan);
+    }
+    exchange_destroy(&f->exchange);
+    free(f->attentions);
     free(f->counts);
     free(f->displs);
+    free(f->strips);
     free(f->seqs);
-    exchange_destroy(&f->exchange);
-    rope_table_destroy(&f->rope);
     memset(f, 0, sizeof *f);
 }

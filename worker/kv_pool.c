@@ -18,6 +18,11 @@ size_t kv_pool_part_bytes(const struct kv_pool *pool, const struct kv_class *kv_
     return (size_t)kv_class->part_units * unit_bytes(pool);
 }
 
+int64_t kv_pool_head_units(const struct kv_class *kv_class)
+{
+    return kv_class->split ? kv_class->part_units : 1;
+}
+
 // ---- classes ----
 
 /* True when in some layer of the class the rank's query heads begin or end inside a group. */
@@ -72,10 +77,8 @@ static status_t init_class(struct kv_pool *pool, int32_t class_index, int32_t ma
         fill_lane(pool, class_index, lane);
     }
     for (int32_t i = 0; i < kv_class->n_runs; i++) {
-        kv_class->units[i] = calloc((size_t)max_rows, sizeof *kv_class->units[i]);
-        if (kv_class->units[i] == NULL) {
-            return no_memory();
-        }
+        TRY(device_array_init(&kv_class->units[i], pool->backend, pool->stream,
+                              (size_t)max_rows * sizeof(int64_t)));
     }
     return status_ok();
 }
@@ -88,7 +91,7 @@ static status_t alloc_plane(struct kv_pool *pool, size_t size, void **plane_out)
         *plane_out = NULL;
         return status_ok();
     }
-    TRY(pool->backend->mem_alloc(size, plane_out));
+    TRY(pool->backend->mem_alloc(pool->stream, size, plane_out));
     pool->bytes += size;
     return status_ok();
 }
@@ -120,12 +123,12 @@ static status_t init(struct kv_pool *pool, int32_t max_rows)
     pool->classes =
         calloc(plan->n_classes > 0 ? (size_t)plan->n_classes : 1, sizeof *pool->classes);
     pool->layers = calloc((size_t)plan->n_layers, sizeof *pool->layers);
-    pool->offsets = calloc((size_t)max_rows, sizeof *pool->offsets);
     pool->lane_rows = calloc((size_t)plan->n_lanes + 1, sizeof *pool->lane_rows);
-    if (pool->classes == NULL || pool->layers == NULL || pool->offsets == NULL ||
-        pool->lane_rows == NULL) {
+    if (pool->classes == NULL || pool->layers == NULL || pool->lane_rows == NULL) {
         return no_memory();
     }
+    TRY(device_array_init(&pool->offsets, pool->backend, pool->stream,
+                          (size_t)max_rows * sizeof(int32_t)));
     for (int32_t c = 0; c < plan->n_classes; c++) {
         TRY(init_class(pool, c, max_rows));
     }
@@ -136,6 +139,7 @@ status_t kv_pool_init(struct kv_pool *pool, const struct kv_pool_request *reques
 {
     struct kv_pool made = {
         .backend = request->backend,
+        .stream = request->stream,
         .plan = request->plan,
         .rank = request->rank,
         .kv_dtype = request->kv_dtype,
@@ -156,18 +160,18 @@ void kv_pool_destroy(struct kv_pool *pool)
         return;
     }
     for (int32_t layer = 0; pool->layers != NULL && layer < pool->plan->n_layers; layer++) {
-        pool->backend->mem_free(pool->layers[layer].k);
-        pool->backend->mem_free(pool->layers[layer].v);
+        pool->backend->mem_free(pool->stream, pool->layers[layer].k);
+        pool->backend->mem_free(pool->stream, pool->layers[layer].v);
     }
     for (int32_t c = 0; pool->classes != NULL && c < pool->plan->n_classes; c++) {
         free(pool->classes[c].lanes);
         for (int32_t i = 0; i < PLAN_MAX_RUNS; i++) {
-            free(pool->classes[c].units[i]);
+            device_array_destroy(&pool->classes[c].units[i], pool->backend, pool->stream);
         }
     }
     free(pool->classes);
     free(pool->layers);
-    free(pool->offsets);
+    device_array_destroy(&pool->offsets, pool->backend, pool->stream);
     free(pool->lane_rows);
     memset(pool, 0, sizeof *pool);
 }
@@ -187,11 +191,11 @@ static void place_lanes(struct kv_pool *pool, const struct step_plan *step)
     }
 }
 
-static void place_run(const struct kv_pool *pool, struct kv_class *kv_class, int32_t run_index,
-                      const struct step_plan *step)
+static status_t place_run(const struct kv_pool *pool, struct kv_class *kv_class, int32_t run_index,
+                          const struct step_plan *step)
 {
     const plan_run_t run = kv_class->runs[run_index];
-    int64_t *units = kv_class->units[run_index];
+    int64_t *units = kv_class->units[run_index].host;
     const int32_t first_row = pool->lane_rows[run.lane_begin];
     for (int32_t i = 0; i < step->n_seqs; i++) {
         const struct step_seq *seq = &step->seqs[i];
@@ -207,17 +211,24 @@ static void place_run(const struct kv_pool *pool, struct kv_class *kv_class, int
                 lane->unit_base + block * lane->units_per_block + slot;
         }
     }
+    const int32_t n_rows = pool->lane_rows[run.lane_end] - first_row;
+    return device_array_send(&kv_class->units[run_index], pool->backend, pool->stream,
+                             (size_t)n_rows * sizeof *units);
 }
 
-void kv_pool_place(struct kv_pool *pool, const struct step_plan *step)
+status_t kv_pool_place(struct kv_pool *pool, const struct step_plan *step)
 {
+    int32_t *offsets = pool->offsets.host;
     place_lanes(pool, step);
     for (int32_t row = 0; row < step->n_rows; row++) {
-        pool->offsets[row] = step->positions[row] % PLAN_BLOCK_TOKENS;
+        offsets[row] = step->positions[row] % PLAN_BLOCK_TOKENS;
     }
+    TRY(device_array_send(&pool->offsets, pool->backend, pool->stream,
+                          (size_t)step->n_rows * sizeof *offsets));
     for (int32_t c = 0; c < pool->plan->n_classes; c++) {
         for (int32_t i = 0; i < pool->classes[c].n_runs; i++) {
-            place_run(pool, &pool->classes[c], i, step);
+            TRY(place_run(pool, &pool->classes[c], i, step));
         }
     }
+    return status_ok();
 }

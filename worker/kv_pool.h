@@ -20,6 +20,7 @@
 
 #include "kernels/backend.h"
 #include "parallel/plan.h"
+#include "worker/device_array.h"
 #include "worker/step_plan.h"
 
 struct kv_lane {
@@ -36,8 +37,8 @@ struct kv_class {
     int32_t n_runs;
     plan_run_t runs[PLAN_MAX_RUNS];
     struct kv_lane *lanes; /* [n_lanes] */
-    int64_t *units
-        [PLAN_MAX_RUNS]; /* of the step: the unit of the run's first head, by row of the run's lanes */
+    struct device_array
+        units[PLAN_MAX_RUNS]; /* int64, of the step: the unit of the run's first head, by row */
 };
 
 struct kv_planes {
@@ -46,6 +47,7 @@ struct kv_planes {
 
 struct kv_pool {
     const struct backend *backend;
+    struct backend_stream *stream;
     const struct plan *plan;
     int32_t rank;
     int kv_dtype;
@@ -55,12 +57,13 @@ struct kv_pool {
     struct kv_planes *layers; /* [n_layers]; NULL planes: the layer keeps nothing here */
 
     /* Of the step. */
-    int32_t *offsets;   /* [max_rows]: token within its block */
+    struct device_array offsets; /* int32 [max_rows]: token within its block */
     int32_t *lane_rows; /* [n_lanes + 1]: the rows of lane u are [lane_rows[u], lane_rows[u + 1]) */
 };
 
 struct kv_pool_request {
     const struct backend *backend;
+    struct backend_stream *stream;
     const struct plan *plan;
     int32_t rank;
     int kv_dtype;
@@ -71,8 +74,11 @@ struct kv_pool_request {
 MUST_USE status_t kv_pool_init(struct kv_pool *pool, const struct kv_pool_request *request);
 void kv_pool_destroy(struct kv_pool *pool); /* accepts a zeroed pool */
 
-/* Works out where the rows of a step go. */
-void kv_pool_place(struct kv_pool *pool, const struct step_plan *step);
+/* Works out where the rows of a step go, and tells the device. */
+MUST_USE status_t kv_pool_place(struct kv_pool *pool, const struct step_plan *step);
 
 /* Bytes of one head's part of a split class's plane. */
 size_t kv_pool_part_bytes(const struct kv_pool *pool, const struct kv_class *kv_class);
+
+/* Units from one head of a run to the next: neighbours, or parts of the plane. */
+int64_t kv_pool_head_units(const struct kv_class *kv_class);

@@ -33,6 +33,7 @@ struct leader {
 
     /* Of one step, [max_num_seqs] each; tops: [max_num_seqs][SAMPLE_MAX_TOP]. */
     struct sample_row *rows;
+    struct sample_token *row_tokens;
     struct sample_result *results;
     struct scheduler_output *outputs;
     struct wire_seq_output *wire_outputs;
@@ -166,13 +167,14 @@ static status_t await_assignment(struct leader *l, struct leader_event **event_o
 static status_t allocate_step_arrays(struct leader *l, size_t n)
 {
     l->rows = calloc(n, sizeof *l->rows);
+    l->row_tokens = calloc(n * SCHEDULER_MAX_STOP_IDS, sizeof *l->row_tokens);
     l->results = calloc(n, sizeof *l->results);
     l->outputs = calloc(n, sizeof *l->outputs);
     l->wire_outputs = calloc(n, sizeof *l->wire_outputs);
     l->tokens = calloc(n, sizeof *l->tokens);
     l->tops = calloc(n * SAMPLE_MAX_TOP, sizeof *l->tops);
-    if (l->rows == NULL || l->results == NULL || l->outputs == NULL || l->wire_outputs == NULL ||
-        l->tokens == NULL || l->tops == NULL) {
+    if (l->rows == NULL || l->row_tokens == NULL || l->results == NULL || l->outputs == NULL ||
+        l->wire_outputs == NULL || l->tokens == NULL || l->tops == NULL) {
         return status_errorf(STATUS_RESOURCE_EXHAUSTED, "leader: no memory for %zu sequences", n);
     }
     return status_ok();
@@ -375,34 +377,35 @@ static status_t say_step(struct leader *l, int32_t n_outputs, uint64_t step_ns)
 }
 
 /* The step everyone computes. A failure here leaves the group inside a collective. */
-static status_t compute(struct leader *l, const float **logits_out)
+static status_t compute(struct leader *l)
 {
+    const float *logits; // sampled where they are
     TRY(command(l, CONTROL_STEP));
     TRY(step_plan_pack(&l->member.step, &l->frame));
     TRY(broadcast_frame(l));
-    return engine_step(l->member.engine, &l->member.step, logits_out);
+    return engine_step(l->member.engine, &l->member.step, &logits);
 }
 
-static status_t sample(struct leader *l, const float *logits)
+static status_t sample(struct leader *l)
 {
     const struct step_plan *step = &l->member.step;
-    scheduler_sample_rows(l->scheduler, step, logits, l->rows);
-    const struct sample_args args = {.rows = l->rows,
-                                     .results = l->results,
-                                     .n_rows = step->n_logits,
-                                     .n_vocab = step->limits.n_vocab};
-    struct backend_stream *stream = engine_stream(l->member.engine);
-    TRY(backend_cpu()->sample(stream, &args));
-    return backend_cpu()->stream_sync(stream);
+    const int32_t n_tokens = scheduler_sample_rows(l->scheduler, step, l->rows, l->row_tokens);
+    const struct sample_args args = {
+        .rows = l->rows,
+        .tokens = l->row_tokens,
+        .n_tokens = n_tokens,
+        .results = l->results,
+        .n_rows = step->n_logits,
+    };
+    return engine_sample(l->member.engine, &args);
 }
 
 static status_t run_step(struct leader *l)
 {
     const uint64_t begin_ns = clock_now_ns(l->clock);
-    const float *logits = NULL;
-    status_t s = compute(l, &logits);
+    status_t s = compute(l);
     if (s.code == STATUS_OK) {
-        s = sample(l, logits);
+        s = sample(l);
     }
     if (s.code != STATUS_OK) {
         l->broken = true;
@@ -459,6 +462,7 @@ static void leader_destroy(struct leader *l)
     member_close(&l->member);
     bytes_destroy(&l->frame);
     free(l->rows);
+    free(l->row_tokens);
     free(l->results);
     free(l->outputs);
     free(l->wire_outputs);

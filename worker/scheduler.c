@@ -1,6 +1,7 @@
 #include "worker/scheduler.h"
 
 #include <assert.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -142,6 +143,10 @@ static status_t check_request(const struct scheduler *s, const struct scheduler_
         return status_errorf(
             STATUS_INVALID_ARGUMENT, "prompt of %d tokens + max_tokens %d = %lld, the limit is %d",
             r->n_tokens - r->n_generated, r->max_tokens, (long long)total, s->config.max_model_len);
+    }
+    if (r->n_stop_ids < 0 || r->n_stop_ids > SCHEDULER_MAX_STOP_IDS) {
+        return status_errorf(STATUS_INVALID_ARGUMENT, "%d stop ids, the limit is %d", r->n_stop_ids,
+                             SCHEDULER_MAX_STOP_IDS);
     }
     if (!(r->temperature >= 0) || !(r->top_p > 0 && r->top_p <= 1) ||
         !(r->min_p >= 0 && r->min_p <= 1) || r->top_k < 0 || r->n_top > SAMPLE_MAX_TOP) {
@@ -409,19 +414,31 @@ static int32_t n_generated(const struct sequence *seq)
     return seq->n_tokens - seq->n_prompt;
 }
 
-void scheduler_sample_rows(const struct scheduler *s, const struct step_plan *plan,
-                           const float *logits, struct sample_row *rows)
+/* Until min_tokens are there nothing may stop the sequence. */
+static int32_t list_tokens(const struct sequence *seq, struct sample_token *tokens)
+{
+    const struct scheduler_request *r = &seq->request;
+    const int32_t n = n_generated(seq) < r->min_tokens ? r->n_stop_ids : 0;
+    for (int32_t i = 0; i < n; i++) {
+        tokens[i] = (struct sample_token){.id = r->stop_ids[i], .bias = -INFINITY};
+    }
+    return n;
+}
+
+int32_t scheduler_sample_rows(const struct scheduler *s, const struct step_plan *plan,
+                              struct sample_row *rows, struct sample_token *tokens)
 {
     int32_t at = 0;
+    int32_t n_tokens = 0;
     for (int32_t i = 0; i < plan->n_seqs; i++) {
         if (!plan->seqs[i].wants_logits) {
             continue;
         }
         const struct sequence *seq = s->in_step[i];
         const struct scheduler_request *r = &seq->request;
-        const bool must_go_on = n_generated(seq) < r->min_tokens;
+        const int32_t n = list_tokens(seq, tokens + n_tokens);
         rows[at] = (struct sample_row){
-            .logits = logits + (int64_t)at * s->config.n_vocab,
+            .logits = (int64_t)at * s->config.n_vocab,
             .temperature = r->temperature,
             .top_k = r->top_k,
             .top_p = r->top_p,
@@ -429,12 +446,15 @@ void scheduler_sample_rows(const struct scheduler *s, const struct step_plan *pl
             .seed = r->seed,
             .sample = r->sample,
             .position = (uint32_t)n_generated(seq),
-            .banned = r->stop_ids,
-            .n_banned = must_go_on ? r->n_stop_ids : 0,
+            .repetition = 1.0f,
+            .first_token = n_tokens,
+            .n_tokens = n,
             .n_top = r->n_top > 0 ? r->n_top : 0,
         };
         at++;
+        n_tokens += n;
     }
+    return n_tokens;
 }
 
 static int finish_of(const struct scheduler *s, const struct sequence *seq,

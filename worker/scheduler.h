@@ -37,6 +37,8 @@ struct scheduler_config {
     int32_t n_vocab;
 };
 
+#define SCHEDULER_MAX_STOP_IDS 264 /* what a request may name, and a model's own */
+
 struct scheduler_request {
     uint64_t seq_id;
     const int32_t *tokens; /* prompt, then what was generated before */
@@ -45,8 +47,8 @@ struct scheduler_request {
     int32_t max_tokens;  /* of the completion, n_generated included */
     int32_t min_tokens;
     const int32_t *stop_ids;
-    int32_t n_stop_ids;
-    int32_t priority; /* smaller first */
+    int32_t n_stop_ids; /* at most SCHEDULER_MAX_STOP_IDS */
+    int32_t priority;   /* smaller first */
     float temperature, top_p, min_p;
     int32_t top_k;
     uint64_t seed;
@@ -83,10 +85,10 @@ bool scheduler_cancel(struct scheduler *s, uint64_t seq_id);
 /* Fills the plan (cleared first) and returns its number of rows; 0: nothing to do. */
 int32_t scheduler_schedule(struct scheduler *s, struct step_plan *plan);
 
-/* The sampling parameters of every sequence of the plan that wants logits, in the plan's order: rows [n_logits],
- * row i's logits being logits + i * n_vocab. Pointers inside are valid until scheduler_apply. */
-void scheduler_sample_rows(const struct scheduler *s, const struct step_plan *plan,
-                           const float *logits, struct sample_row *rows);
+/* The sampling parameters of every sequence of the plan that wants logits, in the plan's order: rows [n_logits], row i's
+ * logits beginning at element i * n_vocab, and their tokens [n_logits * SCHEDULER_MAX_STOP_IDS]; returns how many tokens. */
+int32_t scheduler_sample_rows(const struct scheduler *s, const struct step_plan *plan,
+                              struct sample_row *rows, struct sample_token *tokens);
 
 /*
  * Takes in what the step computed: results [plan->n_logits] in the plan's order. Writes one output for each of them

@@ -42,7 +42,7 @@ status_t weight_loader_init(const struct weight_loader_parts *parts, size_t max_
         .stream = parts->stream,
         .chunk_bytes = size,
         .chunk = malloc(size),
-        .slice = malloc(size),
+        .slice = malloc(2 * size), // a chunk of float16 as float32 fits too
         .failure = status_ok(),
         .wanted = calloc((size_t)comm->size, sizeof *made.wanted),
         .cuts = calloc((size_t)comm->size + 1, sizeof *made.cuts),
@@ -91,6 +91,21 @@ static void write_matrix(struct weight_loader *loader, const struct matrix_write
 
 // ---- rows ----
 
+/* Rows of an array that is plain memory of the device. */
+static void write_array(struct weight_loader *loader, const struct weight_tensor *tensor,
+                        const struct weight_sink *sink, plan_interval_t rows, const uint8_t *from)
+{
+    const struct backend *backend = loader->backend;
+    const int64_t n = (int64_t)length(rows) * tensor->n_columns;
+    const size_t row_bytes = (size_t)tensor->n_columns * dtype_bytes(sink->array_dtype);
+    uint8_t *const to =
+        (uint8_t *)sink->array + (size_t)(rows.begin - sink->rows.begin) * row_bytes;
+    uint8_t *const converted = backend->host_memory ? to : loader->slice;
+    cpu_convert(from, tensor->dtype, n, converted, sink->array_dtype);
+    keep(loader, backend->upload(loader->stream, to, converted, (size_t)length(rows) * row_bytes));
+    keep(loader, backend->stream_sync(loader->stream));
+}
+
 /* data: the rows [rows.begin, rows.end) of the tensor. */
 static void deliver(struct weight_loader *loader, const struct weight_rows *job,
                     plan_interval_t rows, const uint8_t *data)
@@ -115,9 +130,7 @@ static void deliver(struct weight_loader *loader, const struct weight_rows *job,
             };
             write_matrix(loader, &args);
         } else {
-            const size_t row_bytes = (size_t)tensor->n_columns * dtype_bytes(sink->array_dtype);
-            cpu_convert(from, tensor->dtype, (int64_t)length(part) * tensor->n_columns,
-                        (uint8_t *)sink->array + (size_t)at * row_bytes, sink->array_dtype);
+            write_array(loader, tensor, sink, part, from);
         }
     }
 }

@@ -45,7 +45,7 @@ struct weight_loader {
     struct backend_stream *stream;
     size_t chunk_bytes;
     uint8_t *chunk; /* rows as they are in the file */
-    uint8_t *slice; /* columns of those rows, on their way */
+    uint8_t *slice; /* columns of those rows on their way, or rows converted for the device */
     status_t failure;
     /* Room for the caller's cuts: loading itself must not fail on one rank alone. */
     plan_interval_t *wanted; /* [ranks] */

@@ -16,7 +16,7 @@ static status_t add_matrix(struct weights *w, int32_t n_out, int32_t n_in,
         *matrix_out = NULL;
         return status_ok();
     }
-    TRY(w->backend->matrix_new(w->dtype, n_out, n_in, matrix_out));
+    TRY(w->backend->matrix_new(w->stream, w->dtype, n_out, n_in, matrix_out));
     w->bytes += w->backend->matrix_bytes(w->dtype, n_out, n_in);
     return status_ok();
 }
@@ -24,7 +24,7 @@ static status_t add_matrix(struct weights *w, int32_t n_out, int32_t n_in,
 static status_t add_array(struct weights *w, int64_t n, int dtype, void **array_out)
 {
     const size_t size = (size_t)n * dtype_bytes(dtype);
-    TRY(w->backend->mem_alloc(size, array_out));
+    TRY(w->backend->mem_alloc(w->stream, size, array_out));
     w->bytes += size;
     return status_ok();
 }
@@ -41,6 +41,13 @@ static status_t add_norm(struct weights *w, struct norm_weights *norm_out)
     return status_ok();
 }
 
+bool weights_fuse_kv(const struct plan *plan, int32_t layer, int32_t rank)
+{
+    plan_run_t runs[PLAN_MAX_RUNS];
+    const int32_t n = plan_kv_runs(plan, plan->layers[layer].class_index, rank, runs);
+    return n == 1 && runs[0].lane_begin == 0 && runs[0].lane_end == plan->n_lanes;
+}
+
 static status_t alloc_attention(struct weights *w, int32_t layer)
 {
     struct layer_weights *to = &w->layers[layer];
@@ -51,12 +58,15 @@ static status_t alloc_attention(struct weights *w, int32_t layer)
     plan_run_t runs[PLAN_MAX_RUNS];
     const int32_t n_runs = plan_kv_runs(w->plan, w->plan->layers[layer].class_index, w->rank, runs);
     TRY(add_norm(w, &to->attention_norm));
-    TRY(add_matrix(w, n_q, n_hidden, &to->q));
     TRY(add_matrix(w, n_hidden, n_q, &to->o));
+    if (weights_fuse_kv(w->plan, layer, w->rank)) {
+        const int32_t n_kv = (runs[0].head_end - runs[0].head_begin) * head_dim;
+        return add_matrix(w, n_q + 2 * n_kv, n_hidden, &to->qkv);
+    }
+    TRY(add_matrix(w, n_q, n_hidden, &to->qkv));
     for (int32_t i = 0; i < n_runs; i++) {
         const int32_t n_kv = (runs[i].head_end - runs[i].head_begin) * head_dim;
-        TRY(add_matrix(w, n_kv, n_hidden, &to->k[i]));
-        TRY(add_matrix(w, n_kv, n_hidden, &to->v[i]));
+        TRY(add_matrix(w, 2 * n_kv, n_hidden, &to->kv[i]));
     }
     return status_ok();
 }
@@ -125,6 +135,7 @@ status_t weights_alloc(const struct weights_request *request, struct weights *we
 {
     struct weights made = {
         .backend = request->backend,
+        .stream = request->stream,
         .spec = request->spec,
         .plan = request->plan,
         .rank = request->rank,
@@ -141,21 +152,21 @@ status_t weights_alloc(const struct weights_request *request, struct weights *we
     return status_ok();
 }
 
-static void free_norm(const struct backend *backend, struct norm_weights *norm)
+static void free_norm(const struct weights *w, struct norm_weights *norm)
 {
-    backend->mem_free(norm->weight);
-    backend->mem_free(norm->bias);
+    w->backend->mem_free(w->stream, norm->weight);
+    w->backend->mem_free(w->stream, norm->bias);
 }
 
-static void free_layer(const struct backend *backend, struct layer_weights *layer)
+static void free_layer(const struct weights *w, struct layer_weights *layer)
 {
-    free_norm(backend, &layer->attention_norm);
-    free_norm(backend, &layer->ffn_norm);
-    backend->matrix_free(layer->q);
+    const struct backend *backend = w->backend;
+    free_norm(w, &layer->attention_norm);
+    free_norm(w, &layer->ffn_norm);
+    backend->matrix_free(layer->qkv);
     backend->matrix_free(layer->o);
     for (int32_t i = 0; i < PLAN_MAX_RUNS; i++) {
-        backend->matrix_free(layer->k[i]);
-        backend->matrix_free(layer->v[i]);
+        backend->matrix_free(layer->kv[i]);
     }
     backend->matrix_free(layer->gate_up);
     backend->matrix_free(layer->down);
@@ -169,11 +180,11 @@ void weights_free(struct weights *w)
         return;
     }
     for (int32_t layer = 0; w->layers != NULL && layer < w->spec->n_layers; layer++) {
-        free_layer(w->backend, &w->layers[layer]);
+        free_layer(w, &w->layers[layer]);
     }
     free(w->layers);
-    w->backend->mem_free(w->embedding);
-    free_norm(w->backend, &w->final_norm);
+    w->backend->mem_free(w->stream, w->embedding);
+    free_norm(w, &w->final_norm);
     w->backend->matrix_free(w->head);
     memset(w, 0, sizeof *w);
 }
@@ -248,10 +259,11 @@ static status_t load_norm(struct loading *l, const struct weight_wanted *weight,
 static status_t load_kv(struct loading *l, int32_t layer, enum weight which)
 {
     const struct weights *w = l->weights;
+    const struct layer_weights *to = &w->layers[layer];
     const int32_t class_index = w->plan->layers[layer].class_index;
     const int32_t head_dim = w->spec->head_dim;
-    struct matrix *const *matrices =
-        which == WEIGHT_K_PROJ ? w->layers[layer].k : w->layers[layer].v;
+    const plan_interval_t q = plan_q_heads(w->plan, layer, w->rank);
+    const bool fused = weights_fuse_kv(w->plan, layer, w->rank);
     for (int32_t r = 0; r < w->plan->tp; r++) {
         const plan_interval_t heads = plan_kv_weight_heads(w->plan, class_index, r);
         l->loader->wanted[r] = (plan_interval_t){heads.begin * head_dim, heads.end * head_dim};
@@ -260,9 +272,12 @@ static status_t load_kv(struct loading *l, int32_t layer, enum weight which)
     struct weight_sink sinks[PLAN_MAX_RUNS];
     const int32_t n_runs = plan_kv_runs(w->plan, class_index, w->rank, runs);
     for (int32_t i = 0; i < n_runs; i++) {
+        const plan_interval_t rows = {runs[i].head_begin * head_dim, runs[i].head_end * head_dim};
+        const int32_t before = fused ? (q.end - q.begin) * head_dim : 0;
         sinks[i] = (struct weight_sink){
-            .rows = {runs[i].head_begin * head_dim, runs[i].head_end * head_dim},
-            .matrix = matrices[i],
+            .rows = rows,
+            .matrix = fused ? to->qkv : to->kv[i],
+            .matrix_row = before + (which == WEIGHT_V_PROJ ? rows.end - rows.begin : 0),
         };
     }
     const struct weight_wanted wanted = weights_check_wanted(w->spec, which, layer);
@@ -289,7 +304,7 @@ static status_t load_attention(struct loading *l, int32_t layer)
     TRY(load_norm(l, &norm, &bias, &to->attention_norm));
     const plan_interval_t rows =
         want_cuts(l, w->plan->layers[layer].attention_cuts, w->spec->head_dim);
-    TRY(load_own_rows(l, &q, rows, to->q, 0));
+    TRY(load_own_rows(l, &q, rows, to->qkv, 0));
     TRY(load_kv(l, layer, WEIGHT_K_PROJ));
     TRY(load_kv(l, layer, WEIGHT_V_PROJ));
 

@@ -3,7 +3,8 @@
  *
  * What:      allocates the rank's matrices and loads them from a checkpoint that weights_check has approved.
  * Layout:    H query heads, F columns and V rows below are the rank's own; D is the hidden size, h the head size.
- *              q [H*h, D]   k, v [heads of a KV run * h, D], one pair a run   o [D, H*h]
+ *              qkv [H*h + 2*G*h, D]: q, then k and v of the G KV heads, where one KV run covers every lane; elsewhere
+ *              qkv [H*h, D]: q alone, and kv [2*G*h, D]: k, then v, one a run      o [D, H*h]
  *              gate_up [2F, D]: the F rows of gate, then those of up   down [D, F]
  *              attention_linear, ffn_linear [rows, D]: a linear block's rows of this rank
  *              embedding [V, D] as plain rows   head [V, D]   norms [D] float32, weight and bias, whole on every rank
@@ -14,6 +15,7 @@
  */
 #pragma once
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "kernels/backend.h"
@@ -29,14 +31,15 @@ struct norm_weights {
 
 struct layer_weights {
     struct norm_weights attention_norm, ffn_norm;
-    struct matrix *q, *o;
-    struct matrix *k[PLAN_MAX_RUNS], *v[PLAN_MAX_RUNS]; /* in the order of plan_kv_runs */
-    struct matrix *gate_up, *down;                      /* NULL: the rank has no columns here */
-    struct matrix *attention_linear, *ffn_linear;       /* NULL: no rows, or no such block */
+    struct matrix *qkv, *o;
+    struct matrix *kv[PLAN_MAX_RUNS]; /* in the order of plan_kv_runs; none where qkv has them */
+    struct matrix *gate_up, *down;    /* NULL: the rank has no columns here */
+    struct matrix *attention_linear, *ffn_linear; /* NULL: no rows, or no such block */
 };
 
 struct weights {
     const struct backend *backend;
+    struct backend_stream *stream;
     const struct model_spec *spec;
     const struct plan *plan;
     int32_t rank;
@@ -52,12 +55,16 @@ struct weights {
 
 struct weights_request {
     const struct backend *backend;
+    struct backend_stream *stream;
     const struct model_spec *spec;
     const struct plan *plan;
     int32_t rank;
     int dtype;            /* DTYPE_F32 or DTYPE_BF16 */
     int checkpoint_dtype; /* of embed_tokens: the rows stay as they are when nothing is lost by it */
 };
+
+/* True when k and v of the layer are computed together with q: one run of KV heads, for every lane. */
+bool weights_fuse_kv(const struct plan *plan, int32_t layer, int32_t rank);
 
 MUST_USE status_t weights_alloc(const struct weights_request *request, struct weights *weights_out);
 void weights_free(struct weights *weights); /* accepts zeroed weights */

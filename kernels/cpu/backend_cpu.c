@@ -191,6 +191,7 @@ int64_t cpu_items_per_task(int64_t n_items, int64_t item_cost)
 static const struct backend table = {
     .name = "cpu",
     .activation = DTYPE_F32,
+    .host_memory = true,
     .devices = devices,
     .stream_new = stream_new,
     .stream_free = stream_free,

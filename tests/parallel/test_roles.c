@@ -79,7 +79,7 @@ static void test_group_holds_its_own_role_alone(void **state)
 
     float x[2] = {ldexpf(1, world_rank), 1};
     struct comm *comm = group_comm(group);
-    assert_status_ok(comm->ops->all_reduce(comm, x, 2));
+    assert_status_ok(comm->ops->all_reduce(comm, x, 2, DTYPE_F32));
     assert_true(x[1] == (float)group_size(group));
     // The workers are ranks 1 to n - 2 of the job: 2 + 4 + ...
     assert_true(x[0] == (last ? ldexpf(1, world_rank) : ldexpf(1, world_size - 1) - 2));

@@ -10,7 +10,9 @@
 
 #include "parallel/plan.h"
 #include "tests/support/test.h"
+
 #include "worker/scheduler.h"
+#include <math.h>
 
 enum { N_VOCAB = 97, MAX_REQUESTS = 200, MAX_LEN = 160 };
 
@@ -102,15 +104,15 @@ static void run_step(struct simulation *sim)
     struct sample_row rows[64];
     struct sample_result results[64];
     struct scheduler_output outputs[64];
-    static const float logits[64 * N_VOCAB];
+    struct sample_token tokens[64 * SCHEDULER_MAX_STOP_IDS];
     check_step(sim);
     memset(results, 0, sizeof results);
-    scheduler_sample_rows(sim->scheduler, &sim->plan, logits, rows);
+    scheduler_sample_rows(sim->scheduler, &sim->plan, rows, tokens);
     int32_t n = 0;
     for (int32_t i = 0; i < sim->plan.n_seqs; i++) {
         if (sim->plan.seqs[i].wants_logits) {
             const struct shadow_request *shadow = &sim->requests[sim->plan.seqs[i].seq_id];
-            assert_ptr_equal(rows[n].logits, logits + (size_t)n * N_VOCAB);
+            assert_int_equal(rows[n].logits, n * N_VOCAB);
             assert_int_equal(rows[n].position, shadow->n_tokens - shadow->n_prompt);
             assert_true(rows[n].seed == shadow->request.seed);
             results[n++].id = model(shadow->request.seed, shadow->tokens, shadow->n_tokens);
@@ -314,9 +316,8 @@ static void test_scheduler_resumes_at_position(void **state)
         struct sample_row row;
         struct sample_result result = {.id = 50};
         struct scheduler_output output;
-        const float logits[N_VOCAB] = {0};
         assert_int_equal(scheduler_schedule(s, &plan), want == 6 ? 10 : 1);
-        scheduler_sample_rows(s, &plan, logits, &row);
+        assert_int_equal(scheduler_sample_rows(s, &plan, &row, NULL), 0);
         assert_int_equal(row.position, want);
         assert_int_equal(scheduler_apply(s, &plan, &result, &output), 1);
         assert_int_equal(output.position, want);
@@ -327,7 +328,7 @@ static void test_scheduler_resumes_at_position(void **state)
     scheduler_free(s);
 }
 
-/* Until min_tokens are there the stop ids are banned, and a NaN row ends its sequence alone. */
+/* Until min_tokens are there the stop ids are out, and a NaN row ends its sequence alone. */
 static void test_scheduler_bans_stops_and_isolates_nan(void **state)
 {
     (void)state;
@@ -350,20 +351,22 @@ static void test_scheduler_bans_stops_and_isolates_nan(void **state)
     assert_status_ok(scheduler_submit(s, &r));
     r.seq_id = 2;
     assert_status_ok(scheduler_submit(s, &r));
-    const float logits[2 * N_VOCAB] = {0};
+    struct sample_token row_tokens[2 * SCHEDULER_MAX_STOP_IDS];
     struct sample_row rows[2];
     struct sample_result results[2] = {{.id = -1, .nan = 1}, {.id = 9}};
     struct scheduler_output outputs[2];
     assert_int_equal(scheduler_schedule(s, &plan), 4);
-    scheduler_sample_rows(s, &plan, logits, rows);
-    assert_int_equal(rows[0].n_banned, 2);
-    assert_int_equal(rows[0].banned[1], 6);
+    assert_int_equal(scheduler_sample_rows(s, &plan, rows, row_tokens), 4);
+    assert_int_equal(rows[1].first_token, 2);
+    assert_int_equal(rows[1].n_tokens, 2);
+    assert_int_equal(row_tokens[3].id, 6);
+    assert_true(row_tokens[3].bias == -INFINITY);
     assert_int_equal(scheduler_apply(s, &plan, results, outputs), 2);
     assert_int_equal(outputs[0].finish, SCHEDULER_ERROR);
     assert_int_equal(outputs[1].finish, SCHEDULER_GOES_ON);
     assert_int_equal(scheduler_schedule(s, &plan), 1);
-    scheduler_sample_rows(s, &plan, logits, rows);
-    assert_int_equal(rows[0].n_banned, 0);
+    assert_int_equal(scheduler_sample_rows(s, &plan, rows, row_tokens), 0);
+    assert_int_equal(rows[0].n_tokens, 0);
     assert_int_equal(scheduler_load(s).n_running, 1);
     step_plan_destroy(&plan);
     scheduler_free(s);

@@ -53,8 +53,11 @@ static void open_all(struct loaded *l, struct group *group)
     const struct plan_request request = {.tp = group_size(group), .pp = 1, .placement = PLAN_SHARE};
     assert_status_ok(plan_make(&l->spec, &request, &l->plan));
     assert_status_ok(checkpoint_open(l->dir, &l->checkpoint));
+    const struct stream_options options = {.n_threads = 1};
+    assert_status_ok(backend_cpu()->stream_new(&options, &l->stream));
     const struct weights_request weights = {
         .backend = backend_cpu(),
+        .stream = l->stream,
         .spec = &l->spec,
         .plan = &l->plan,
         .rank = group_rank(group),
@@ -62,7 +65,6 @@ static void open_all(struct loaded *l, struct group *group)
         .checkpoint_dtype = DTYPE_F32,
     };
     assert_status_ok(weights_alloc(&weights, &l->weights));
-    assert_status_ok(backend_cpu()->stream_new(1, &l->stream));
     l->source.checkpoint = l->checkpoint;
     const struct weight_loader_parts parts = {.source = &l->source,
                                               .comm = group_comm(group),
@@ -74,9 +76,9 @@ static void open_all(struct loaded *l, struct group *group)
 static void close_all(struct loaded *l)
 {
     weight_loader_destroy(&l->loader);
-    backend_cpu()->stream_free(l->stream);
     weights_free(&l->weights);
     weights_free(&l->weights); // freed ones are zeroed ones
+    backend_cpu()->stream_free(l->stream);
     checkpoint_close(l->checkpoint);
     plan_destroy(&l->plan);
     spec_destroy(&l->spec);
