@@ -10,6 +10,10 @@
 
 #include "base/status.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 enum dtype { DTYPE_F32, DTYPE_F16, DTYPE_BF16 };
 
 size_t dtype_bytes(int dtype);     /* 4, 2, 2 */
@@ -28,3 +32,7 @@ enum dtype_wanted { DTYPE_WANTED_AUTO, DTYPE_WANTED_F32, DTYPE_WANTED_BF16 };
 
 /* The type to compute with; auto takes the fallback's, float32 for float16, into which it fits exactly. */
 int dtype_resolve(int wanted, int fallback);
+
+#ifdef __cplusplus
+}
+#endif

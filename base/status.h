@@ -15,6 +15,10 @@
 #include <stdbool.h>
 #include <stdio.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 enum status_code {
     STATUS_OK = 0,
     STATUS_CANCELLED = 1,
@@ -100,3 +104,7 @@ void status_print(FILE *out, const status_t *s);
             goto label;              \
         }                            \
     } while (0)
+
+#ifdef __cplusplus
+}
+#endif

@@ -23,8 +23,3 @@ target_include_directories(PkgConfig::GRPC INTERFACE ${GRPC_INCLUDE_DIRS})
 if(KVASIR_TESTS)
     pkg_check_modules(CMOCKA REQUIRED IMPORTED_TARGET cmocka>=1.1.5)
 endif()
-
-if(KVASIR_CUDA)
-    enable_language(CUDA)
-    find_package(CUDAToolkit REQUIRED)
-endif()

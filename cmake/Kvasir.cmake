@@ -32,18 +32,23 @@ set(CMAKE_C_FLAGS_DEBUG "-O1 -g")
 
 add_library(kvasir_flags INTERFACE)
 target_compile_definitions(kvasir_flags INTERFACE _GNU_SOURCE)
-target_compile_options(kvasir_flags INTERFACE
+set(c_flags
     -Wall -Wextra -Werror -Wconversion -Wshadow -Wvla -Wstrict-prototypes -Wmissing-prototypes
     # gcc cannot see that a failed status_t never reaches the code after TRY. Uninitialised values are
     # found by the analyzer (ops/check) instead.
     $<$<C_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>
     # Text that is cut to fit is cut on purpose; gcc warns of it at -O2 and above only.
     $<$<C_COMPILER_ID:GNU>:-Wno-format-truncation>
-    -Wno-format-zero-length # log_write(..., "") has no further pairs
-    -fno-omit-frame-pointer
-    -fno-strict-aliasing
+    -Wno-format-zero-length) # log_write(..., "") has no further pairs
+# C++ is for tests alone: kernels that run on the simulator.
+set(cxx_flags -Wall -Wextra -Werror $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>)
+target_compile_options(kvasir_flags INTERFACE
+    "$<$<COMPILE_LANGUAGE:C>:${c_flags}>"
+    "$<$<COMPILE_LANGUAGE:CXX>:${cxx_flags}>"
+    $<$<COMPILE_LANGUAGE:C,CXX>:-fno-omit-frame-pointer>
+    $<$<COMPILE_LANGUAGE:C,CXX>:-fno-strict-aliasing>
     # The same sums on every compiler: a*b+c is one rounding only where the code says fma.
-    -ffp-contract=off)
+    $<$<COMPILE_LANGUAGE:C,CXX>:-ffp-contract=off>)
 
 if(KVASIR_SANITIZE)
     string(REPLACE "," ";" sanitizers "${KVASIR_SANITIZE}")
@@ -53,11 +58,12 @@ if(KVASIR_SANITIZE)
         endif()
     endforeach()
     target_compile_options(kvasir_flags INTERFACE
-        -fsanitize=${KVASIR_SANITIZE} -fno-sanitize-recover=all)
+        "$<$<COMPILE_LANGUAGE:C,CXX>:-fsanitize=${KVASIR_SANITIZE};-fno-sanitize-recover=all>")
     target_link_options(kvasir_flags INTERFACE -fsanitize=${KVASIR_SANITIZE})
 else()
     target_compile_options(kvasir_flags INTERFACE
-        -fstack-protector-strong $<$<NOT:$<CONFIG:Debug>>:-D_FORTIFY_SOURCE=2>)
+        $<$<COMPILE_LANGUAGE:C,CXX>:-fstack-protector-strong>
+        $<$<AND:$<COMPILE_LANGUAGE:C,CXX>,$<NOT:$<CONFIG:Debug>>>:-D_FORTIFY_SOURCE=2>)
 endif()
 target_link_options(kvasir_flags INTERFACE -Wl,--as-needed -Wl,-z,relro -Wl,-z,now -Wl,-z,noexecstack)
 
@@ -154,7 +160,7 @@ function(kvasir_report)
         set(sanitize "none")
     endif()
     message(STATUS "kvasir ${PROJECT_VERSION}: ${CMAKE_BUILD_TYPE}, ${CMAKE_C_COMPILER_ID} "
-                   "${CMAKE_C_COMPILER_VERSION}, sanitizers: ${sanitize}, cuda: ${KVASIR_CUDA}, "
+                   "${CMAKE_C_COMPILER_VERSION}, sanitizers: ${sanitize}, cuda: ${KVASIR_WITH_CUDA}, "
                    "tests: ${KVASIR_TESTS}")
     message(STATUS "libraries: MPI ${MPI_C_VERSION}, grpc ${GRPC_VERSION}, protobuf-c "
                    "${PROTOBUF_C_VERSION}, jansson ${JANSSON_VERSION}, utf8proc ${UTF8PROC_VERSION}, "

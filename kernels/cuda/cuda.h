@@ -25,14 +25,24 @@ struct cuda_matmul;
 /* Room for sampling, made when the stream's first sample op comes: sample.cu. */
 struct cuda_sampler;
 
+enum { CUDA_STAGING_BYTES = 4 << 20, CUDA_STAGING_BUFFERS = 2 };
+
+/* Pinned host memory weights go through, made by the first matrix_write: matrix.c. */
+struct cuda_staging {
+    void *buffers[CUDA_STAGING_BUFFERS];
+    cudaEvent_t copied[CUDA_STAGING_BUFFERS]; /* after the copy out of the buffer */
+    int next;
+};
+
 struct backend_stream {
     int device;
     int n_processors;
-    int capability; /* * 10 */
+    int capability;      /* * 10 */
     size_t shared_bytes; /* a block may ask for */
     cudaStream_t stream;
     struct cuda_matmul *matmul;
     struct cuda_sampler *sampler;
+    struct cuda_staging *staging;
 };
 
 /* Row-major bfloat16 [n_out, n_in]; rows begin at multiples of 16 bytes (ld). */
@@ -44,16 +54,48 @@ struct matrix {
     void *data;
 };
 
+/* ---- status.c ------------------------------------------------------------------------------------- */
+
 /* The status of a CUDA call; op names it in the message. */
 status_t cuda_status(cudaError_t error, const char *op, int device);
 
 /* After a launch: its error, if it had one. */
 status_t cuda_launched(const struct backend_stream *stream, const char *op);
 
+/* ---- streams, graphs, memory, weights: see kernels/backend.h -------------------------------------- */
+
+status_t cuda_stream_new(const struct stream_options *options, struct backend_stream **stream_out);
+void cuda_stream_free(struct backend_stream *stream);
+status_t cuda_stream_sync(struct backend_stream *stream);
+
+status_t cuda_graph_begin(struct backend_stream *stream);
+status_t cuda_graph_end(struct backend_stream *stream, struct backend_graph **graph_out);
+status_t cuda_graph_run(struct backend_stream *stream, struct backend_graph *graph);
+void cuda_graph_free(struct backend_graph *graph);
+
+status_t cuda_mem_alloc(struct backend_stream *stream, size_t size, void **ptr_out);
+void cuda_mem_free(struct backend_stream *stream, void *ptr);
+status_t cuda_mem_host_alloc(struct backend_stream *stream, size_t size, void **ptr_out);
+void cuda_mem_host_free(struct backend_stream *stream, void *ptr);
+status_t cuda_mem_upload(struct backend_stream *stream, void *to, const void *from_host,
+                         size_t size);
+status_t cuda_mem_download(struct backend_stream *stream, void *to_host, const void *from,
+                           size_t size);
+status_t cuda_mem_zero(struct backend_stream *stream, void *to, size_t size);
+
+size_t cuda_matrix_bytes(int dtype, int32_t n_out, int32_t n_in);
+status_t cuda_matrix_new(struct backend_stream *stream, int dtype, int32_t n_out, int32_t n_in,
+                         struct matrix **matrix_out);
+void cuda_matrix_free(struct matrix *matrix);
+void cuda_matrix_staging_free(struct cuda_staging *staging); /* accepts NULL */
+status_t cuda_matrix_write(struct backend_stream *stream, const struct matrix_write_args *args);
+
 /* ---- ops: see kernels/backend.h ------------------------------------------------------------------ */
 
 status_t cuda_embedding(struct backend_stream *stream, const struct embedding_args *a);
 status_t cuda_matmul(struct backend_stream *stream, const struct matmul_args *a);
+void cuda_matmul_free(struct cuda_matmul *matmul);   /* accepts NULL */
+void cuda_sample_free(struct cuda_sampler *sampler); /* accepts NULL */
 status_t cuda_add_norm(struct backend_stream *stream, const struct add_norm_args *a);
 status_t cuda_rope_append(struct backend_stream *stream, const struct rope_append_args *a);
 status_t cuda_attention_plan_new(struct backend_stream *stream, const struct attention_shape *shape,

@@ -1,0 +1,96 @@
+/*
+ * backend_cuda.c - the table of the CUDA backend, and the one name its plugin exports
+ */
+#include <string.h>
+
+#include "kernels/backend_plugin.h"
+#include "kernels/cuda/cuda.h"
+
+static status_t describe(int device, struct device_info *info)
+{
+    struct cudaDeviceProp properties;
+    size_t free_bytes = 0, all_bytes = 0;
+    TRY(cuda_status(cudaGetDeviceProperties(&properties, device), "device properties", device));
+    TRY(cuda_status(cudaSetDevice(device), "set device", device));
+    TRY(cuda_status(cudaMemGetInfo(&free_bytes, &all_bytes), "device memory", device));
+    *info = (struct device_info){
+        .memory_bytes = all_bytes,
+        .free_bytes = free_bytes,
+        .n_processors = properties.multiProcessorCount,
+        .capability = 10 * properties.major + properties.minor,
+    };
+    (void)snprintf(info->name, sizeof info->name, "%s", properties.name);
+    return status_ok();
+}
+
+/* The runtime leaves the count as it was when it fails. */
+static status_t devices(struct device_info *devices_out, int max_devices, int *n_out)
+{
+    int n_devices = 0;
+    const cudaError_t error = cudaGetDeviceCount(&n_devices);
+    if (error == cudaErrorInsufficientDriver || error == cudaErrorSystemDriverMismatch) {
+        return status_errorf(STATUS_UNAVAILABLE, "no CUDA driver that this build can use: %s",
+                             cudaGetErrorString(error));
+    }
+    if (error == cudaErrorNoDevice) {
+        return status_errorf(STATUS_UNAVAILABLE, "no CUDA device: %s", cudaGetErrorString(error));
+    }
+    TRY(cuda_status(error, "device count", 0));
+    const int n = n_devices < max_devices ? n_devices : max_devices;
+    for (int i = 0; i < n; i++) {
+        TRY(describe(i, &devices_out[i]));
+    }
+    *n_out = n;
+    return status_ok();
+}
+
+/* Values are made up on the host, by the CPU's backend, so that they are the same for every device. */
+static status_t random_on_host(struct backend_stream *stream, const struct random_args *args)
+{
+    (void)args;
+    return status_errorf(STATUS_UNIMPLEMENTED,
+                         "cuda: random: the CPU's backend makes these values (device %d)",
+                         stream->device);
+}
+
+static const struct backend table = {
+    .name = "cuda",
+    .activation = DTYPE_BF16,
+    .host_memory = false,
+    .devices = devices,
+    .stream_new = cuda_stream_new,
+    .stream_free = cuda_stream_free,
+    .stream_sync = cuda_stream_sync,
+    .graph_begin = cuda_graph_begin,
+    .graph_end = cuda_graph_end,
+    .graph_run = cuda_graph_run,
+    .graph_free = cuda_graph_free,
+    .mem_alloc = cuda_mem_alloc,
+    .mem_free = cuda_mem_free,
+    .host_alloc = cuda_mem_host_alloc,
+    .host_free = cuda_mem_host_free,
+    .upload = cuda_mem_upload,
+    .download = cuda_mem_download,
+    .zero = cuda_mem_zero,
+    .copy_strips = cuda_copy_strips,
+    .matrix_bytes = cuda_matrix_bytes,
+    .matrix_new = cuda_matrix_new,
+    .matrix_free = cuda_matrix_free,
+    .matrix_write = cuda_matrix_write,
+    .random = random_on_host,
+    .attention_plan_new = cuda_attention_plan_new,
+    .attention_plan_free = cuda_attention_plan_free,
+    .attention_plan_set = cuda_attention_plan_set,
+    .embedding = cuda_embedding,
+    .matmul = cuda_matmul,
+    .add_norm = cuda_add_norm,
+    .rope_append = cuda_rope_append,
+    .attention = cuda_attention,
+    .swiglu = cuda_swiglu,
+    .sample = cuda_sample,
+};
+
+__attribute__((visibility("default"))) const struct backend *kvasir_cuda_backend(uint64_t abi)
+{
+    return abi == BACKEND_ABI ? &table : NULL;
+}
