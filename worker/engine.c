@@ -59,6 +59,14 @@ static status_t check_dtypes(const struct engine_options *o)
                              "weights in %s and KV in %s; both are float32 or bfloat16",
                              dtype_name(o->dtype), dtype_name(o->kv_dtype));
     }
+    const int activation = o->backend->activation;
+    if (activation != DTYPE_F32 && (o->dtype != activation || o->kv_dtype != activation)) {
+        return status_errorf(STATUS_FAILED_PRECONDITION,
+                             "weights in %s and KV in %s: on %s both are %s" STATUS_FIX
+                             "--dtype bfloat16 --kv-cache-dtype auto, or --device cpu",
+                             dtype_name(o->dtype), dtype_name(o->kv_dtype), o->backend->name,
+                             dtype_name(activation));
+    }
     return status_ok();
 }
 
@@ -124,7 +132,7 @@ static status_t prepare(struct engine *e, struct loading *l)
     TRY(check_options(e));
     const int32_t share = host_cores() / group_host_size(e->group);
     const int32_t threads = e->options.threads > 0 ? e->options.threads : share > 0 ? share : 1;
-    const struct stream_options stream = {.n_threads = threads};
+    const struct stream_options stream = {.device = e->options.device, .n_threads = threads};
     TRY(e->options.backend->stream_new(&stream, &e->stream));
     if (!e->options.backend->host_memory) {
         TRY(backend_cpu()->stream_new(&stream, &l->host_stream));

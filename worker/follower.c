@@ -5,7 +5,7 @@
 #include "worker/member.h"
 
 /* The payload of an ASSIGN frame is a CoordinatorMessage. Its failure must be agreed on, so that the leader hears it. */
-static status_t obey_assign(struct group *group, const struct worker_config *config, log_t log,
+static status_t obey_assign(struct group *group, const struct member_options *options,
                             struct bytes_reader *frame, struct member *member)
 {
     struct arena arena;
@@ -15,8 +15,7 @@ static status_t obey_assign(struct group *group, const struct worker_config *con
                                                  &arena, &message);
     s = group_agree(group, s);
     if (s.code == STATUS_OK) {
-        const struct member_options options = {.config = config, .log = log};
-        s = member_open(group, &message.assign, &options, member);
+        s = member_open(group, &message.assign, options, member);
     }
     if (s.code == STATUS_OK) {
         const uint64_t sizes[2] = {engine_weight_bytes(member->engine),
@@ -35,16 +34,16 @@ static status_t obey_step(struct member *member, const struct bytes_reader *fram
     return engine_step(member->engine, &member->step, &logits);
 }
 
-static status_t obey(struct group *group, const struct worker_config *config, log_t log,
+static status_t obey(struct group *group, const struct member_options *options,
                      struct member *member, struct bytes *frame)
 {
     for (;;) {
-        TRY(group_broadcast(group, frame, (uint32_t)config->max_idle_sleep_us));
+        TRY(group_broadcast(group, frame, (uint32_t)options->config->max_idle_sleep_us));
         struct bytes_reader reader;
         bytes_reader_init(&reader, frame->data, frame->size);
         switch (bytes_read_u32(&reader)) {
         case CONTROL_ASSIGN:
-            TRY(obey_assign(group, config, log, &reader, member));
+            TRY(obey_assign(group, options, &reader, member));
             break;
         case CONTROL_STEP:
             TRY(obey_step(member, &reader));
@@ -58,14 +57,13 @@ static status_t obey(struct group *group, const struct worker_config *config, lo
     }
 }
 
-status_t follower_run(struct group *group, const struct worker_config *config, log_t log,
-                      bool *broken_out)
+status_t follower_run(struct group *group, const struct member_options *options, bool *broken_out)
 {
     struct member member;
     memset(&member, 0, sizeof member);
     struct bytes frame;
     bytes_init(&frame, CONTROL_MAX_BYTES);
-    const status_t s = obey(group, config, log, &member, &frame);
+    const status_t s = obey(group, options, &member, &frame);
     *broken_out = s.code != STATUS_OK && member.engine != NULL;
     bytes_destroy(&frame);
     member_close(&member);

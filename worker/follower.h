@@ -8,9 +8,8 @@
  */
 #pragma once
 
-#include "base/log.h"
 #include "parallel/group.h"
-#include "worker/worker_config.h"
+#include "worker/member.h"
 
-MUST_USE status_t follower_run(struct group *group, const struct worker_config *config, log_t log,
+MUST_USE status_t follower_run(struct group *group, const struct member_options *options,
                                bool *broken_out);

@@ -20,7 +20,8 @@
 
 struct leader {
     struct group *group;
-    const struct worker_config *config;
+    const struct member_options *options;
+    const struct worker_config *config; /* of the options */
     const struct clock *clock;
     log_t log;
     struct leader_link *link;
@@ -99,7 +100,7 @@ static status_t say_hello(struct leader *l)
                   .generation = (uint32_t)l->config->generation,
                   .world_size = (uint32_t)group_size(l->group),
                   .host = host,
-                  .device = "cpu",
+                  .device = l->options->device->backend->name,
                   .pid = (uint32_t)getpid(),
                   .n_cores = usable_cores(),
                   .memory_bytes = (uint64_t)info.totalram * info.mem_unit},
@@ -220,8 +221,9 @@ static status_t open_group(struct leader *l, const struct wire_coordinator_messa
     TRY(command(l, CONTROL_ASSIGN));
     TRY(wire_coordinator_message_pack(message, &l->frame));
     TRY(broadcast_frame(l));
-    const struct member_options options = {
-        .config = l->config, .log = l->log, .progress = on_progress, .user = l};
+    struct member_options options = *l->options;
+    options.progress = on_progress;
+    options.user = l;
     status_t s = group_agree(l->group, status_ok()); // whether the followers could read it
     if (s.code == STATUS_OK) {
         s = member_open(l->group, &message->assign, &options, &l->member);
@@ -480,15 +482,16 @@ static bool tell_failure(struct leader *l, const status_t *s)
     return true;
 }
 
-status_t leader_run(struct group *group, const struct worker_config *config, log_t log,
+status_t leader_run(struct group *group, const struct member_options *options,
                     struct leader_exit *exit_out)
 {
     struct leader l;
     memset(&l, 0, sizeof l);
     l.group = group;
-    l.config = config;
+    l.options = options;
+    l.config = options->config;
     l.clock = clock_system();
-    l.log = log;
+    l.log = options->log;
     bytes_init(&l.frame, CONTROL_MAX_BYTES);
     const status_t s = lead(&l);
     const bool told = s.code != STATUS_OK && tell_failure(&l, &s);

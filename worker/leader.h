@@ -11,9 +11,8 @@
  */
 #pragma once
 
-#include "base/log.h"
 #include "parallel/group.h"
-#include "worker/worker_config.h"
+#include "worker/member.h"
 
 struct leader_exit {
     bool broken; /* the group is in a collective: only group_abort ends it */
@@ -21,5 +20,5 @@ struct leader_exit {
 };
 
 /* OK when the coordinator or a signal said stop. SIGTERM, SIGINT and SIGUSR2 must be blocked in every thread. */
-MUST_USE status_t leader_run(struct group *group, const struct worker_config *config, log_t log,
+MUST_USE status_t leader_run(struct group *group, const struct member_options *options,
                              struct leader_exit *exit_out);

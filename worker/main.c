@@ -55,11 +55,15 @@ static int run(const struct worker_config *config, log_t log)
         return report(&s);
     }
     log.rank = group_rank(group);
+    struct device_choice device;
+    const status_t device_status = device_choose(group, config->device, log, &device);
+    const struct member_options options = {
+        .config = config, .device = &device, .device_status = &device_status, .log = log};
     struct leader_exit leader_exit = {0};
     if (log.rank == 0) {
-        s = leader_run(group, config, log, &leader_exit);
+        s = leader_run(group, &options, &leader_exit);
     } else {
-        s = follower_run(group, config, log, &leader_exit.broken);
+        s = follower_run(group, &options, &leader_exit.broken);
     }
     const int code = status_exit_code(&s);
     // What the group agreed on is the leader's to say; what the coordinator was told is the coordinator's.

@@ -2,17 +2,6 @@
 
 #include <string.h>
 
-static status_t choose_backend(int device, const struct backend **backend_out)
-{
-    if (device == WORKER_DEVICE_CUDA) {
-        return status_errorf(STATUS_UNIMPLEMENTED,
-                             "--device cuda: this build has no CUDA backend" STATUS_FIX
-                             "--device cpu");
-    }
-    *backend_out = backend_cpu();
-    return status_ok();
-}
-
 static const char *model_dir(const struct wire_assign *assign, const struct worker_config *config)
 {
     return config->model != NULL ? config->model : assign->model_dir;
@@ -20,10 +9,9 @@ static const char *model_dir(const struct wire_assign *assign, const struct work
 
 /* Everything that can go wrong on one rank alone, before the first collective. */
 static status_t open_local(struct group *group, const struct wire_assign *assign,
-                           const struct member_options *options, struct member *m,
-                           const struct backend **backend_out)
+                           const struct member_options *options, struct member *m)
 {
-    TRY(choose_backend(options->config->device, backend_out));
+    TRY(*options->device_status);
     TRY(spec_load(model_dir(assign, options->config), &m->spec));
     TRY(plan_unpack(assign->plan, assign->plan_bytes, &m->spec, &m->plan));
     if (m->plan.tp * m->plan.pp != group_size(group)) {
@@ -39,14 +27,14 @@ status_t member_open(struct group *group, const struct wire_assign *assign,
                      const struct member_options *options, struct member *m)
 {
     memset(m, 0, sizeof *m);
-    const struct backend *backend = NULL;
     status_t s;
-    TRY_GOTO(s, group_agree(group, open_local(group, assign, options, m, &backend)), undo);
+    TRY_GOTO(s, group_agree(group, open_local(group, assign, options, m)), undo);
     const struct engine_options engine_options = {
         .model_dir = model_dir(assign, options->config),
         .load = assign->dummy_weights ? ENGINE_LOAD_DUMMY : ENGINE_LOAD_CHECKPOINT,
         .weights_seed = assign->weights_seed,
-        .backend = backend,
+        .backend = options->device->backend,
+        .device = options->device->index,
         .dtype = assign->dtype,
         .kv_dtype = assign->kv_dtype,
         .max_num_seqs = (int32_t)assign->max_num_seqs,

@@ -17,6 +17,7 @@
 #include "base/log.h"
 #include "parallel/group.h"
 #include "proto/wire/link.h"
+#include "worker/device.h"
 #include "worker/engine.h"
 #include "worker/worker_config.h"
 
@@ -34,6 +35,9 @@ struct member {
 
 struct member_options {
     const struct worker_config *config;
+    const struct device_choice *device;
+    const status_t
+        *device_status; /* whether there is one: agreed on, and said when the assignment comes */
     log_t log;
     void (*progress)(void *user, uint64_t bytes_done,
                      uint64_t bytes_total); /* rank 0; may be NULL */
