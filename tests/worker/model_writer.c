@@ -217,13 +217,16 @@ static const char *format_name(int dtype)
     }
 }
 
-/* A float16 from a float32 that is one: zero or normal. */
+/* A float16 from a float32 that is one: zero, normal, infinite or NaN. */
 static uint16_t half_bits(float value)
 {
     uint32_t bits;
     memcpy(&bits, &value, sizeof bits);
     if (value == 0.0f) {
         return 0;
+    }
+    if (!isfinite(value)) {
+        return (uint16_t)((bits >> 16 & 0x8000u) | 0x7C00u | (isnan(value) ? 0x200u : 0));
     }
     return (uint16_t)(bits >> 16 & 0x8000u) | (uint16_t)(((bits >> 13) & 0x3ffffu) - (112u << 10));
 }
