@@ -3,7 +3,6 @@
  *
  * What:   input = a tokenizer.json, a zero byte, a text. The file must load or be refused; what loads must encode every
  *         valid text, and decode its ids in pieces as in one go.
- * Use:    link with -fsanitize=fuzzer, or with fuzz_main.c for a short deterministic run.
  */
 #include <stdint.h>
 #include <stdlib.h>
@@ -12,8 +11,7 @@
 #include "base/utf8.h"
 #include "coordinator/tokenizer/tokenizer.h"
 #include "coordinator/tokenizer/tokenizer_json.h"
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+#include "tests/fuzz/fuzz_driver.h"
 
 static void require(bool holds)
 {
