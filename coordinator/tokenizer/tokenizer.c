@@ -2,84 +2,16 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
-#include "base/file.h"
 #include "base/utf8.h"
 #include "coordinator/tokenizer/split.h"
 #include "coordinator/tokenizer/token_list.h"
-#include "coordinator/tokenizer/tokenizer_config.h"
-#include "coordinator/tokenizer/tokenizer_json.h"
 #include "coordinator/tokenizer/tokenizer_parts.h"
 
-#define MAX_FILE_BYTES   ((size_t)32 * 1024 * 1024)
-#define MAX_CONFIG_BYTES ((size_t)8 * 1024 * 1024)
 // Positions in a word are 32 bits, and a normalizer may make the text several times larger.
 #define MAX_TEXT_BYTES ((size_t)256 * 1024 * 1024)
-#define PATH_BYTES     4096
 
-// ---- load ----
-
-/* A directory without tokenizer.json: says the way out when the older file is there. */
-static status_t add_remedy(status_t s, const char *dir)
-{
-    char path[PATH_BYTES];
-    status_t joined = file_join(path, sizeof path, dir, "tokenizer.model");
-    if (s.code != STATUS_NOT_FOUND || !status_is_ok(&joined) || access(path, R_OK) != 0) {
-        return s;
-    }
-    return status_errorf(s.code,
-                         "%s; tokenizer.model alone is not read" STATUS_FIX
-                         "save the tokenizer once with transformers' AutoTokenizer, which writes "
-                         "tokenizer.json",
-                         s.msg);
-}
-
-static status_t load_tokenizer_json(const char *dir, struct tokenizer **tokenizer_out)
-{
-    char path[PATH_BYTES];
-    TRY(file_join(path, sizeof path, dir, "tokenizer.json"));
-    struct bytes file;
-    bytes_init(&file, MAX_FILE_BYTES + 1);
-    status_t s = file_read(path, MAX_FILE_BYTES, &file);
-    if (status_is_ok(&s)) {
-        s = status_wrapf(tokenizer_json_parse(file.data, file.size, tokenizer_out), "%s", path);
-    } else {
-        s = add_remedy(s, dir);
-    }
-    bytes_destroy(&file);
-    return s;
-}
-
-/* tokenizer_config.json may be absent. */
-static status_t load_tokenizer_config(const char *dir, struct tokenizer *tokenizer)
-{
-    char path[PATH_BYTES];
-    TRY(file_join(path, sizeof path, dir, "tokenizer_config.json"));
-    struct bytes file;
-    bytes_init(&file, MAX_CONFIG_BYTES + 1);
-    status_t s = file_read(path, MAX_CONFIG_BYTES, &file);
-    if (status_is_ok(&s)) {
-        s = status_wrapf(tokenizer_config_apply(file.data, file.size, tokenizer), "%s", path);
-    } else if (s.code == STATUS_NOT_FOUND) {
-        s = status_ok();
-    }
-    bytes_destroy(&file);
-    return s;
-}
-
-status_t tokenizer_load(const char *dir, struct tokenizer **tokenizer_out)
-{
-    struct tokenizer *tokenizer = NULL;
-    TRY(load_tokenizer_json(dir, &tokenizer));
-    status_t s = load_tokenizer_config(dir, tokenizer);
-    if (!status_is_ok(&s)) {
-        tokenizer_free(tokenizer);
-        return s;
-    }
-    *tokenizer_out = tokenizer;
-    return status_ok();
-}
+// ---- life ----
 
 void tokenizer_free(struct tokenizer *tokenizer)
 {
@@ -104,6 +36,16 @@ bool tokenizer_is_special(const struct tokenizer *tokenizer, int32_t id)
 {
     return id >= 0 && (size_t)id < tokenizer->decoded.n &&
            (tokenizer->kinds[id] & TOKEN_SPECIAL) != 0;
+}
+
+int32_t tokenizer_special_id(const struct tokenizer *tokenizer, const char *text)
+{
+    const size_t size = strlen(text);
+    int32_t id = added_tokens_find(&tokenizer->raw_added, text, size);
+    if (id < 0) {
+        id = added_tokens_find(&tokenizer->normalized_added, text, size);
+    }
+    return tokenizer_is_special(tokenizer, id) ? id : -1;
 }
 
 // ---- encode ----

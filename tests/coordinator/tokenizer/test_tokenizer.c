@@ -451,25 +451,6 @@ static void test_tokenizer_decode_refuses_ids_it_does_not_have(void **state)
     tokenizer_free(tokenizer);
 }
 
-static void test_tokenizer_load_names_the_file(void **state)
-{
-    (void)state;
-    char dir[TEST_PATH_BYTES];
-    char path[TEST_PATH_BYTES + 32];
-    test_tmpdir(dir);
-    struct tokenizer *tokenizer = NULL;
-    assert_status_says(tokenizer_load(dir, &tokenizer), STATUS_NOT_FOUND, "tokenizer.json");
-    snprintf(path, sizeof path, "%s/tokenizer.model", dir);
-    test_write_file(path, "x", 1);
-    assert_status_says(tokenizer_load(dir, &tokenizer), STATUS_NOT_FOUND, "fix: save");
-    snprintf(path, sizeof path, "%s/tokenizer.json", dir);
-    test_write_file(path, "{\"model\": 1}", 12);
-    assert_status_says(tokenizer_load(dir, &tokenizer), STATUS_DATA_LOSS, "tokenizer.json: ");
-    assert_null(tokenizer);
-    test_tmpdir_remove(dir);
-    tokenizer_free(NULL);
-}
-
 // ---- tokenizer_config.json ----
 
 static void write_text(const char *dir, const char *name, const char *text)
@@ -518,7 +499,7 @@ static void test_tokenizer_load_follows_the_config(void **state)
     write_text(dir, "tokenizer_config.json",
                "{\"tokenizer_class\": \"LlamaTokenizer\", \"bos_token\": \"<s>\"}");
     assert_status_says(tokenizer_load(dir, &tokenizer), STATUS_DATA_LOSS,
-                       "tokenizer_config.json: bos_token: \"<s>\" is not in model.vocab");
+                       "tokenizer_config.json: bos_token: \"<s>\" is not in the vocabulary");
     write_text(dir, "tokenizer_config.json", "{");
     assert_status_says(tokenizer_load(dir, &tokenizer), STATUS_DATA_LOSS,
                        "tokenizer_config.json: line 1");
@@ -532,6 +513,7 @@ static void test_tokenizer_load_follows_the_config(void **state)
 static void test_tokenizer_long_runs_are_quick(void **state)
 {
     static const char *const units[] = {"a", " ", "\u00e9"};
+    (void)get_published(state, 0); // skips the test without the data, before it owns anything
     const size_t size = (size_t)1024 * 1024;
     char *text = test_malloc(size);
     for (size_t t = 0; t < FIXTURE_N_PUBLISHED; t += 3) { // SentencePiece and NFC
@@ -568,7 +550,6 @@ int main(void)
         cmocka_unit_test(test_tokenizer_encode_says_where_text_is_not_utf8),
         cmocka_unit_test(test_tokenizer_encode_stops_at_the_limit),
         cmocka_unit_test(test_tokenizer_decode_refuses_ids_it_does_not_have),
-        cmocka_unit_test(test_tokenizer_load_names_the_file),
         cmocka_unit_test(test_tokenizer_load_follows_the_config),
         cmocka_unit_test(test_tokenizer_long_runs_are_quick),
     };

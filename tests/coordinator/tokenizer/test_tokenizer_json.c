@@ -67,7 +67,7 @@ static void test_tokenizer_json_refuses_bad_merges(void **state)
         {{.model = "{\"vocab\": {" AB "}, \"merges\": \"a b\"}"}, "merges: is a string"},
         {{.model = MODEL(AB, "\"a c\"")}, "merges[0]: token \"c\" is not in model.vocab"},
         {{.model = MODEL(AB, "\"a b\", \"b a\"")}, "merges[1]: token \"ba\" is not in"},
-        {{.model = MODEL(AB, "\"a b\", \"a b\"")}, "merges[1]: repeats merges[0]"},
+        {{.model = MODEL(AB, "\"a b\", \"a b\"")}, "merges[1]: repeats that of rank 0"},
         {{.model = MODEL(AB, "\"ab \"")}, "merges[0]: token \"\" is not in"},
         {{.model = MODEL(AB, "\"ab\"")}, "merges[0]: neither"},
         {{.model = MODEL(AB, "\"a b c\"")}, "merges[0]: neither"},
@@ -252,7 +252,7 @@ static void test_tokenizer_json_refuses_giants(void **state)
     test_free(model);
 
     model = repeat("", "[", 100000, "");
-    const struct bad_file deep = {{.model = model}, "maximum parsing depth"};
+    const struct bad_file deep = {{.model = model}, "nested deeper than 16"};
     assert_refused(&deep, 1);
     test_free(model);
 
