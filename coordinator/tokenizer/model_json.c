@@ -218,6 +218,12 @@ static status_t read_added_token(const json_t *json, const struct token_texts *t
     TRY(json_field_count(json, "id", INT32_MAX, &id));
     TRY(model_json_added_token(json, &token));
     token.id = (int32_t)id;
+    if (tokenizer->decoder.strip_first && texts->model[id].size == 0 &&
+        strstr(texts->all[id].data, META_SPACE) != NULL) {
+        return status_errorf(STATUS_DATA_LOSS, "a token with " META_SPACE
+                                               " that is not in model.vocab, with a Metaspace "
+                                               "decoder, is not supported");
+    }
     return token_texts_add(texts, token, tokenizer);
 }
 

@@ -9,8 +9,6 @@
 #include "coordinator/tokenizer/token_texts.h"
 #include "coordinator/tokenizer/tokenizer_config.h"
 
-#define META_SPACE "\xE2\x96\x81" // U+2581
-
 // ---- what is supported ----
 
 static status_t check_model(const struct sentencepiece_file *file)

@@ -67,6 +67,7 @@ struct detokenizer {
     const struct tokenizer *tokenizer;
     int flags;
     bool started;     /* until then a leading space may have to be removed */
+    bool pushed;      /* a token has been pushed; the first one may have to lose its spaces */
     bool broken_run;  /* <0xNN> tokens: this run of them is not UTF-8 */
     uint8_t held[64]; /* bytes of an unfinished character */
     size_t n_held;

@@ -5,7 +5,8 @@ What:    for each tokenizer: the published vectors, texts with special tokens, a
          both; ids must be equal. What they encode to, and random ids, are decoded by both; texts must be equal, but for
          the one documented difference (below).
          A tokenizer.model beside a tokenizer.json is read alone by ours, and compared with what `tokenizers` makes of
-         the tokenizer.json and with the library of its own form, `sentencepiece` or `tiktoken`. GPT-2's vocabulary is
+         the tokenizer.json and with the library of its own form, `sentencepiece` or `tiktoken`. DeciLM-7B's is
+         compared in the Metaspace forms that newer tokenizer.json files have. GPT-2's vocabulary is
          compared as vocab.json and merges.txt, and extended as DeciCoder-6B's, which its script makes with `tiktoken`.
 Needs:   pip install tokenizers sentencepiece tiktoken, and the built program <build>/tests/tokenizer_tool.
 Use:     tokenizer_vs_hf.py --build build/release [--data DATA] [--count 2000] [--seed 1] [--model DIR] [NAME ...]
@@ -266,6 +267,22 @@ def model_comparisons(name, folder, tool, scratch):
         yield tiktoken_comparison(name + " tokenizer.model, tiktoken", LLAMA3_PATTERN, read_ranks(path), tool, alone)
 
 
+def metaspace_comparisons(folder, tool, scratch):
+    """The form that newer files of the same tokenizers have: Metaspace instead of a normalizer."""
+    with open(os.path.join(folder, "tokenizer.json"), encoding="utf-8") as file:
+        root = json.load(file)
+    root["normalizer"] = None
+    for scheme, split, alone in (("first", False, False), ("always", True, True), ("never", False, True)):
+        step = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": scheme, "split": split}
+        root["pre_tokenizer"] = step
+        if alone:
+            root["decoder"] = step
+        to = copy_files(folder, [], os.path.join(scratch, "metaspace-" + scheme))
+        with open(os.path.join(to, "tokenizer.json"), "w", encoding="utf-8") as file:
+            json.dump(root, file)
+        yield Comparison(f"decilm-7b, Metaspace {scheme}", to, tool)
+
+
 def byte_of_character():
     """GPT-2's spelling of bytes: printable Latin-1 as itself, the others from U+0100 on."""
     printable = [b for b in range(256) if 0x21 <= b <= 0x7E or 0xA1 <= b <= 0xAC or 0xAE <= b]
@@ -321,6 +338,8 @@ def comparisons(name, folder, tool, scratch):
     yield Comparison(name, folder, tool)
     if os.path.exists(os.path.join(folder, "tokenizer.model")):
         yield from model_comparisons(os.path.basename(name), folder, tool, scratch)
+    if name == "decilm-7b":
+        yield from metaspace_comparisons(folder, tool, scratch)
     if name == "gpt-2":
         yield from gpt2_comparisons(folder, tool, scratch)
 

@@ -155,7 +155,22 @@ static void test_tokenizer_json_refuses_unknown_steps(void **state)
          "pattern is empty"},
         {{.normalizer = "{\"type\": \"Prepend\", \"prepend\": \"0123456789abcdef\"}"},
          "prepend: 16 bytes, limit 15"},
-        {{.pre_tokenizer = "{\"type\": \"Metaspace\"}"}, "pre_tokenizer \"Metaspace\""},
+        {{.pre_tokenizer = "{\"type\": \"Metaspace\"}"}, "pre_tokenizer: replacement: is absent"},
+        {{.pre_tokenizer = "{\"type\": \"Metaspace\", \"replacement\": \"_\"}"},
+         "pre_tokenizer: Metaspace replacement \"_\""},
+        {{.pre_tokenizer = "{\"type\": \"Metaspace\", \"replacement\": \"\u2581\","
+                           " \"prepend_scheme\": \"last\"}"},
+         "pre_tokenizer: prepend_scheme \"last\""},
+        {{.pre_tokenizer = "{\"type\": \"Metaspace\", \"replacement\": \"\u2581\","
+                           " \"add_prefix_space\": false}"},
+         "add_prefix_space: false with prepend_scheme always"},
+        {{.pre_tokenizer = "{\"type\": \"Sequence\", \"pretokenizers\": ["
+                           "{\"type\": \"Digits\"}, {\"type\": \"Metaspace\","
+                           " \"replacement\": \"\u2581\"}]}"},
+         "Metaspace with other steps"},
+        {{.decoder = "{\"type\": \"Metaspace\", \"replacement\": \"\u2581\"}",
+          .added_tokens = "[{\"id\": 6, \"content\": \"\u2581x\"}]"},
+         "added_tokens[0]: a token with \u2581"},
         {{.pre_tokenizer = "{\"type\": 1}"}, "pre_tokenizer: type: is an integer"},
         {{.pre_tokenizer = "{\"type\": \"Split\", \"pattern\": {\"Regex\": \"(a+)+$\"},"
                            " \"behavior\": \"Isolated\", \"invert\": false}"},
