@@ -63,13 +63,7 @@ static status_t resolve_name(const struct coordinator_config *config, struct mod
 static status_t resolve_context(const struct coordinator_config *config, struct model *model)
 {
     const int64_t wanted = config->max_model_len;
-    if (wanted > model->spec.max_positions) {
-        return status_errorf(
-            STATUS_INVALID_ARGUMENT,
-            "--max-model-len %lld is more than the model's %d "
-            "(config.json: max_position_embeddings)" STATUS_FIX "leave it out, or use at most %d",
-            (long long)wanted, model->spec.max_positions, model->spec.max_positions);
-    }
+    TRY(spec_check_context(&model->spec, wanted));
     model->context_tokens = (uint32_t)(wanted > 0 ? wanted : model->spec.max_positions);
     const size_t bytes = PROMPT_BYTES_PER_TOKEN * model->context_tokens;
     model->prompt_bytes = bytes > MIN_PROMPT_BYTES ? bytes : MIN_PROMPT_BYTES;

@@ -411,7 +411,10 @@ static status_t read_rope_type(const struct spec_source *src, struct model_spec 
                              "from max_position_embeddings %d on",
                              src->name, object_name, original, spec->max_positions);
     }
-    return status_ok();
+    TRY(spec_field_positive(object, "factor", 0, &spec->dynamic_factor));
+    return spec->dynamic_factor > 0
+               ? status_ok()
+               : spec_field_error(object, "factor", NULL, "must be a number above 0");
 }
 
 /* The object rope_scaling, or rope_parameters of newer files, which also holds the two numbers. */
