@@ -6,7 +6,7 @@
 
 #include "coordinator/tokenizer/pb_reader.h"
 
-#define MAX_PIECES ((size_t)4 * 1024 * 1024)
+#define MAX_PIECES ((size_t)512 * 1024) /* the largest known vocabulary has 262,144 */
 
 static struct pb_reader open_message(struct text_view bytes)
 {
@@ -71,10 +71,12 @@ static status_t read_piece(struct text_view bytes, struct sentencepiece_piece *o
 static status_t add_piece(struct sentencepiece_file *file, const struct pb_field *field)
 {
     TRY(pb_reader_expect(field, PB_BYTES));
+    if (file->n == MAX_PIECES) {
+        return status_errorf(STATUS_DATA_LOSS, "more than %zu pieces", MAX_PIECES);
+    }
     if (file->n == file->capacity) {
         const size_t capacity = 2 * file->capacity + 1024;
-        struct sentencepiece_piece *pieces =
-            capacity <= 2 * MAX_PIECES ? realloc(file->pieces, capacity * sizeof *pieces) : NULL;
+        struct sentencepiece_piece *pieces = realloc(file->pieces, capacity * sizeof *pieces);
         if (pieces == NULL) {
             return status_errorf(STATUS_RESOURCE_EXHAUSTED, "out of memory for %zu pieces",
                                  capacity);
