@@ -132,6 +132,7 @@ static void test_spec_blocks_reads_the_mini_model(void **state)
     struct model_spec spec;
     read_published("nemotron-nas-mini", &spec);
     assert_int_equal(spec_parameters(&spec), 416860160);
+    assert_int_equal(spec_kv_bytes_per_token(&spec, DTYPE_BF16), 11264);
     static const int32_t kv[14] = {4, 2, 0, 0, 4, 8, 4, 4, 2, 0, 0, 4, 8, 4};
     for (int32_t i = 0; i < 14; i++) {
         const int32_t of_seven = i % 7;
