@@ -5,8 +5,10 @@ usage: make_corpus.py [DIRECTORY]
 
 What a search finds and should be remembered is added beside them by hand.
 """
+import base64
 import json
 import os
+import struct
 import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -128,6 +130,41 @@ def tokenizers():
         yield f"{name}-no-text", json.dumps(file).encode() + b"\0\xff\xfe"
 
 
+def field(number, value):
+    """Of a protobuf message; sizes stay below 128."""
+    if isinstance(value, int):
+        return bytes([number << 3, value]) if number < 16 else bytes([0x80 | number << 3 & 0x7F, number >> 4, value])
+    if isinstance(value, float):
+        return bytes([number << 3 | 5]) + struct.pack("<f", value)
+    return bytes([number << 3 | 2, len(value)]) + value
+
+
+def piece(text, score=0.0, kind=1):
+    return field(1, field(1, text.encode()) + field(2, score) + field(3, kind))
+
+
+PIECES = [("<unk>", 0.0, 2), ("<s>", 0.0, 3), ("</s>", 0.0, 3), ("\u2581", -3.0), ("a", -4.0), ("b", -5.0),
+          ("ab", -1.0), ("\u2581ab", -2.0), ("\u2581\u2581", -1e9), ("\u2581\u2581\u2581", -1e9), ("bb", -1.0),
+          ("abb", 0.0, 4)]
+BYTE_PIECES = [(f"<0x{b:02X}>", 0.0, 6) for b in range(256)]
+
+
+def tokenizer_models():
+    bpe = field(2, field(3, 2) + field(35, 0))
+    with_bytes = field(2, field(3, 2) + field(35, 1))
+    identity = field(3, field(1, b"identity") + field(3, 1) + field(4, 0) + field(5, 1))
+    files = {
+        "plain": b"".join(piece(*p) for p in PIECES) + bpe + identity,
+        "bytes": b"".join(piece(*p) for p in PIECES + BYTE_PIECES) + with_bytes + identity,
+        "no-prefix": b"".join(piece(*p) for p in PIECES) + bpe + field(3, field(3, 0) + field(4, 0)),
+        "unigram": piece("a") + identity,
+        "tiktoken": b"".join(base64.b64encode(bytes([i])) + b" %d\n" % i for i in range(64)),
+    }
+    for name, file in files.items():
+        for i, text in enumerate(TEXTS[:3] + ["<s>  abb   ab"]):
+            yield f"{name}-{i}", bytes([len(text.encode())]) + text.encode() + file
+
+
 WORDS = {
     "config": ["\"block_configs\"", "\"attention\"", "\"ffn\"", "\"no_op\"", "\"replace_with_linear\"",
                "\"ffn_mult\"", "\"n_heads_in_group\"", "\"head_dim\"", "\"rope_scaling\"", "\"rope_parameters\"",
@@ -141,13 +178,14 @@ WORDS = {
     "tokenizer": ["\"ab\"", "\"a b\"", "[\"a\", \"b\"]", "\"NFC\"", "\"Digits\"", "\"ByteLevel\"", "\"Sequence\"",
                   "\"type\"", "\"special\"", "\"normalized\"", "\"ignore_merges\": true,", "\"Split\"", "\"Isolated\"",
                   "\"TemplateProcessing\"", "\\u2581"],
+    "tokenizer_model": ["<0x41>", "\u2581", "ab", "<s>", "IQ== 0", "\x18\x02", "\x18\x03", "\x18\x04", "\x20\x00"],
 }
 
 
 def main():
     root = sys.argv[1] if len(sys.argv) > 1 else os.path.join(HERE, "corpus")
     corpora = {"safetensors": SAFETENSORS, "config": CONFIG, "index": INDEX, "settings": SETTINGS,
-               "tokenizer": dict(tokenizers())}
+               "tokenizer": dict(tokenizers()), "tokenizer_model": dict(tokenizer_models())}
     for target, inputs in corpora.items():
         directory = os.path.join(root, target)
         os.makedirs(directory, exist_ok=True)
