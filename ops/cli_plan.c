@@ -4,22 +4,82 @@
 #include <string.h>
 
 #include "ops/cli.h"
+#include "parallel/plan_memory.h"
 #include "parallel/plan_options.h"
 #include "parallel/plan_print.h"
 
 struct options {
     struct plan_options plan;
+    int64_t max_num_seqs, max_num_batched_tokens, max_model_len, kv_cache_bytes;
     bool json;
 };
 
 static const struct config_row rows[] = {
     PLAN_OPTIONS_ROWS(struct options),
+    {.name = "max-model-len",
+     .type = CONFIG_INT,
+     .offset = offsetof(struct options, max_model_len),
+     .default_text = "0",
+     .min = 0,
+     .max = 16777216,
+     .help = "longest prompt + completion in tokens; 0: the model's"},
+    {.name = "max-num-seqs",
+     .type = CONFIG_INT,
+     .offset = offsetof(struct options, max_num_seqs),
+     .default_text = "64",
+     .min = 1,
+     .max = 65536,
+     .help = "sequences a worker group computes at once"},
+    {.name = "max-num-batched-tokens",
+     .type = CONFIG_INT,
+     .offset = offsetof(struct options, max_num_batched_tokens),
+     .default_text = "512",
+     .min = 1,
+     .max = 1048576,
+     .help = "tokens of one step, prompts and completions together"},
+    {.name = "kv-cache-memory",
+     .type = CONFIG_INT,
+     .offset = offsetof(struct options, kv_cache_bytes),
+     .default_text = "0",
+     .min = 0,
+     .max = 0x1p50,
+     .help = "bytes of KV cache per rank; 0: what those sequences need"},
     {.name = "json",
      .type = CONFIG_BOOL,
      .offset = offsetof(struct options, json),
      .default_text = "false",
      .help = "print JSON"},
 };
+
+static struct plan_memory_request memory_request(const struct plan_print_args *args,
+                                                 const struct options *options)
+{
+    struct plan_memory_request request = {
+        .plan = args->plan,
+        .spec = args->spec,
+        .dtype = args->dtype,
+        .kv_dtype = args->kv_dtype,
+        .max_seqs = (int32_t)options->max_num_seqs,
+        .max_rows = (int32_t)options->max_num_batched_tokens,
+        .max_model_len = args->spec->max_positions,
+    };
+    if (options->max_model_len > 0 && options->max_model_len < request.max_model_len) {
+        request.max_model_len = (int32_t)options->max_model_len;
+    }
+    request.blocks_per_lane =
+        options->kv_cache_bytes > 0
+            ? plan_memory_blocks_in(args->plan, args->kv_dtype, (uint64_t)options->kv_cache_bytes)
+            : plan_memory_blocks_wanted(args->plan, request.max_seqs, request.max_model_len);
+    return request;
+}
+
+static status_t print_text(const struct plan_print_args *args, const struct options *options,
+                           struct bytes *out)
+{
+    const struct plan_memory_request request = memory_request(args, options);
+    TRY(plan_print_text(args, out));
+    return plan_memory_print(&request, out);
+}
 
 static status_t print_plan(const char *dir, const struct options *options)
 {
@@ -35,7 +95,7 @@ static status_t print_plan(const char *dir, const struct options *options)
                                          .spec = &spec,
                                          .dtype = dtype,
                                          .kv_dtype = dtype_resolve(options->plan.kv_dtype, dtype)};
-    s = options->json ? plan_print_json(&args, &text) : plan_print_text(&args, &text);
+    s = options->json ? plan_print_json(&args, &text) : print_text(&args, options, &text);
     if (s.code == STATUS_OK) {
         fwrite(text.data, 1, text.size, stdout);
         fputs(options->json ? "\n" : "", stdout);
