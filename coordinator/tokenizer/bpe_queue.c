@@ -163,6 +163,7 @@ static status_t activate(struct bpe_queue *queue, uint32_t rank)
     }
     queue->active.n = (size_t)(to - queue->active.data);
     if (!in_order) {
+        queue->n_sorted += queue->active.n;
         qsort(queue->active.data, queue->active.n, sizeof *queue->active.data, compare_positions);
     }
     queue->at = 0;
@@ -228,6 +229,7 @@ static uint64_t heap_top(struct bpe_queue *queue)
 status_t bpe_queue_push(struct bpe_queue *queue, uint32_t at)
 {
     const uint32_t rank = queue->nodes[at].rank;
+    queue->n_pushed++;
     if (rank <= queue->swept) {
         return heap_push(queue, (uint64_t)rank << 32 | at);
     }

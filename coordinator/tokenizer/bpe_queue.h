@@ -71,6 +71,9 @@ struct bpe_queue {
 
     uint64_t *heap; /* rank << 32 | position */
     size_t n_heap, heap_capacity;
+
+    uint64_t n_pushed,
+        n_sorted; /* since the queue was made, for tests: what time is proportional to */
 };
 
 /* Room for more nodes. */

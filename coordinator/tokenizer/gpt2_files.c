@@ -40,14 +40,19 @@ static status_t add_decoder(json_t *added, const json_t *config)
     json_t *token;
     json_object_foreach(json_object_get(config, "added_tokens_decoder"), name, token)
     {
-        json_t *entry = json_copy(token);
         char *end;
         const long id = strtol(name, &end, 10);
-        const bool is_id = end != name && *end == '\0';
-        if (json_object_set_new(entry, "id", is_id ? json_integer(id) : json_null()) != 0 ||
-            json_array_append_new(added, entry) != 0) {
+        if (!json_is_object(token) || end == name || *end != '\0') {
             return status_errorf(STATUS_DATA_LOSS,
-                                 "tokenizer_config.json: added_tokens_decoder: not objects");
+                                 "tokenizer_config.json: added_tokens_decoder: not objects by id");
+        }
+        json_t *entry = json_copy(token);
+        if (json_object_set_new(entry, "id", json_integer(id)) != 0) {
+            json_decref(entry);
+            return no_memory();
+        }
+        if (json_array_append_new(added, entry) != 0) {
+            return no_memory();
         }
     }
     return status_ok();

@@ -255,6 +255,9 @@ static bool decode_base64(const uint8_t *text, size_t size, uint8_t *out, size_t
 static bool parse_number(const uint8_t *text, size_t size, int64_t *out)
 {
     int64_t number = 0;
+    if (size == 0 || size > 9) {
+        return false;
+    }
     for (size_t i = 0; i < size; i++) {
         if (text[i] < '0' || text[i] > '9') {
             return false;
@@ -262,7 +265,7 @@ static bool parse_number(const uint8_t *text, size_t size, int64_t *out)
         number = 10 * number + (text[i] - '0');
     }
     *out = number;
-    return size > 0 && size <= 9;
+    return true;
 }
 
 /* "base64 id", without the newline. */

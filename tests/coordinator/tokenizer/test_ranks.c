@@ -213,6 +213,7 @@ static void test_ranks_refuse_bad_files(void **state)
         {"IQ== -1\n", "line 1: "},
         {"IQ== 1x\n", "line 1: "},
         {"IQ== 9999999999\n", "line 1: "},
+        {"IQ== 99999999999999999999\n", "line 1: "},
         {"\n", "line 1: "},
         {"IQ== 1\n", "id 1, but there are 1 ranks"},
     };

@@ -113,7 +113,7 @@ static void test_tokenizer_load_reads_a_pair_of_files(void **state)
     write_text(dir, "tokenizer_config.json", "{\"added_tokens_decoder\": {\"6\": 1}}");
     assert_fails(dir, STATUS_DATA_LOSS, "added_tokens_decoder");
     write_text(dir, "tokenizer_config.json", "{\"added_tokens_decoder\": {\"x\": {}}}");
-    assert_fails(dir, STATUS_DATA_LOSS, "added_tokens");
+    assert_fails(dir, STATUS_DATA_LOSS, "added_tokens_decoder: not objects by id");
     write_text(dir, "tokenizer_config.json", "{}");
     write_text(dir, "merges.txt", "a b\n\xff b\n");
     assert_fails(dir, STATUS_DATA_LOSS, "merges.txt: line 2 is not UTF-8");
