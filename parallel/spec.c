@@ -530,8 +530,8 @@ static status_t read_config(const struct spec_source *src, struct model_spec *sp
 /* A list of 162 blocks has some thousands of values. */
 static const struct json_limits config_limits = {
     .max_depth = 32,
-    .max_containers = 50 * 1000,
-    .max_values = 200 * 1000,
+    .max_containers = 50000,
+    .max_values = 200000,
 };
 
 /* The caller drops *root_out with json_decref. */

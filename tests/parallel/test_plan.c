@@ -192,8 +192,8 @@ static void count_units(const struct plan *plan, int32_t rank, int64_t units[N_U
 /* Over the stack no rank is more than one unit of a kind ahead of another. */
 static void check_even(const struct plan *plan)
 {
-    int64_t least[N_UNITS];
-    int64_t most[N_UNITS];
+    int64_t least[N_UNITS] = {0};
+    int64_t most[N_UNITS] = {0};
     for (int32_t r = 0; r < plan->tp; r++) {
         int64_t units[N_UNITS];
         count_units(plan, r, units);
