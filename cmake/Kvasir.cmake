@@ -11,6 +11,10 @@
 #       A cmocka program, run by ctest; also links base and tests/support. With RANKS it runs as n
 #       ranks under mpirun. It carries its folder's name as a label, and `mpi` with RANKS.
 
+#   kvasir_fuzz(name SOURCES fuzz_x.c LINKS x [CORPUS folder of tests/fuzz/corpus] [GENERATOR x.c] [RUNS n])
+#       A fuzz target as a test of n damaged inputs (tests/fuzz/fuzz_driver.h); with KVASIR_FUZZ also as
+#       <name>_guided, a libFuzzer program.
+
 include(CheckPIESupported)
 check_pie_supported(LANGUAGES C)
 set(CMAKE_POSITION_INDEPENDENT_CODE ON)
@@ -64,6 +68,12 @@ else()
     target_compile_options(kvasir_flags INTERFACE
         $<$<COMPILE_LANGUAGE:C,CXX>:-fstack-protector-strong>
         $<$<AND:$<COMPILE_LANGUAGE:C,CXX>,$<NOT:$<CONFIG:Debug>>>:-D_FORTIFY_SOURCE=2>)
+endif()
+if(KVASIR_FUZZ)
+    if(NOT CMAKE_C_COMPILER_ID MATCHES "Clang")
+        message(FATAL_ERROR "KVASIR_FUZZ needs clang (-DCMAKE_C_COMPILER=clang-14), this is ${CMAKE_C_COMPILER_ID}")
+    endif()
+    target_compile_options(kvasir_flags INTERFACE -fsanitize=fuzzer-no-link)
 endif()
 target_link_options(kvasir_flags INTERFACE -Wl,--as-needed -Wl,-z,relro -Wl,-z,now -Wl,-z,noexecstack)
 
@@ -150,6 +160,30 @@ function(kvasir_test target)
     add_test(NAME ${target} COMMAND ${command})
     set_tests_properties(${target} PROPERTIES
         LABELS "${labels}" ENVIRONMENT "${environment}" TIMEOUT ${arg_TIMEOUT} PROCESSORS ${processors})
+endfunction()
+
+# The driver's main() and test_support stay out of the guided program: libFuzzer brings its own.
+function(kvasir_fuzz target)
+    cmake_parse_arguments(PARSE_ARGV 1 arg "" "CORPUS;GENERATOR;RUNS;TIMEOUT" "SOURCES;LINKS")
+    kvasir_check_arguments(${target} "${arg_UNPARSED_ARGUMENTS}")
+    if(NOT arg_GENERATOR)
+        set(arg_GENERATOR ${PROJECT_SOURCE_DIR}/tests/fuzz/fuzz_no_generator.c)
+    endif()
+    set(corpus)
+    if(arg_CORPUS)
+        set(corpus ${PROJECT_SOURCE_DIR}/tests/fuzz/corpus/${arg_CORPUS})
+    endif()
+    kvasir_test(${target}
+        SOURCES ${arg_SOURCES} ${arg_GENERATOR} ${PROJECT_SOURCE_DIR}/tests/fuzz/fuzz_driver.c
+        LINKS ${arg_LINKS} LABELS fuzz ARGS ${arg_RUNS} ${corpus} TIMEOUT ${arg_TIMEOUT})
+    if(KVASIR_FUZZ)
+        add_executable(${target}_guided ${arg_SOURCES})
+        kvasir_target_common(${target}_guided)
+        target_link_libraries(${target}_guided PRIVATE ${arg_LINKS} base)
+        target_link_options(${target}_guided PRIVATE -fsanitize=fuzzer)
+        set_target_properties(${target}_guided PROPERTIES
+            RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
+    endif()
 endfunction()
 
 # ---- report ------------------------------------------------------------------------------------

@@ -14,8 +14,8 @@
 #include <stdint.h>
 
 #include "base/config.h"
-#include "base/dtype.h"
 #include "base/status.h"
+#include "parallel/plan_options.h"
 
 enum config_table_device {
     CONFIG_TABLE_DEVICE_AUTO,
@@ -30,16 +30,14 @@ enum config_table_launcher { CONFIG_TABLE_LAUNCHER_NONE, CONFIG_TABLE_LAUNCHER_M
 struct coordinator_config {
     const char *model; /* the one positional argument: a model directory */
 
-    int64_t tensor_parallel_size, pipeline_parallel_size, replicas;
+    struct plan_options plan;
+    int64_t replicas;
     const char *listen; /* "HOST:PORT" or "unix:PATH" */
     const char *http;   /* "HOST:PORT" or "off" */
 
-    int device;       /* enum config_table_device */
-    int dtype;        /* enum dtype_wanted */
-    int kv_dtype;     /* enum dtype_wanted */
-    int load_format;  /* enum config_table_load_format */
-    int64_t seed;     /* of dummy weights */
-    int kv_placement; /* enum plan_placement: the choices are in its order */
+    int device;      /* enum config_table_device */
+    int load_format; /* enum config_table_load_format */
+    int64_t seed;    /* of dummy weights */
 
     int launcher;       /* enum config_table_launcher */
     const char *mpirun; /* program */

@@ -63,13 +63,7 @@ static status_t resolve_name(const struct coordinator_config *config, struct mod
 static status_t resolve_context(const struct coordinator_config *config, struct model *model)
 {
     const int64_t wanted = config->max_model_len;
-    if (wanted > model->spec.max_positions) {
-        return status_errorf(
-            STATUS_INVALID_ARGUMENT,
-            "--max-model-len %lld is more than the model's %d "
-            "(config.json: max_position_embeddings)" STATUS_FIX "leave it out, or use at most %d",
-            (long long)wanted, model->spec.max_positions, model->spec.max_positions);
-    }
+    TRY(spec_check_context(&model->spec, wanted));
     model->context_tokens = (uint32_t)(wanted > 0 ? wanted : model->spec.max_positions);
     const size_t bytes = PROMPT_BYTES_PER_TOKEN * model->context_tokens;
     model->prompt_bytes = bytes > MIN_PROMPT_BYTES ? bytes : MIN_PROMPT_BYTES;
@@ -78,10 +72,7 @@ static status_t resolve_context(const struct coordinator_config *config, struct 
 
 static status_t make_plan(const struct coordinator_config *config, struct model *model)
 {
-    const struct plan_request request = {.tp = (int32_t)config->tensor_parallel_size,
-                                         .pp = (int32_t)config->pipeline_parallel_size,
-                                         .placement = config->kv_placement};
-    TRY(plan_make(&model->spec, &request, &model->plan));
+    TRY(plan_options_make(&config->plan, &model->spec, &model->plan));
     model->kv_replication = plan_kv_replication(&model->plan, &model->spec);
     model->kv_bytes_per_token = (double)spec_kv_bytes_per_token(&model->spec, model->kv_dtype);
     return plan_pack(&model->plan, &model->packed_plan);
@@ -161,8 +152,8 @@ static status_t load(const struct coordinator_config *config, struct model *mode
     TRY(resolve_dir(config->model, model->dir));
     TRY(spec_load(model->dir, &model->spec));
     TRY(resolve_name(config, model));
-    model->dtype = dtype_resolve(config->dtype, model->spec.dtype);
-    model->kv_dtype = dtype_resolve(config->kv_dtype, model->dtype);
+    model->dtype = dtype_resolve(config->plan.dtype, model->spec.dtype);
+    model->kv_dtype = dtype_resolve(config->plan.kv_dtype, model->dtype);
     TRY(resolve_context(config, model));
     TRY(make_plan(config, model));
     TRY(load_tokenizer(model));

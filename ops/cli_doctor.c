@@ -54,7 +54,9 @@ static json_t *json_text(const char *text)
     char ascii[STATUS_MSG_BYTES];
     snprintf(ascii, sizeof ascii, "%s", text);
     for (char *c = ascii; *c != '\0'; c++) {
-        *c = (unsigned char)*c < 0x80 ? *c : '?';
+        if ((unsigned char)*c >= 0x80) {
+            *c = '?';
+        }
     }
     return json_string(ascii);
 }

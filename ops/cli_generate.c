@@ -6,13 +6,14 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "coordinator/tokenizer/fim.h"
 #include "ops/cli.h"
 #include "ops/client.h"
 #include "ops/generate_options.h"
 
 struct generate_options {
     struct generate_common common;
-    const char *file;
+    const char *file, *suffix, *tokenizer;
     bool json, stats;
 };
 
@@ -24,6 +25,14 @@ static const struct config_row rows[] = {
      .type = CONFIG_STRING,
      .offset = AT(file),
      .help = "read the prompt from a file, - is stdin"},
+    {.name = "suffix",
+     .type = CONFIG_STRING,
+     .offset = AT(suffix),
+     .help = "fill in between PROMPT and this text (DeciCoder)"},
+    {.name = "tokenizer",
+     .type = CONFIG_STRING,
+     .offset = AT(tokenizer),
+     .help = "with --suffix and no --model: directory with the tokenizer"},
     {.name = "stats",
      .type = CONFIG_BOOL,
      .offset = AT(stats),
@@ -34,6 +43,12 @@ static const struct config_row rows[] = {
      .offset = AT(json),
      .default_text = "false",
      .help = "print one object {text, token_ids, finish_reason, usage} at the end"},
+};
+
+/* What is to be continued: the text, or with --suffix the ids that were made of it. */
+struct prompt {
+    struct bytes text;
+    struct token_list ids;
 };
 
 /* What came back so far. */
@@ -118,15 +133,26 @@ static void print_stats(const struct completion *c, uint64_t begin_ns)
     fprintf(stderr, " (%s)\n", wire_finish_reason_name(c->reason));
 }
 
+static void set_prompt(const struct prompt *prompt, struct wire_generate_request *request)
+{
+    if (prompt->ids.n > 0) {
+        request->prompt_kind = WIRE_PROMPT_TOKENS;
+        request->prompt_token_ids =
+            (struct wire_token_ids){.ids = (const uint32_t *)prompt->ids.ids, .n = prompt->ids.n};
+        return;
+    }
+    request->prompt_kind = WIRE_PROMPT_TEXT;
+    request->prompt = (const char *)prompt->text.data;
+    request->prompt_bytes = prompt->text.size;
+}
+
 static status_t generate(const struct generate_options *options, const char *address,
-                         const char *prompt, size_t prompt_bytes)
+                         const struct prompt *prompt)
 {
     struct generate_lists lists;
     struct wire_generate_request request;
     TRY(generate_common_request(&options->common, &lists, &request));
-    request.prompt_kind = WIRE_PROMPT_TEXT;
-    request.prompt = prompt;
-    request.prompt_bytes = prompt_bytes;
+    set_prompt(prompt, &request);
     struct client *client = NULL;
     TRY(client_open(address, &client));
     struct completion c = {.stream = !options->json,
@@ -157,8 +183,8 @@ static status_t generate(const struct generate_options *options, const char *add
     return s;
 }
 
-static status_t prompt_of(const struct generate_options *options, const struct config_set *set,
-                          struct bytes *prompt)
+static status_t text_of(const struct generate_options *options, const struct config_set *set,
+                        struct bytes *prompt)
 {
     if (options->file != NULL && set->n_positional == 0) {
         return cli_read_text(options->file, prompt);
@@ -173,6 +199,42 @@ static status_t prompt_of(const struct generate_options *options, const struct c
     return bytes_append_str(prompt, set->positional[0]);
 }
 
+/* The server knows no suffix: the prompt is made here, from the model's own tokenizer. */
+static status_t encode_suffix(const struct generate_options *options, struct prompt *prompt)
+{
+    const char *dir =
+        options->tokenizer != NULL ? options->tokenizer : options->common.server.model;
+    if (dir == NULL) {
+        return status_errorf(STATUS_INVALID_ARGUMENT,
+                             "--suffix needs the model's tokenizer" STATUS_FIX
+                             "--tokenizer DIR, or --model DIR");
+    }
+    struct tokenizer *tokenizer;
+    TRY(tokenizer_load(dir, &tokenizer));
+    const struct fim_text before = {.data = (const char *)prompt->text.data,
+                                    .size = prompt->text.size};
+    const struct fim_text behind = {.data = options->suffix, .size = strlen(options->suffix)};
+    const status_t s = fim_encode(tokenizer, before, behind, &prompt->ids);
+    tokenizer_free(tokenizer);
+    return s;
+}
+
+static status_t prompt_of(const struct generate_options *options, const struct config_set *set,
+                          struct prompt *prompt)
+{
+    if (options->tokenizer != NULL && options->suffix == NULL) {
+        return status_errorf(STATUS_INVALID_ARGUMENT, "--tokenizer is for --suffix alone");
+    }
+    TRY(text_of(options, set, &prompt->text));
+    return options->suffix != NULL ? encode_suffix(options, prompt) : status_ok();
+}
+
+static void prompt_destroy(struct prompt *prompt)
+{
+    bytes_destroy(&prompt->text);
+    token_list_destroy(&prompt->ids);
+}
+
 int cli_generate(const struct cli_command *command, int argc, char **argv)
 {
     struct generate_options options;
@@ -182,24 +244,24 @@ int cli_generate(const struct cli_command *command, int argc, char **argv)
     if (code >= 0) {
         return code;
     }
-    struct bytes prompt = {0};
+    struct prompt prompt = {0};
     struct private_server server = {0};
     status_t s = prompt_of(&options, &set, &prompt);
     const char *address = options.common.address;
     if (s.code == STATUS_OK && options.common.server.model != NULL) {
         const status_t started = private_server_start(&server, &options.common.server, &code);
         if (started.code != STATUS_OK) { // the server has said why
-            bytes_destroy(&prompt);
+            prompt_destroy(&prompt);
             config_destroy(&set);
             return code;
         }
         address = server.address;
     }
     if (s.code == STATUS_OK) {
-        s = generate(&options, address, (const char *)prompt.data, prompt.size);
+        s = generate(&options, address, &prompt);
     }
     private_server_stop(&server);
-    bytes_destroy(&prompt);
+    prompt_destroy(&prompt);
     config_destroy(&set);
     return cli_report(&s);
 }

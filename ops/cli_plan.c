@@ -4,76 +4,98 @@
 #include <string.h>
 
 #include "ops/cli.h"
+#include "parallel/plan_memory.h"
+#include "parallel/plan_options.h"
 #include "parallel/plan_print.h"
 
-struct plan_options {
-    int64_t tp, pp;
-    int placement;       /* enum plan_placement: the choices are in its order */
-    int dtype, kv_dtype; /* enum dtype_wanted */
+struct options {
+    struct plan_options plan;
+    int64_t max_num_seqs, max_num_batched_tokens, max_model_len, kv_cache_bytes;
     bool json;
 };
 
-#define AT(field) offsetof(struct plan_options, field)
-
 static const struct config_row rows[] = {
-    {.name = "tensor-parallel-size",
-     .alias = "-tp",
+    PLAN_OPTIONS_ROWS(struct options),
+    {.name = "max-model-len",
      .type = CONFIG_INT,
-     .offset = AT(tp),
-     .default_text = "1",
-     .min = 1,
-     .max = 1024,
-     .help = "ranks that share every layer"},
-    {.name = "pipeline-parallel-size",
-     .alias = "-pp",
+     .offset = offsetof(struct options, max_model_len),
+     .default_text = "0",
+     .min = 0,
+     .max = 16777216,
+     .help = "longest prompt + completion in tokens; 0: the model's"},
+    {.name = "max-num-seqs",
      .type = CONFIG_INT,
-     .offset = AT(pp),
-     .default_text = "1",
+     .offset = offsetof(struct options, max_num_seqs),
+     .default_text = "64",
      .min = 1,
-     .max = 1024,
-     .help = "stages of consecutive layers"},
-    {.name = "kv-placement",
-     .type = CONFIG_CHOICE,
-     .offset = AT(placement),
-     .default_text = "auto",
-     .choices = "auto|share|replicate",
-     .help = "KV heads on several ranks: shared by sequence or copied"},
-    {.name = "dtype",
-     .type = CONFIG_CHOICE,
-     .offset = AT(dtype),
-     .default_text = "auto",
-     .choices = DTYPE_CHOICES,
-     .help = "type of the weights in memory; auto: the checkpoint's"},
-    {.name = "kv-cache-dtype",
-     .type = CONFIG_CHOICE,
-     .offset = AT(kv_dtype),
-     .default_text = "auto",
-     .choices = DTYPE_CHOICES,
-     .help = "type of stored keys and values; auto: as --dtype"},
+     .max = 65536,
+     .help = "sequences a worker group computes at once"},
+    {.name = "max-num-batched-tokens",
+     .type = CONFIG_INT,
+     .offset = offsetof(struct options, max_num_batched_tokens),
+     .default_text = "512",
+     .min = 1,
+     .max = 1048576,
+     .help = "tokens of one step, prompts and completions together"},
+    {.name = "kv-cache-memory",
+     .type = CONFIG_INT,
+     .offset = offsetof(struct options, kv_cache_bytes),
+     .default_text = "0",
+     .min = 0,
+     .max = 0x1p50,
+     .help = "bytes of KV cache per rank; 0: what those sequences need"},
     {.name = "json",
      .type = CONFIG_BOOL,
-     .offset = AT(json),
+     .offset = offsetof(struct options, json),
      .default_text = "false",
      .help = "print JSON"},
 };
 
-static status_t print_plan(const char *dir, const struct plan_options *options)
+static struct plan_memory_request memory_request(const struct plan_print_args *args,
+                                                 const struct options *options)
+{
+    struct plan_memory_request request = {
+        .plan = args->plan,
+        .spec = args->spec,
+        .dtype = args->dtype,
+        .kv_dtype = args->kv_dtype,
+        .max_seqs = (int32_t)options->max_num_seqs,
+        .max_rows = (int32_t)options->max_num_batched_tokens,
+        .max_model_len = args->spec->max_positions,
+    };
+    if (options->max_model_len > 0 && options->max_model_len < request.max_model_len) {
+        request.max_model_len = (int32_t)options->max_model_len;
+    }
+    request.blocks_per_lane =
+        options->kv_cache_bytes > 0
+            ? plan_memory_blocks_in(args->plan, args->kv_dtype, (uint64_t)options->kv_cache_bytes)
+            : plan_memory_blocks_wanted(args->plan, request.max_seqs, request.max_model_len);
+    return request;
+}
+
+static status_t print_text(const struct plan_print_args *args, const struct options *options,
+                           struct bytes *out)
+{
+    const struct plan_memory_request request = memory_request(args, options);
+    TRY(plan_print_text(args, out));
+    return plan_memory_print(&request, out);
+}
+
+static status_t print_plan(const char *dir, const struct options *options)
 {
     struct model_spec spec = {0};
     struct plan plan = {0};
     struct bytes text;
     bytes_init(&text, 256u << 20);
     TRY(spec_load(dir, &spec));
-    const struct plan_request request = {
-        .tp = (int32_t)options->tp, .pp = (int32_t)options->pp, .placement = options->placement};
     status_t s;
-    TRY_GOTO(s, plan_make(&spec, &request, &plan), undo_spec);
-    const int dtype = dtype_resolve(options->dtype, spec.dtype);
+    TRY_GOTO(s, plan_options_make(&options->plan, &spec, &plan), undo_spec);
+    const int dtype = dtype_resolve(options->plan.dtype, spec.dtype);
     const struct plan_print_args args = {.plan = &plan,
                                          .spec = &spec,
                                          .dtype = dtype,
-                                         .kv_dtype = dtype_resolve(options->kv_dtype, dtype)};
-    s = options->json ? plan_print_json(&args, &text) : plan_print_text(&args, &text);
+                                         .kv_dtype = dtype_resolve(options->plan.kv_dtype, dtype)};
+    s = options->json ? plan_print_json(&args, &text) : print_text(&args, options, &text);
     if (s.code == STATUS_OK) {
         fwrite(text.data, 1, text.size, stdout);
         fputs(options->json ? "\n" : "", stdout);
@@ -87,7 +109,7 @@ undo_spec:
 
 int cli_plan(const struct cli_command *command, int argc, char **argv)
 {
-    struct plan_options options;
+    struct options options;
     struct config_set set;
     const struct cli_table table = CLI_TABLE(rows, &options);
     const int code = cli_load(command, &table, &set, argc, argv);

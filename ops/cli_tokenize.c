@@ -18,7 +18,7 @@ struct tokenize_options {
 #define MODEL_ROW                                                    \
     {                                                                \
         .name = "model", .type = CONFIG_STRING, .offset = AT(model), \
-        .help = "directory with tokenizer.json"                      \
+        .help = "directory with the tokenizer's files"               \
     }
 #define JSON_ROW                                                                          \
     {                                                                                     \
@@ -58,9 +58,11 @@ static const struct config_row detokenize_rows[] = {
 static status_t load(const struct tokenize_options *options, struct tokenizer **tokenizer_out)
 {
     if (options->model == NULL) {
-        return status_errorf(STATUS_INVALID_ARGUMENT,
-                             "--model is missing" STATUS_FIX
-                             "--model DIR, a directory with tokenizer.json");
+        return status_errorf(
+            STATUS_INVALID_ARGUMENT,
+            "--model is missing" STATUS_FIX
+            "--model DIR, a directory with tokenizer.json, tokenizer.model, or vocab.json "
+            "and merges.txt");
     }
     return tokenizer_load(options->model, tokenizer_out);
 }

@@ -4,6 +4,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <jansson.h>
 
@@ -206,6 +207,20 @@ static void check_memory(struct look *look)
 
 // ---- text ----
 
+/* The file that tokenizer_load takes: the first of these that is there. */
+static const char *tokenizer_form(const char *dir)
+{
+    static const char *const forms[] = {"tokenizer.json", "tokenizer.model", "vocab.json"};
+    char path[PATH_BYTES];
+    for (size_t i = 0; i < sizeof forms / sizeof forms[0]; i++) {
+        const status_t s = file_join(path, sizeof path, dir, forms[i]);
+        if (status_is_ok(&s) && access(path, F_OK) == 0) {
+            return forms[i];
+        }
+    }
+    return "tokenizer";
+}
+
 /* False when it cannot be read. */
 static bool check_tokenizer(struct look *look)
 {
@@ -219,13 +234,14 @@ static bool check_tokenizer(struct look *look)
     const int32_t n = tokenizer_vocab_size(tokenizer);
     tokenizer_free(tokenizer);
     if (look->has_spec && n > look->spec.n_vocab) {
-        doctor_finding_set(f, DOCTOR_FAIL,
-                           "%s: the tokenizer has %d ids, config.json: vocab_size is %d",
-                           look->options->dir, n, look->spec.n_vocab);
+        doctor_finding_set(
+            f, DOCTOR_FAIL, "%s/%s: the tokenizer has %d ids, config.json: vocab_size is %d",
+            look->options->dir, tokenizer_form(look->options->dir), n, look->spec.n_vocab);
         doctor_finding_advise(f, "take tokenizer and model from the same repository");
         return true;
     }
-    doctor_finding_set(f, DOCTOR_OK, "%d ids, of %d that the model knows", n,
+    doctor_finding_set(f, DOCTOR_OK, "%s: %d ids, of %d that the model knows",
+                       tokenizer_form(look->options->dir), n,
                        look->has_spec ? look->spec.n_vocab : n);
     return true;
 }

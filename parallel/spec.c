@@ -411,7 +411,10 @@ static status_t read_rope_type(const struct spec_source *src, struct model_spec 
                              "from max_position_embeddings %d on",
                              src->name, object_name, original, spec->max_positions);
     }
-    return status_ok();
+    TRY(spec_field_positive(object, "factor", 0, &spec->dynamic_factor));
+    return spec->dynamic_factor > 0
+               ? status_ok()
+               : spec_field_error(object, "factor", NULL, "must be a number above 0");
 }
 
 /* The object rope_scaling, or rope_parameters of newer files, which also holds the two numbers. */
@@ -527,8 +530,8 @@ static status_t read_config(const struct spec_source *src, struct model_spec *sp
 /* A list of 162 blocks has some thousands of values. */
 static const struct json_limits config_limits = {
     .max_depth = 32,
-    .max_containers = 50 * 1000,
-    .max_values = 200 * 1000,
+    .max_containers = 50000,
+    .max_values = 200000,
 };
 
 /* The caller drops *root_out with json_decref. */

@@ -65,9 +65,10 @@ struct model_spec {
     double norm_eps;
     double rope_theta;
     struct spec_rope_scaling rope_scaling;
-    bool tied_head; /* lm_head is embed_tokens */
-    int dtype;      /* enum dtype, of the checkpoint as config.json says */
-    int32_t bos_id; /* -1: none */
+    double dynamic_factor; /* of rope_scaling type dynamic, which is not applied; 0: another type */
+    bool tied_head;        /* lm_head is embed_tokens */
+    int dtype;             /* enum dtype, of the checkpoint as config.json says */
+    int32_t bos_id;        /* -1: none */
     int32_t eos_ids[SPEC_MAX_EOS];
     int32_t n_eos;
     struct spec_layer *layers; /* [n_layers] */
@@ -85,6 +86,14 @@ void spec_destroy(struct model_spec *spec); /* accepts a zeroed spec */
 /* Parameters of one norm, and how many norms there are. */
 int64_t spec_norm_parameters(const struct model_spec *spec);
 int64_t spec_n_norms(const struct model_spec *spec);
+
+/*
+ * Whether the model can be served with this context. INVALID_ARGUMENT when it is longer than what it was trained for.
+ * Type dynamic is no way around: its angles depend on how long the sequence is, for every position of it, so that each
+ * new token would ask for all earlier keys turned anew, and the keys of a request would depend on how it was cut into
+ * chunks. The published implementations do not agree there either.
+ */
+MUST_USE status_t spec_check_context(const struct model_spec *spec, int64_t n_tokens);
 
 /* Number of parameters, and bytes of KV one token needs over all layers, stored once. */
 int64_t spec_parameters(const struct model_spec *spec);

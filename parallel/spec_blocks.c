@@ -111,7 +111,7 @@ static status_t read_layer(const struct spec_source *entry, const struct model_s
                            struct spec_layer *layer)
 {
     char name[NAME_BYTES];
-    struct spec_source block;
+    struct spec_source block = {0};
     TRY(open_block(entry, "attention", name, &block));
     TRY(read_attention(&block, spec, layer));
     TRY(open_block(entry, "ffn", name, &block));

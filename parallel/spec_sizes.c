@@ -1,7 +1,9 @@
 /*
- * spec_sizes.c - how large a model is, and the names of its blocks
+ * spec_sizes.c - how large a model is, how long a context it takes, and the names of its blocks
  */
 #include "parallel/spec.h"
+
+#include <stdio.h>
 
 const char *spec_block_name(int block)
 {
@@ -58,4 +60,22 @@ int64_t spec_kv_bytes_per_token(const struct model_spec *spec, int kv_dtype)
         heads += spec->layers[i].n_kv_heads;
     }
     return 2 * heads * spec->head_dim * (int64_t)dtype_bytes(kv_dtype);
+}
+
+status_t spec_check_context(const struct model_spec *spec, int64_t n_tokens)
+{
+    char dynamic[128] = "";
+    if (n_tokens <= spec->max_positions) {
+        return status_ok();
+    }
+    if (spec->dynamic_factor > 0) {
+        snprintf(
+            dynamic, sizeof dynamic,
+            ": rope_scaling dynamic (factor %g) would change the angles of keys already stored",
+            spec->dynamic_factor);
+    }
+    return status_errorf(STATUS_INVALID_ARGUMENT,
+                         "--max-model-len %lld is more than the model's %d (config.json: "
+                         "max_position_embeddings)%s" STATUS_FIX "leave it out, or use at most %d",
+                         (long long)n_tokens, spec->max_positions, dynamic, spec->max_positions);
 }

@@ -6,6 +6,7 @@
 
 #include "base/clock.h"
 #include "parallel/comm_staged.h"
+#include "parallel/plan_memory.h"
 #include "worker/checkpoint.h"
 #include "worker/forward.h"
 #include "worker/host.h"
@@ -370,6 +371,27 @@ static void set_limits(struct engine *e, int64_t blocks_per_lane)
     };
 }
 
+/* What the plan says this rank needs, and what it has. */
+static void log_memory(const struct engine *e, int64_t blocks_per_lane)
+{
+    const struct plan_memory_request request = {
+        .plan = e->plan,
+        .spec = e->spec,
+        .dtype = e->options.dtype,
+        .kv_dtype = e->options.kv_dtype,
+        .max_seqs = e->options.max_num_seqs,
+        .max_rows = e->options.max_num_batched_tokens,
+        .max_model_len = e->options.max_model_len,
+        .blocks_per_lane = blocks_per_lane,
+    };
+    struct plan_memory planned;
+    plan_memory_of(&request, e->rank, &planned);
+    log_write(&e->options.log, LOG_INFO, "memory",
+              "planned=%" PRIu64 " resident=%" PRIu64 " weights=%" PRIu64 " kv=%" PRIu64
+              " buffers=%" PRIu64,
+              planned.total, host_memory_resident(), planned.weights, planned.kv, planned.buffers);
+}
+
 // ---- the engine ----
 
 static status_t build(struct engine *e)
@@ -382,6 +404,7 @@ static status_t build(struct engine *e)
     log_write(&e->options.log, LOG_INFO, "kv pool ready",
               "lanes=%d blocks_per_lane=%lld bytes=%" PRIu64, e->plan->n_lanes,
               (long long)blocks_per_lane, e->pool.bytes);
+    log_memory(e, blocks_per_lane);
     return status_ok();
 }
 

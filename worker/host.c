@@ -3,6 +3,7 @@
 #include <sched.h>
 #include <stdbool.h>
 #include <stdio.h>
+#include <string.h>
 
 /* The number in a file of one number; false for "max" and for what cannot be read. */
 static bool read_number(const char *path, uint64_t *value_out)
@@ -29,17 +30,19 @@ static uint64_t cgroup_left(const char *limit_path, const char *usage_path)
     return limit > usage ? limit - usage : 0;
 }
 
-static uint64_t meminfo_available(void)
+/* Of a file with lines `Name:  number kB`; UINT64_MAX: it has no such line. */
+static uint64_t read_line(const char *path, const char *name)
 {
-    FILE *file = fopen("/proc/meminfo", "re");
+    FILE *file = fopen(path, "re");
     if (file == NULL) {
         return UINT64_MAX;
     }
     char line[128];
+    const size_t n = strlen(name);
     unsigned long long kib = 0;
     bool found = false;
     while (!found && fgets(line, sizeof line, file) != NULL) {
-        found = sscanf(line, "MemAvailable: %llu kB", &kib) == 1;
+        found = strncmp(line, name, n) == 0 && sscanf(line + n, ": %llu kB", &kib) == 1;
     }
     fclose(file);
     return found ? (uint64_t)kib * 1024 : UINT64_MAX;
@@ -47,13 +50,19 @@ static uint64_t meminfo_available(void)
 
 uint64_t host_memory_available(void)
 {
-    uint64_t left = meminfo_available();
+    uint64_t left = read_line("/proc/meminfo", "MemAvailable");
     const uint64_t v2 = cgroup_left("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current");
     const uint64_t v1 = cgroup_left("/sys/fs/cgroup/memory/memory.limit_in_bytes",
                                     "/sys/fs/cgroup/memory/memory.usage_in_bytes");
     left = v2 < left ? v2 : left;
     left = v1 < left ? v1 : left;
     return left == UINT64_MAX ? 0 : left;
+}
+
+uint64_t host_memory_resident(void)
+{
+    const uint64_t bytes = read_line("/proc/self/status", "VmRSS");
+    return bytes == UINT64_MAX ? 0 : bytes;
 }
 
 int32_t host_cores(void)

@@ -11,5 +11,8 @@
  * or what is left of the cgroup's limit when that is less; 0 when neither can be read. */
 uint64_t host_memory_available(void);
 
+/* Bytes of this process that are in memory; 0 when that cannot be read. */
+uint64_t host_memory_resident(void);
+
 /* Cores this process may be scheduled on, at least 1. */
 int32_t host_cores(void);

@@ -5,8 +5,8 @@
 
 #include "kernels/cpu/convert.h"
 
-/* A chunk is read and packed while it is in a cache. */
-#define CHUNK_BYTES ((size_t)1 * 1024 * 1024)
+/* Small enough to be packed while it is in the last cache, large enough to be worth waking the team for. */
+#define CHUNK_BYTES ((size_t)8 * 1024 * 1024)
 #define SEND_TAG    1
 
 enum { ROW_UNIT = 16 };

@@ -73,6 +73,19 @@ void added_tokens_destroy(struct added_tokens *tokens)
     *tokens = (struct added_tokens){0};
 }
 
+int32_t added_tokens_find(const struct added_tokens *tokens, const void *text, size_t size)
+{
+    if (size == 0 || tokens->n_nodes == 0) {
+        return -1;
+    }
+    const uint8_t *bytes = text;
+    uint32_t node = tokens->first[bytes[0]];
+    for (size_t i = 1; i < size && node != 0; i++) {
+        node = find_child(tokens, node, bytes[i]);
+    }
+    return node != 0 ? tokens->nodes[node].id : -1;
+}
+
 /* The longest token that starts at `at`. */
 static struct added_token_match match_at(const struct added_tokens *tokens, const uint8_t *text,
                                          size_t size, size_t at)

@@ -40,6 +40,9 @@ MUST_USE status_t added_tokens_insert(struct added_tokens *tokens, const void *t
                                       int32_t id, int flags);
 void added_tokens_destroy(struct added_tokens *tokens); /* accepts a zeroed set */
 
+/* The id of the token with exactly this text (not empty), -1: none. */
+int32_t added_tokens_find(const struct added_tokens *tokens, const void *text, size_t size);
+
 struct added_token_match {
     size_t begin, end; /* in the text */
     int32_t id;        /* -1: none was found */

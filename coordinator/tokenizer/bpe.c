@@ -11,6 +11,10 @@
 // Words up to this many symbols merge by looking through all their pairs each time.
 #define SHORT_WORD 32
 
+// What the merges of a rank make, when it is no one id.
+#define RESULT_NONE    UINT32_MAX
+#define RESULT_SEVERAL (UINT32_MAX - 1)
+
 // ---- tables ----
 
 /* The slot of this pair: its merge, or an empty one. */
@@ -49,7 +53,7 @@ static status_t allocate_tables(struct bpe *bpe)
     bpe->n_filter_bits = 8 * bpe->n_slots;
     bpe->filter = calloc(bpe->n_filter_bits / 64, sizeof *bpe->filter);
     bpe->merges = malloc(bpe->n_slots * sizeof *bpe->merges);
-    bpe->result = malloc((bpe->n_merges + 1) * sizeof *bpe->result);
+    bpe->result = malloc((bpe->n_ranks + 1) * sizeof *bpe->result);
     bpe->length = malloc((bpe->vocab->n + 1) * sizeof *bpe->length);
     if (bpe->filter == NULL || bpe->merges == NULL || bpe->result == NULL || bpe->length == NULL) {
         return status_errorf(STATUS_RESOURCE_EXHAUSTED, "out of memory for %zu merges",
@@ -57,6 +61,7 @@ static status_t allocate_tables(struct bpe *bpe)
     }
     // All bits set: left is BPE_NONE, and the rank is higher than any.
     memset(bpe->merges, 0xFF, bpe->n_slots * sizeof *bpe->merges);
+    memset(bpe->result, 0xFF, bpe->n_ranks * sizeof *bpe->result);
     return status_ok();
 }
 
@@ -65,12 +70,12 @@ static status_t fill_merges(struct bpe *bpe, const struct bpe_merge *merges)
     for (size_t i = 0; i < bpe->n_merges; i++) {
         struct bpe_merge *slot = merge_slot(bpe, merges[i].left, merges[i].right);
         if (slot->left != BPE_NONE) {
-            return status_errorf(STATUS_DATA_LOSS, "merges[%zu]: repeats merges[%u]", i,
+            return status_errorf(STATUS_DATA_LOSS, "merges[%zu]: repeats that of rank %u", i,
                                  slot->rank);
         }
         *slot = merges[i];
-        slot->rank = (uint32_t)i;
-        bpe->result[i] = merges[i].id;
+        uint32_t *result = &bpe->result[slot->rank];
+        *result = *result == RESULT_NONE || *result == slot->id ? slot->id : RESULT_SEVERAL;
         const size_t bit = filter_bit(bpe, slot->left, slot->right);
         bpe->filter[bit / 64] |= 1ull << bit % 64;
     }
@@ -191,6 +196,9 @@ status_t bpe_init(struct bpe *bpe, const struct bpe_options *options, const stru
                   const struct bpe_merge *merges, size_t n_merges)
 {
     *bpe = (struct bpe){.options = *options, .vocab = vocab, .n_merges = n_merges};
+    for (size_t i = 0; i < n_merges; i++) {
+        bpe->n_ranks = merges[i].rank >= bpe->n_ranks ? merges[i].rank + 1u : bpe->n_ranks;
+    }
     bpe->seed = vocab_random_seed();
     struct token_ends *ends = find_ends(vocab);
     status_t s;
@@ -240,6 +248,13 @@ static uint32_t rank_of(const struct bpe *bpe, uint32_t left, uint32_t right)
     return find_merge(bpe, left, right)->rank;
 }
 
+/* What a pair of this rank becomes. Nearly always the rank alone says it. */
+static uint32_t result_of(const struct bpe *bpe, uint32_t rank, uint32_t left, uint32_t right)
+{
+    const uint32_t id = bpe->result[rank];
+    return id != RESULT_SEVERAL ? id : merge_slot(bpe, left, right)->id;
+}
+
 /* Merges n <= SHORT_WORD symbols in place and returns how many are left. */
 static size_t merge_short(const struct bpe *bpe, uint32_t *ids, size_t n)
 {
@@ -255,7 +270,7 @@ static size_t merge_short(const struct bpe *bpe, uint32_t *ids, size_t n)
         if (ranks[best] == BPE_NONE) {
             break;
         }
-        ids[best] = bpe->result[ranks[best]];
+        ids[best] = result_of(bpe, ranks[best], ids[best], ids[best + 1]);
         n--;
         const size_t n_behind = n - best - 1;
         memmove(ids + best + 1, ids + best + 2, n_behind * sizeof *ids);
@@ -285,7 +300,7 @@ static status_t merge_at(const struct bpe *bpe, struct bpe_queue *queue, uint32_
     struct bpe_node *nodes = queue->nodes;
     const uint32_t right = at + bpe->length[nodes[at].id];
     const uint32_t end = right + bpe->length[nodes[right].id];
-    nodes[at].id = bpe->result[nodes[at].rank];
+    nodes[at].id = result_of(bpe, nodes[at].rank, nodes[at].id, nodes[right].id);
     nodes[right].rank = BPE_INSIDE;
     nodes[end - 1].id = at;
     if (at > 0) {
@@ -301,7 +316,7 @@ static status_t merge_long(const struct bpe *bpe, struct bpe_scratch *scratch,
 {
     struct bpe_queue *queue = &scratch->queue;
     const uint32_t n = (uint32_t)scratch->n;
-    TRY(bpe_queue_begin(queue, n, bpe->n_merges));
+    TRY(bpe_queue_begin(queue, n, bpe->n_ranks));
     for (uint32_t i = 0; i < n; i++) {
         TRY(queue_pair(bpe, queue, n, i));
     }

@@ -35,7 +35,7 @@ struct bpe_options {
 
 struct bpe_merge {
     uint32_t left, right, id; /* left + right = id */
-    uint32_t rank;            /* its place in the list */
+    uint32_t rank;            /* lower ranks merge first; of equal ranks, the leftmost pair */
 };
 
 struct bpe {
@@ -46,7 +46,9 @@ struct bpe {
     uint64_t *filter;         /* one bit per pair: 0 says that no merge is of it */
     size_t n_filter_bits;     /* a power of two */
     size_t n_merges;
-    uint32_t *result; /* [n_merges]: the id that the merge of this rank makes */
+    size_t n_ranks; /* largest rank + 1 */
+    uint32_t *
+        result; /* [n_ranks]: the id that the merges of this rank make, unless it is more than one */
     uint32_t *length; /* [vocab.n]: how many symbols of a word a token consists of */
     struct pair_set joins;
     uint64_t seed;
@@ -55,7 +57,7 @@ struct bpe {
 };
 
 /*
- * `merges` in order of rank (the field itself is ignored). DATA_LOSS names a merge that repeats, or the byte that
+ * Ranks should leave few gaps, since tables are made of them. DATA_LOSS names a merge that repeats, or the byte that
  * byte_fallback lacks.
  */
 MUST_USE status_t bpe_init(struct bpe *bpe, const struct bpe_options *options,

@@ -1,6 +1,5 @@
 #include "coordinator/tokenizer/bpe_queue.h"
 
-#include <assert.h>
 #include <stdlib.h>
 
 #define PER_CHUNK (BPE_CHUNK - 1)
@@ -133,6 +132,13 @@ static void clear_bucket(struct bpe_queue *queue, uint32_t rank)
     }
 }
 
+static int compare_positions(const void *a, const void *b)
+{
+    const uint32_t x = *(const uint32_t *)a;
+    const uint32_t y = *(const uint32_t *)b;
+    return (x > y) - (x < y);
+}
+
 /* Sweeps on to this rank: its bucket, without what is out of date, becomes the active list. */
 static status_t activate(struct bpe_queue *queue, uint32_t rank)
 {
@@ -143,6 +149,7 @@ static status_t activate(struct bpe_queue *queue, uint32_t rank)
         queue->active.data = data;
     }
     uint32_t *to = queue->active.data;
+    bool in_order = true;
     const uint32_t *chunk = queue->chunks[bucket->head];
     for (uint32_t i = 0; i < bucket->n; i++) {
         if (i > 0 && i % PER_CHUNK == 0) {
@@ -150,11 +157,15 @@ static status_t activate(struct bpe_queue *queue, uint32_t rank)
         }
         const uint32_t at = chunk[1 + i % PER_CHUNK];
         if (queue->nodes[at].rank == rank) {
-            assert(to == queue->active.data || to[-1] < at);
+            in_order = in_order && (to == queue->active.data || to[-1] < at);
             *to++ = at;
         }
     }
     queue->active.n = (size_t)(to - queue->active.data);
+    if (!in_order) {
+        queue->n_sorted += queue->active.n;
+        qsort(queue->active.data, queue->active.n, sizeof *queue->active.data, compare_positions);
+    }
     queue->at = 0;
     queue->swept = rank;
     clear_bucket(queue, rank);
@@ -218,6 +229,7 @@ static uint64_t heap_top(struct bpe_queue *queue)
 status_t bpe_queue_push(struct bpe_queue *queue, uint32_t at)
 {
     const uint32_t rank = queue->nodes[at].rank;
+    queue->n_pushed++;
     if (rank <= queue->swept) {
         return heap_push(queue, (uint64_t)rank << 32 | at);
     }

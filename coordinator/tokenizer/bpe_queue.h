@@ -11,9 +11,10 @@
  *              late                        heap     (3, 4)
  *              ahead                       rank 12  chunk [ 1 5 .. ] -> chunk [ 9 ]
  *
- *            A bucket is in order as it was filled. What merges inside a token does not depend on its surroundings,
- *            so a given pair of tokens always comes about in the same rank's sweep and at the same distance from the
- *            position that is merged then; and a sweep goes from left to right.
+ *            A bucket is in order as it was filled when all its pairs are of the same two tokens. What merges inside
+ *            a token does not depend on its surroundings, so a given pair of tokens always comes about in the same
+ *            rank's sweep and at the same distance from the position that is merged then; and a sweep goes from left
+ *            to right. Where several pairs share a rank the bucket may have to be sorted.
  *
  * Layout:    a chunk is 16 numbers: the next chunk, then 15 positions.
  * Ownership: owns its arrays, which grow to the longest word and are reused.
@@ -70,6 +71,9 @@ struct bpe_queue {
 
     uint64_t *heap; /* rank << 32 | position */
     size_t n_heap, heap_capacity;
+
+    uint64_t n_pushed,
+        n_sorted; /* since the queue was made, for tests: what time is proportional to */
 };
 
 /* Room for more nodes. */

@@ -39,18 +39,12 @@ static status_t put(struct writer *w, const char *text)
 static status_t put_special(struct writer *w, const char *token)
 {
     TRY(flush(w));
-    struct token_list ids = {0};
-    status_t s =
-        tokenizer_encode(w->tokenizer, token, strlen(token), TOKENIZER_PARSE_SPECIAL, &ids);
-    if (status_is_ok(&s)) {
-        s = ids.n == 1 && tokenizer_is_special(w->tokenizer, ids.ids[0])
-                ? token_list_push(w->out, ids.ids[0])
-                : status_errorf(STATUS_FAILED_PRECONDITION,
-                                "the chat template's %s is no special token of the tokenizer",
-                                token);
+    const int32_t id = tokenizer_special_id(w->tokenizer, token);
+    if (id < 0) {
+        return status_errorf(STATUS_FAILED_PRECONDITION,
+                             "the chat template's %s is no special token of the tokenizer", token);
     }
-    token_list_destroy(&ids);
-    return s;
+    return token_list_push(w->out, id);
 }
 
 // ---- white space ----

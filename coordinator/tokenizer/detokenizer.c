@@ -128,6 +128,24 @@ static status_t push_fallback_byte(struct detokenizer *d, uint8_t byte, struct b
 
 // ---- the whole ----
 
+/* The first token without META_SPACE. What is no part of the model has none (model_json.c). */
+static status_t emit_first(struct detokenizer *d, int32_t id, struct bytes *out)
+{
+    const struct text_view piece = vocab_text(&d->tokenizer->pieces, (size_t)id);
+    const size_t mark = sizeof META_SPACE - 1;
+    const uint8_t *text = piece.data;
+    size_t size = piece.size;
+    while (size > 0) {
+        const uint8_t *hit = memmem(text, size, META_SPACE, mark);
+        const size_t length = hit != NULL ? (size_t)(hit - text) : size;
+        TRY(emit(d, text, length, out));
+        const size_t passed = hit != NULL ? length + mark : length;
+        text += passed;
+        size -= passed;
+    }
+    return status_ok();
+}
+
 status_t detokenizer_push(struct detokenizer *d, int32_t id, struct bytes *out)
 {
     const struct tokenizer *tokenizer = d->tokenizer;
@@ -138,6 +156,8 @@ status_t detokenizer_push(struct detokenizer *d, int32_t id, struct bytes *out)
     if ((d->flags & TOKENIZER_SKIP_SPECIAL) != 0 && (tokenizer->kinds[id] & TOKEN_SPECIAL) != 0) {
         return status_ok();
     }
+    const bool is_first = !d->pushed;
+    d->pushed = true;
     const struct text_view token = vocab_text(&tokenizer->decoded, (size_t)id);
     if (tokenizer->decoder.byte_level) {
         return push_byte_level(d, token, out);
@@ -146,6 +166,10 @@ status_t detokenizer_push(struct detokenizer *d, int32_t id, struct bytes *out)
         return push_fallback_byte(d, ((const uint8_t *)token.data)[0], out);
     }
     TRY(end_byte_run(d, out));
+    if (is_first && tokenizer->decoder.strip_first &&
+        vocab_text(&tokenizer->pieces, (size_t)id).size > 0) {
+        return emit_first(d, id, out);
+    }
     return emit(d, token.data, token.size, out);
 }
 

@@ -1,5 +1,19 @@
 #include "coordinator/tokenizer/json_field.h"
 
+status_t json_field_parse(const void *text, size_t size, size_t flags,
+                          const struct json_limits *limits, json_t **root_out)
+{
+    TRY(json_limits_check(text, size, limits));
+    json_error_t error;
+    json_t *root = json_loadb(text, size, flags, &error);
+    if (root == NULL) {
+        return status_errorf(STATUS_DATA_LOSS, "line %d, column %d: %s", error.line, error.column,
+                             error.text);
+    }
+    *root_out = root;
+    return status_ok();
+}
+
 json_t *json_field_get(const json_t *object, const char *name)
 {
     json_t *value = json_object_get(object, name);

@@ -1,7 +1,7 @@
 /*
- * json_field.h - fields of a JSON object, with errors that name them
+ * json_field.h - a JSON text of bounded size, and fields of its objects with errors that name them
  *
- * Ownership: results are borrowed from the object.
+ * Ownership: fields are borrowed from the object.
  * Thread:    any
  * Errors:    DATA_LOSS naming the field and what it should have been.
  */
@@ -11,7 +11,12 @@
 
 #include <jansson.h>
 
+#include "base/json_limits.h"
 #include "base/status.h"
+
+/* The value of a text, which need not end in NUL, by jansson's flags; json_decref it. */
+MUST_USE status_t json_field_parse(const void *text, size_t size, size_t flags,
+                                   const struct json_limits *limits, json_t **root_out);
 
 /* NULL for an absent field and for null. */
 json_t *json_field_get(const json_t *object, const char *name);

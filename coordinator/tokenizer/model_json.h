@@ -12,6 +12,10 @@
 #include <jansson.h>
 
 #include "base/status.h"
+#include "coordinator/tokenizer/token_texts.h"
 #include "coordinator/tokenizer/tokenizer_parts.h"
 
 MUST_USE status_t model_json_read(const json_t *root, struct tokenizer *tokenizer);
+
+/* An entry of added_tokens without its id: {"special": true, "lstrip": false ...}. */
+MUST_USE status_t model_json_added_token(const json_t *json, struct added_token *out);

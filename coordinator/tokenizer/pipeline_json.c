@@ -163,6 +163,52 @@ static status_t read_split(const json_t *json, struct pretokenizer *out)
     return status_ok();
 }
 
+/* "▁", the one replacement character that there is. */
+static status_t check_replacement(const json_t *json)
+{
+    const char *replacement;
+    TRY(json_field_string(json, "replacement", &replacement));
+    return strcmp(replacement, META_SPACE) == 0
+               ? status_ok()
+               : unknown("Metaspace replacement", replacement, META_SPACE);
+}
+
+/* Absent: always. add_prefix_space is the older field for the same. */
+static status_t read_prepend(const json_t *json, int *prepend_out)
+{
+    static const char *const names[] = {
+        [METASPACE_NEVER] = "never", [METASPACE_FIRST] = "first", [METASPACE_ALWAYS] = "always"};
+    const char *name = "always";
+    bool prefix_space;
+    if (json_field_get(json, "prepend_scheme") != NULL) {
+        TRY(json_field_string(json, "prepend_scheme", &name));
+    }
+    TRY(json_field_bool(json, "add_prefix_space", true, &prefix_space));
+    int prepend = METASPACE_NEVER;
+    while (prepend <= METASPACE_ALWAYS && strcmp(name, names[prepend]) != 0) {
+        prepend++;
+    }
+    if (prepend > METASPACE_ALWAYS) {
+        return unknown("prepend_scheme", name, "never, first, always");
+    }
+    if (!prefix_space && prepend != METASPACE_NEVER) {
+        return status_errorf(STATUS_DATA_LOSS, "add_prefix_space: false with prepend_scheme %s",
+                             name);
+    }
+    *prepend_out = prepend;
+    return status_ok();
+}
+
+static status_t read_metaspace(const json_t *json, struct pretokenizer *out)
+{
+    struct pretokenizer_step step = {.kind = PRETOKENIZER_METASPACE};
+    TRY(check_replacement(json));
+    TRY(read_prepend(json, &step.prepend));
+    TRY(json_field_bool(json, "split", true, &step.words));
+    out->steps[out->n_steps++] = step;
+    return status_ok();
+}
+
 static status_t read_pretokenizer_step(const json_t *json, struct pretokenizer *out)
 {
     const char *type;
@@ -182,7 +228,10 @@ static status_t read_pretokenizer_step(const json_t *json, struct pretokenizer *
     if (strcmp(type, "Split") == 0) {
         return read_split(json, out);
     }
-    return unknown("pre_tokenizer", type, "ByteLevel, Digits, Split");
+    if (strcmp(type, "Metaspace") == 0) {
+        return read_metaspace(json, out);
+    }
+    return unknown("pre_tokenizer", type, "ByteLevel, Digits, Metaspace, Split");
 }
 
 status_t pipeline_json_pretokenizer(const json_t *json, struct pretokenizer *out)
@@ -196,6 +245,11 @@ status_t pipeline_json_pretokenizer(const json_t *json, struct pretokenizer *out
     TRY(check_count(&list, PRETOKENIZER_MAX_STEPS / 2)); // a step of the file makes at most two
     for (size_t i = 0; i < step_count(&list); i++) {
         TRY(read_pretokenizer_step(step_at(&list, i), out));
+    }
+    for (size_t i = 0; i < out->n_steps; i++) {
+        if (out->steps[i].kind == PRETOKENIZER_METASPACE && step_count(&list) > 1) {
+            return status_errorf(STATUS_DATA_LOSS, "Metaspace with other steps is not supported");
+        }
     }
     return status_ok();
 }
@@ -221,6 +275,18 @@ static status_t read_strip(const json_t *json, int stage, struct decoder *out)
     return status_ok();
 }
 
+/* Metaspace as a decoder: Replace of "▁" by a space, and the first token loses its own. */
+static status_t read_metaspace_decoder(const json_t *json, struct decoder *out)
+{
+    int prepend;
+    TRY(check_replacement(json));
+    TRY(read_prepend(json, &prepend));
+    out->strip_first = prepend != METASPACE_NEVER;
+    memcpy(out->pattern, META_SPACE, sizeof META_SPACE);
+    memcpy(out->content, " ", sizeof " ");
+    return status_ok();
+}
+
 static status_t read_decoder_step(const json_t *json, int *stage, struct decoder *out)
 {
     static const char *const names[] = {[STAGE_START] = "",
@@ -230,12 +296,17 @@ static status_t read_decoder_step(const json_t *json, int *stage, struct decoder
                                         [STAGE_STRIP] = "Strip"};
     const char *type;
     TRY(json_field_type(json, &type));
+    if (strcmp(type, "Metaspace") == 0 && *stage == STAGE_START) {
+        *stage = STAGE_REPLACE;
+        return read_metaspace_decoder(json, out);
+    }
     int next = STAGE_REPLACE;
     while (next <= STAGE_STRIP && strcmp(type, names[next]) != 0) {
         next++;
     }
     if (next > STAGE_STRIP) {
-        return unknown("decoder", type, "ByteLevel alone; Replace, ByteFallback, Fuse, Strip");
+        return unknown("decoder", type,
+                       "ByteLevel alone; Replace or Metaspace, ByteFallback, Fuse, Strip");
     }
     if (next <= *stage) {
         return status_errorf(STATUS_DATA_LOSS, "decoder %s after %s is not supported", type,

@@ -2,84 +2,16 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
-#include "base/file.h"
 #include "base/utf8.h"
 #include "coordinator/tokenizer/split.h"
 #include "coordinator/tokenizer/token_list.h"
-#include "coordinator/tokenizer/tokenizer_config.h"
-#include "coordinator/tokenizer/tokenizer_json.h"
 #include "coordinator/tokenizer/tokenizer_parts.h"
 
-#define MAX_FILE_BYTES   ((size_t)32 * 1024 * 1024)
-#define MAX_CONFIG_BYTES ((size_t)8 * 1024 * 1024)
 // Positions in a word are 32 bits, and a normalizer may make the text several times larger.
 #define MAX_TEXT_BYTES ((size_t)256 * 1024 * 1024)
-#define PATH_BYTES     4096
 
-// ---- load ----
-
-/* A directory without tokenizer.json: says the way out when the older file is there. */
-static status_t add_remedy(status_t s, const char *dir)
-{
-    char path[PATH_BYTES];
-    status_t joined = file_join(path, sizeof path, dir, "tokenizer.model");
-    if (s.code != STATUS_NOT_FOUND || !status_is_ok(&joined) || access(path, R_OK) != 0) {
-        return s;
-    }
-    return status_errorf(s.code,
-                         "%s; tokenizer.model alone is not read" STATUS_FIX
-                         "save the tokenizer once with transformers' AutoTokenizer, which writes "
-                         "tokenizer.json",
-                         s.msg);
-}
-
-static status_t load_tokenizer_json(const char *dir, struct tokenizer **tokenizer_out)
-{
-    char path[PATH_BYTES];
-    TRY(file_join(path, sizeof path, dir, "tokenizer.json"));
-    struct bytes file;
-    bytes_init(&file, MAX_FILE_BYTES + 1);
-    status_t s = file_read(path, MAX_FILE_BYTES, &file);
-    if (status_is_ok(&s)) {
-        s = status_wrapf(tokenizer_json_parse(file.data, file.size, tokenizer_out), "%s", path);
-    } else {
-        s = add_remedy(s, dir);
-    }
-    bytes_destroy(&file);
-    return s;
-}
-
-/* tokenizer_config.json may be absent. */
-static status_t load_tokenizer_config(const char *dir, struct tokenizer *tokenizer)
-{
-    char path[PATH_BYTES];
-    TRY(file_join(path, sizeof path, dir, "tokenizer_config.json"));
-    struct bytes file;
-    bytes_init(&file, MAX_CONFIG_BYTES + 1);
-    status_t s = file_read(path, MAX_CONFIG_BYTES, &file);
-    if (status_is_ok(&s)) {
-        s = status_wrapf(tokenizer_config_apply(file.data, file.size, tokenizer), "%s", path);
-    } else if (s.code == STATUS_NOT_FOUND) {
-        s = status_ok();
-    }
-    bytes_destroy(&file);
-    return s;
-}
-
-status_t tokenizer_load(const char *dir, struct tokenizer **tokenizer_out)
-{
-    struct tokenizer *tokenizer = NULL;
-    TRY(load_tokenizer_json(dir, &tokenizer));
-    status_t s = load_tokenizer_config(dir, tokenizer);
-    if (!status_is_ok(&s)) {
-        tokenizer_free(tokenizer);
-        return s;
-    }
-    *tokenizer_out = tokenizer;
-    return status_ok();
-}
+// ---- life ----
 
 void tokenizer_free(struct tokenizer *tokenizer)
 {
@@ -106,6 +38,16 @@ bool tokenizer_is_special(const struct tokenizer *tokenizer, int32_t id)
            (tokenizer->kinds[id] & TOKEN_SPECIAL) != 0;
 }
 
+int32_t tokenizer_special_id(const struct tokenizer *tokenizer, const char *text)
+{
+    const size_t size = strlen(text);
+    int32_t id = added_tokens_find(&tokenizer->raw_added, text, size);
+    if (id < 0) {
+        id = added_tokens_find(&tokenizer->normalized_added, text, size);
+    }
+    return tokenizer_is_special(tokenizer, id) ? id : -1;
+}
+
 // ---- encode ----
 
 /* What one call works with. */
@@ -116,6 +58,8 @@ struct encode_call {
     struct bpe_scratch bpe;
     struct bytes normal, spare; /* normalized text */
     struct bytes prefixed;      /* a piece with a space in front */
+    struct bytes meta;          /* a piece with META_SPACE for spaces */
+    bool at_start;              /* the piece is the first of the whole text */
 };
 
 static status_t encode_piece(struct encode_call *call, size_t step, const uint8_t *text,
@@ -146,6 +90,47 @@ static status_t encode_prefixed(struct encode_call *call, size_t step, const uin
     return encode_piece(call, step + 1, call->prefixed.data, call->prefixed.size);
 }
 
+/* Every word from one META_SPACE to the next. */
+static status_t encode_meta_words(struct encode_call *call, const uint8_t *text, size_t size)
+{
+    const size_t mark = sizeof META_SPACE - 1;
+    while (size > 0) {
+        const uint8_t *next = size > mark ? memmem(text + 1, size - 1, META_SPACE, mark) : NULL;
+        const size_t length = next != NULL ? (size_t)(next - text) : size;
+        TRY(bpe_encode(&call->tokenizer->bpe, &call->bpe, text, length, call->out));
+        text += length;
+        size -= length;
+    }
+    return status_ok();
+}
+
+static status_t encode_metaspace(struct encode_call *call, const struct pretokenizer_step *step,
+                                 const uint8_t *text, size_t size)
+{
+    static const struct normalizer spaces = {
+        .steps = {{.kind = NORMALIZE_REPLACE, .pattern = " ", .content = META_SPACE}},
+        .n_steps = 1,
+    };
+    const size_t mark = sizeof META_SPACE - 1;
+    const bool begins_with_one =
+        text[0] == ' ' || (size >= mark && memcmp(text, META_SPACE, mark) == 0);
+    const bool prepend =
+        step->prepend == METASPACE_ALWAYS || (step->prepend == METASPACE_FIRST && call->at_start);
+    struct bytes *to = &call->meta;
+    if (prepend && !begins_with_one) {
+        bytes_clear(&call->prefixed);
+        TRY(bytes_append_str(&call->prefixed, " "));
+        TRY(bytes_append(&call->prefixed, text, size));
+        text = call->prefixed.data;
+        size = call->prefixed.size;
+    }
+    TRY(normalize_text(&spaces, text, size, to, &call->spare));
+    if (step->words) {
+        return encode_meta_words(call, to->data, to->size);
+    }
+    return bpe_encode(&call->tokenizer->bpe, &call->bpe, to->data, to->size, call->out);
+}
+
 /* Runs the steps of the pre-tokenizer from `step` on; what is left after the last one is a word. */
 // NOLINTNEXTLINE(misc-no-recursion): as deep as the pre-tokenizer has steps
 static status_t encode_piece(struct encode_call *call, size_t step, const uint8_t *text,
@@ -155,8 +140,14 @@ static status_t encode_piece(struct encode_call *call, size_t step, const uint8_
     if (step == pre->n_steps) {
         return bpe_encode(&call->tokenizer->bpe, &call->bpe, text, size, call->out);
     }
-    return pre->steps[step].kind == PRETOKENIZER_SPLIT ? encode_split(call, step, text, size)
-                                                       : encode_prefixed(call, step, text, size);
+    switch (pre->steps[step].kind) {
+    case PRETOKENIZER_SPLIT:
+        return encode_split(call, step, text, size);
+    case PRETOKENIZER_METASPACE:
+        return encode_metaspace(call, &pre->steps[step], text, size);
+    default:
+        return encode_prefixed(call, step, text, size);
+    }
 }
 
 /* Text without raw added tokens: normalized, and cut at the added tokens that are looked for then. */
@@ -176,6 +167,7 @@ static status_t encode_plain(struct encode_call *call, const uint8_t *text, size
         const struct added_token_match match =
             added_tokens_next(&tokenizer->normalized_added, text, size, at, call->special_as_text);
         if (match.begin > at) {
+            call->at_start = call->at_start && at == 0;
             TRY(encode_piece(call, 0, text + at, match.begin - at));
         }
         if (match.id >= 0) {
@@ -193,6 +185,7 @@ static status_t encode_text(struct encode_call *call, const uint8_t *text, size_
         const struct added_token_match match =
             added_tokens_next(&call->tokenizer->raw_added, text, size, at, call->special_as_text);
         if (match.begin > at) {
+            call->at_start = at == 0;
             TRY(encode_plain(call, text + at, match.begin - at));
         }
         if (match.id >= 0) {
@@ -237,7 +230,8 @@ status_t tokenizer_encode(const struct tokenizer *tokenizer, const char *text, s
     struct encode_call call = {.tokenizer = tokenizer,
                                .special_as_text = (flags & TOKENIZER_PARSE_SPECIAL) == 0,
                                .out = out,
-                               .prefixed = {.max_bytes = SIZE_MAX}};
+                               .prefixed = {.max_bytes = SIZE_MAX},
+                               .meta = {.max_bytes = SIZE_MAX}};
     const size_t n_before = out->n;
     status_t s =
         encode_checked(&call, (const uint8_t *)text, size, (flags & TOKENIZER_ADD_SPECIAL) != 0);
@@ -248,6 +242,7 @@ status_t tokenizer_encode(const struct tokenizer *tokenizer, const char *text, s
     bytes_destroy(&call.normal);
     bytes_destroy(&call.spare);
     bytes_destroy(&call.prefixed);
+    bytes_destroy(&call.meta);
     return s;
 }
 

@@ -1,5 +1,5 @@
 /*
- * tokenizer.h - text to token ids and back, as the model's tokenizer.json says
+ * tokenizer.h - text to token ids and back, as the model's tokenizer files say
  *
  * What:      byte-level BPE and SentencePiece-style BPE with byte fallback; added and special tokens; the
  *            template that puts BOS in front. No regular expression engine runs on user text: the known split
@@ -20,12 +20,18 @@
 
 struct tokenizer;
 
-/* Reads DIR/tokenizer.json and, when present, tokenizer_config.json. */
+/*
+ * Reads DIR/tokenizer.json, else tokenizer.model (SentencePiece BPE or tiktoken), else vocab.json and merges.txt; and
+ * tokenizer_config.json when present. NOT_FOUND names the accepted forms.
+ */
 MUST_USE status_t tokenizer_load(const char *dir, struct tokenizer **tokenizer_out);
 void tokenizer_free(struct tokenizer *tokenizer); /* accepts NULL */
 
 int32_t tokenizer_vocab_size(const struct tokenizer *tokenizer); /* largest id + 1 */
 bool tokenizer_is_special(const struct tokenizer *tokenizer, int32_t id);
+
+/* The id of the special token with this text, -1 when there is none. */
+int32_t tokenizer_special_id(const struct tokenizer *tokenizer, const char *text);
 
 struct token_list {
     int32_t *ids;
@@ -61,6 +67,7 @@ struct detokenizer {
     const struct tokenizer *tokenizer;
     int flags;
     bool started;     /* until then a leading space may have to be removed */
+    bool pushed;      /* a token has been pushed; the first one may have to lose its spaces */
     bool broken_run;  /* <0xNN> tokens: this run of them is not UTF-8 */
     uint8_t held[64]; /* bytes of an unfinished character */
     size_t n_held;

@@ -5,7 +5,6 @@
 
 #include <jansson.h>
 
-#include "base/json_limits.h"
 #include "base/log.h"
 #include "coordinator/tokenizer/json_field.h"
 #include "coordinator/tokenizer/model_json.h"
@@ -54,28 +53,26 @@ static status_t read_all(const json_t *root, struct tokenizer *tokenizer)
     return status_wrapf(s, "post_processor");
 }
 
-status_t tokenizer_json_parse(const void *json, size_t size, struct tokenizer **tokenizer_out)
+status_t tokenizer_json_read(const json_t *root, struct tokenizer **tokenizer_out)
 {
-    TRY(json_limits_check(json, size, &file_limits));
-    json_error_t error;
-    json_t *root = json_loadb(json, size, JSON_REJECT_DUPLICATES, &error);
-    if (root == NULL) {
-        return status_errorf(STATUS_DATA_LOSS, "line %d, column %d: %s", error.line, error.column,
-                             error.text);
-    }
-    status_t s;
     struct tokenizer *tokenizer = calloc(1, sizeof *tokenizer);
     if (tokenizer == NULL) {
-        s = status_errorf(STATUS_RESOURCE_EXHAUSTED, "out of memory");
-        goto undo;
+        return status_errorf(STATUS_RESOURCE_EXHAUSTED, "out of memory");
     }
-    TRY_GOTO(s, read_all(root, tokenizer), undo);
-    json_decref(root);
+    const status_t s = read_all(root, tokenizer);
+    if (!status_is_ok(&s)) {
+        tokenizer_free(tokenizer);
+        return s;
+    }
     *tokenizer_out = tokenizer;
     return status_ok();
+}
 
-undo:
-    tokenizer_free(tokenizer);
+status_t tokenizer_json_parse(const void *json, size_t size, struct tokenizer **tokenizer_out)
+{
+    json_t *root;
+    TRY(json_field_parse(json, size, JSON_REJECT_DUPLICATES, &file_limits, &root));
+    const status_t s = tokenizer_json_read(root, tokenizer_out);
     json_decref(root);
     return s;
 }

@@ -11,7 +11,11 @@
 
 #include "base/status.h"
 
+struct json_t;
 struct tokenizer;
+
+/* From the file's value. */
+MUST_USE status_t tokenizer_json_read(const struct json_t *root, struct tokenizer **tokenizer_out);
 
 /* The text need not end in NUL and is not used after the call. */
 MUST_USE status_t tokenizer_json_parse(const void *json, size_t size,

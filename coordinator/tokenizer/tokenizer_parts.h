@@ -19,11 +19,22 @@
 
 #define PRETOKENIZER_MAX_STEPS 8
 
-enum pretokenizer_kind { PRETOKENIZER_SPLIT, PRETOKENIZER_PREFIX_SPACE };
+enum pretokenizer_kind {
+    PRETOKENIZER_SPLIT,
+    PRETOKENIZER_PREFIX_SPACE,
+    PRETOKENIZER_METASPACE, /* " " becomes META_SPACE; alone, since it is not text any more */
+};
+
+#define META_SPACE "\xE2\x96\x81" /* U+2581, how SentencePiece writes a space */
+
+/* Where METASPACE puts one in front of text that does not begin with one. */
+enum metaspace_prepend { METASPACE_NEVER, METASPACE_FIRST, METASPACE_ALWAYS };
 
 struct pretokenizer_step {
     int kind;    /* enum pretokenizer_kind */
     int pattern; /* enum split_pattern, of SPLIT */
+    int prepend; /* enum metaspace_prepend, of METASPACE; FIRST: at the start of the whole text only */
+    bool words; /* of METASPACE: cut in front of every META_SPACE */
 };
 
 struct pretokenizer {
@@ -38,6 +49,7 @@ struct decoder {
     bool byte_level;    /* tokens are spelled as byte_map.h says; all their bytes make one text */
     bool byte_fallback; /* a token <0xNN> is a byte */
     bool strip_space;   /* one space at the start of the text is dropped */
+    bool strip_first;   /* every META_SPACE of the first token is dropped */
     char pattern[DECODER_MAX_TEXT]; /* replaced in every token by `content`; "": nothing is */
     char content[DECODER_MAX_TEXT];
 };

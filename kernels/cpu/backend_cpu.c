@@ -4,6 +4,7 @@
 #include "base/status.h"
 #include "kernels/cpu/cpu.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -17,7 +18,7 @@ enum { ALIGNMENT = 64, HUGE_PAGE = 2 << 20 };
  * Large blocks ask for huge pages: weights are streamed through once a step, and pages of 4 KB would cost it a
  * third of the bandwidth in TLB misses.
  */
-status_t cpu_mem_alloc(size_t size, void **ptr_out)
+status_t cpu_mem_reserve(size_t size, void **ptr_out)
 {
     const bool large = size >= HUGE_PAGE;
     void *ptr = NULL;
@@ -27,6 +28,21 @@ status_t cpu_mem_alloc(size_t size, void **ptr_out)
     if (large) {
         (void)madvise(ptr, size / HUGE_PAGE * HUGE_PAGE,
                       MADV_HUGEPAGE); // advice: all works without
+    }
+    *ptr_out = ptr;
+    return status_ok();
+}
+
+/* A server that has its memory when it says that it is ready is not killed under load for want of it. */
+status_t cpu_mem_alloc(size_t size, void **ptr_out)
+{
+    void *ptr;
+    TRY(cpu_mem_reserve(size, &ptr));
+    // Kernels before 5.14 know no such advice: the pages come with their first use.
+    if (size >= HUGE_PAGE && madvise(ptr, size / HUGE_PAGE * HUGE_PAGE, MADV_POPULATE_WRITE) != 0 &&
+        errno == ENOMEM) {
+        free(ptr);
+        return status_errorf(STATUS_RESOURCE_EXHAUSTED, "out of memory: need %zu bytes", size);
     }
     *ptr_out = ptr;
     return status_ok();

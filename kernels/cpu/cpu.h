@@ -81,6 +81,8 @@ MUST_USE status_t cpu_random(struct backend_stream *stream, const struct random_
 
 /* ---- memory ------------------------------------------------------------------------------------ */
 
+/* mem_reserve leaves it to the first writer of a page to bring it into memory. */
+MUST_USE status_t cpu_mem_reserve(size_t size, void **ptr_out);
 MUST_USE status_t cpu_mem_alloc(size_t size, void **ptr_out);
 void cpu_mem_free(void *ptr);
 

@@ -51,7 +51,7 @@ status_t cpu_matrix_new(int dtype, int32_t n_out, int32_t n_in, struct matrix **
     matrix->n_words = row_words(dtype, n_in);
     matrix->data_bytes = data_bytes(dtype, n_out, n_in);
     void *data = NULL;
-    const status_t s = cpu_mem_alloc(matrix->data_bytes, &data);
+    const status_t s = cpu_mem_reserve(matrix->data_bytes, &data);
     if (!status_is_ok(&s)) {
         free(matrix);
         return status_wrapf(s, "matrix [%d, %d]", n_out, n_in);

@@ -1,5 +1,8 @@
 #include "tests/support/test.h"
 
+#include <math.h>
+#include <string.h>
+
 #include "base/dtype.h"
 
 static void test_dtype_parse_knows_both_spellings(void **state)
@@ -45,12 +48,38 @@ static void test_dtype_resolve_follows_the_wish_or_the_fallback(void **state)
     assert_int_equal(dtype_resolve(DTYPE_WANTED_AUTO, DTYPE_F16), DTYPE_F32);
 }
 
+/* All 65,536 halves, and floats around the largest, by the C library's own opinion. */
+static void test_dtype_counts_what_is_not_finite(void **state)
+{
+    (void)state;
+    static uint16_t halves[65536];
+    for (uint32_t bits = 0; bits < 65536; bits++) {
+        halves[bits] = (uint16_t)bits;
+    }
+    assert_int_equal(dtype_count_not_finite(halves, DTYPE_F16, 65536), 2 * 1024);
+    assert_int_equal(dtype_count_not_finite(halves, DTYPE_BF16, 65536), 2 * 128);
+    assert_int_equal(dtype_count_not_finite(halves, DTYPE_F16, 0x7C00), 0);
+    assert_int_equal(dtype_count_not_finite(halves, DTYPE_BF16, 0x7F81), 1);
+    assert_int_equal(dtype_count_not_finite(halves, DTYPE_BF16, 0), 0);
+
+    static float floats[10007];
+    uint64_t want = 0;
+    for (size_t i = 0; i < 10007; i++) {
+        const uint32_t bits = (uint32_t)test_random_below(0x400) << 21;
+        memcpy(&floats[i], &bits, sizeof bits);
+        want += isfinite(floats[i]) ? 0 : 1;
+    }
+    assert_true(want > 0);
+    assert_int_equal(dtype_count_not_finite(floats, DTYPE_F32, 10007), want);
+}
+
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_dtype_parse_knows_both_spellings),
         cmocka_unit_test(test_dtype_parse_names_the_unknown),
         cmocka_unit_test(test_dtype_resolve_follows_the_wish_or_the_fallback),
+        cmocka_unit_test(test_dtype_counts_what_is_not_finite),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -39,7 +39,7 @@ static void test_config_table_defaults(void **state)
     assert_string_equal(c.listen, "127.0.0.1:50051");
     assert_string_equal(c.http, "off");
     assert_int_equal(c.launcher, CONFIG_TABLE_LAUNCHER_NONE);
-    assert_int_equal(c.tensor_parallel_size, 1);
+    assert_int_equal(c.plan.tp, 1);
     assert_int_equal(c.max_num_seqs, 64);
     assert_int_equal(c.max_num_batched_tokens, 512);
     assert_int_equal(c.max_num_queued_reqs, 1024);
@@ -57,13 +57,13 @@ static void test_config_table_reads_the_flags_users_know(void **state)
                           ARGS("-tp", "4", "--launcher=mpirun", "--replicas", "2",
                                "--kv-cache-memory-bytes", "2G", "--max-model-len", "32K",
                                "--kv-placement", "replicate", "--dtype", "bfloat16", "m")));
-    assert_int_equal(c.tensor_parallel_size, 4);
+    assert_int_equal(c.plan.tp, 4);
     assert_int_equal(c.replicas, 2);
     assert_int_equal(c.launcher, CONFIG_TABLE_LAUNCHER_MPIRUN);
     assert_true(c.kv_cache_memory_bytes == 2LL << 30);
     assert_int_equal(c.max_model_len, 32768);
-    assert_int_equal(c.kv_placement, PLAN_REPLICATE); // the choices are in the enum's order
-    assert_int_equal(c.dtype, DTYPE_WANTED_BF16);
+    assert_int_equal(c.plan.placement, PLAN_REPLICATE); // the choices are in the enum's order
+    assert_int_equal(c.plan.dtype, DTYPE_WANTED_BF16);
     config_destroy(&set);
 }
 
@@ -77,7 +77,7 @@ static void test_config_table_choices_match_their_enums(void **state)
         char text[32];
         snprintf(text, sizeof text, "%s", placements[i]);
         assert_status_ok(load(&c, &set, ARGS("m", "--kv-placement", text)));
-        assert_string_equal(plan_placement_name(c.kv_placement), placements[i]);
+        assert_string_equal(plan_placement_name(c.plan.placement), placements[i]);
         config_destroy(&set);
     }
     const char *const levels[] = {"error", "warn", "info", "debug", "trace"};

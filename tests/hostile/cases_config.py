@@ -128,6 +128,39 @@ config_case("sliding-window-zero", {"architectures": ["MistralForCausalLM"], "sl
 config_case("rotary-factor-zero", {"partial_rotary_factor": 0}, "partial_rotary_factor")
 config_case("rotary-factor-two", {"partial_rotary_factor": 2.0}, "partial_rotary_factor")
 
+# ---- layers of their own (Nemotron-NAS) ----
+
+ATTENTION = {"n_heads_in_group": 2, "no_op": False, "replace_with_linear": False}
+FFN = {"ffn_mult": 2.0, "no_op": False, "replace_with_linear": False}
+NEMOTRON = {"architectures": ["DeciLMForCausalLM"], "model_type": "nemotron-nas"}
+BLOCK = {"attention": ATTENTION, "ffn": FFN}
+
+
+def block_case(name, block):
+    """The second layer of two is `block`."""
+    config_case(f"blocks-{name}", {**NEMOTRON, "block_configs": [BLOCK, block]}, "block_configs")
+
+
+for name, blocks in (("a-number", 2), ("an-object", {}), ("none", []), ("too-few", [BLOCK]), ("too-many", [BLOCK] * 3)):
+    config_case(f"blocks-{name}", {**NEMOTRON, "block_configs": blocks}, "block_configs")
+for name, block in (("of-texts", "full"), ("without-attention", {"ffn": FFN}),
+                    ("without-ffn", {"attention": ATTENTION}),
+                    ("attention-a-list", {**BLOCK, "attention": []}), ("ffn-null", {**BLOCK, "ffn": None})):
+    block_case(name, block)
+for name, change in (("group-zero", {"n_heads_in_group": 0}), ("group-negative", {"n_heads_in_group": -2}),
+                     ("group-not-dividing", {"n_heads_in_group": 3}), ("group-a-text", {"n_heads_in_group": "2"}),
+                     ("group-missing", {"n_heads_in_group": None}), ("group-too-large", {"n_heads_in_group": 8}),
+                     ("attention-twice", {"no_op": True, "replace_with_linear": True}),
+                     ("attention-no-op-a-text", {"no_op": "yes"}), ("attention-of-a-window", {"window_length": 8192}),
+                     ("attention-sparse", {"sparsify": [1]})):
+    block_case(name, {**BLOCK, "attention": {**ATTENTION, **change}})
+for name, change in (("mult-zero", {"ffn_mult": 0}), ("mult-negative", {"ffn_mult": -1.0}),
+                     ("mult-huge", {"ffn_mult": 1e300}),
+                     ("mult-missing", {"ffn_mult": None}), ("mult-a-text", {"ffn_mult": "2"}),
+                     ("ffn-twice", {"no_op": True, "replace_with_linear": True})):
+    block_case(name, {**BLOCK, "ffn": {**FFN, **change}})
+
+
 # ---- tokens ----
 
 for name, value in (("beyond-the-vocabulary", CONFIG["vocab_size"]), ("negative", -1), ("a-text", "</s>"),

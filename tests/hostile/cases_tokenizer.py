@@ -1,6 +1,7 @@
 """tokenizer.json, tokenizer_config.json and the chat template."""
 import json
 import os
+import struct
 
 from make import VOCAB, case, good
 
@@ -124,7 +125,8 @@ tokenizer_case("normalizer-regex",
                put("normalizer", {"type": "Replace", "pattern": {"Regex": "(a+)+$"}, "content": "b"}), "normalizer",
                "Regex")
 tokenizer_case("normalizer-a-text", put("normalizer", "NFC"), "normalizer")
-tokenizer_case("pre-tokenizer-unknown", put("pre_tokenizer", {"type": "Metaspace"}), "pre_tokenizer", "Metaspace")
+tokenizer_case("pre-tokenizer-unknown", put("pre_tokenizer", {"type": "BertPreTokenizer"}), "pre_tokenizer",
+               "BertPreTokenizer")
 tokenizer_case("pre-tokenizer-without-type", put("pre_tokenizer", {}), "pre_tokenizer", "type")
 tokenizer_case("pre-tokenizer-regex",
                put("pre_tokenizer", {"type": "Split", "pattern": {"Regex": "(a*)*b"}, "behavior": "Isolated",
@@ -149,6 +151,48 @@ tokenizer_case("template-of-id-beyond",
                "post_processor", "<s>", "not in the vocabulary")
 
 
+# ---- other forms: tokenizer.model, vocab.json and merges.txt ----
+
+MODEL = "tokenizer.model"
+
+
+def other_case(name, files, *words):
+    """files() gives them: some are large, and not made before they are written."""
+    @case(name, *words)
+    def _(m):
+        m.tokenizer = None
+        m.files.update(files())
+        if "vocab.json" in m.files:
+            m.tokenizer_config["tokenizer_class"] = "GPT2Tokenizer"
+
+
+def piece(text, score=0.0, kind=1):
+    """A SentencePiece model's field 1: text, score and type."""
+    body = b"\x0a" + bytes([len(text)]) + text + b"\x15" + struct.pack("<f", score) + b"\x18" + bytes([kind])
+    return b"\x0a" + bytes([len(body)]) + body
+
+
+other_case("model-file-empty", lambda: {MODEL: b""}, MODEL)
+other_case("model-file-of-zeros", lambda: {MODEL: bytes(1000)}, MODEL)
+other_case("model-file-cut", lambda: {MODEL: piece(b"a")[:-3]}, MODEL, "cut off")
+other_case("model-file-of-a-lying-length", lambda: {MODEL: b"\x0a\xff\xff\xff\xff\x7f" + bytes(64)}, MODEL)
+other_case("model-file-of-an-endless-number", lambda: {MODEL: b"\x0a" + b"\xff" * 64}, MODEL)
+other_case("model-file-of-noise", lambda: {MODEL: bytes(range(255, 0, -1)) * 10}, MODEL)
+other_case("model-file-of-empty-pieces", lambda: {MODEL: b"\x0a\x00" * 4000000}, MODEL)
+other_case("model-file-of-one-piece", lambda: {MODEL: piece(b"a", float("nan"))}, MODEL)
+other_case("model-file-of-17-megabytes", lambda: {MODEL: b"\x0a\x00" * 8500000}, MODEL, "limit")
+other_case("ranks-not-base64", lambda: {MODEL: b"IQ== 0\nI?== 1\n"}, MODEL)
+other_case("ranks-without-id", lambda: {MODEL: b"IQ== 0\nIg==\n"}, MODEL)
+other_case("ranks-of-two", lambda: {MODEL: b"IQ== 0\nIg== 1\n"}, MODEL)
+other_case("vocab-not-json", lambda: {"vocab.json": b"{", "merges.txt": b"#version: 0.2\na b\n"}, "vocab.json")
+other_case("vocab-nested", lambda: {"vocab.json": b'{"a":' * 100000, "merges.txt": b"a b\n"}, "vocab.json",
+           "nested deeper")
+other_case("vocab-of-empty-lists", lambda: {"vocab.json": b"[" + b"[]," * 2000000 + b"[]]", "merges.txt": b"a b\n"},
+           "vocab.json")
+other_case("merges-file-of-unknown", lambda: {"vocab.json": b'{"a": 0, "b": 1}', "merges.txt": b"#version: 0.2\na b\n"},
+           "merges")
+
+
 # ---- tokenizer_config.json ----
 
 def settings_case(name, change, *words):
@@ -160,8 +204,8 @@ def settings_case(name, change, *words):
 settings_case("settings-not-json", lambda c: b"[", "line 1")
 settings_case("settings-nested", lambda c: b"[" * 100000, "nested deeper")
 settings_case("settings-of-9-megabytes", lambda c: json.dumps(c).encode() + b" " * 9000000, "limit")
-settings_case("settings-bos-unknown", lambda c: {"tokenizer_class": "LlamaTokenizer", "bos_token": "<bos>"}, "bos_token",
-              "<bos>")
+settings_case("settings-bos-unknown", lambda c: {"tokenizer_class": "LlamaTokenizer", "bos_token": "<bos>"},
+              "bos_token", "<bos>")
 settings_case("settings-add-bos-a-text",
               lambda c: {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "add_bos_token": "yes"},
               "add_bos_token")

@@ -4,8 +4,8 @@ Each must end with 65 (data), one finding, and that one names the file, the tens
 second and 64 MiB, without a crash and without running anything of the directory. Directories that only look strange
 must pass. Some go through `kvasir serve` as well.
 """
+import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -112,6 +112,32 @@ class TestHostile(unittest.TestCase):
                 for word in case.words:
                     self.assertIn(word, said)
         self.check_nothing_ran()
+
+    def test_doctor_says_all_at_once(self):
+        model = make.Model()
+        model.config["hidden_act"] = "gelu"
+        model.weights.header["model.norm.weight"]["dtype"] = "BF17"
+        model.tokenizer = b"{"
+        path = os.path.join(self.models, "all-at-once")
+        model.write(path)
+        answer = Answer("doctor", path, "--check", "model", "--json", cwd=self.home.name)
+        self.assertEqual(answer.code, 65)
+        found = {f["check"]: f for f in json.loads(answer.out)}
+        for check, words in (("model", "hidden_act gelu"), ("weights", "tensor model.norm.weight: dtype"),
+                             ("tokenizer", "tokenizer.json")):
+            self.assertEqual(found[check]["verdict"], "FAIL")
+            self.assertIn(words, found[check]["fact"])
+
+    def test_doctor_counts_every_tensor_that_does_not_fit(self):
+        model = make.Model()
+        model.config["intermediate_size"] = make.N_FF + 2
+        path = os.path.join(self.models, "another-width")
+        model.write(path)
+        answer = Answer("doctor", path, "--check", "model", cwd=self.home.name)
+        self.assertEqual(answer.code, 65)
+        n_wrong = 3 * make.N_LAYERS
+        self.assertRegex(answer.out, rf"FAIL +tensors .*model.layers.0.mlp.gate_proj.weight is \[24, 16\], config.json "
+                                     rf"needs \[26, 16\] \(and {n_wrong - 1} more of 21 tensors\)")
 
     def test_what_is_no_directory(self):
         file = os.path.join(self.paths["control"], "config.json")

@@ -21,6 +21,14 @@ int32_t models_between(int32_t lo, int32_t hi)
     return lo + (int32_t)test_random_below((uint64_t)hi - (uint64_t)lo + 1);
 }
 
+/* Full half of the time. */
+static int random_block(void)
+{
+    static const int blocks[4] = {SPEC_BLOCK_FULL, SPEC_BLOCK_FULL, SPEC_BLOCK_LINEAR,
+                                  SPEC_BLOCK_NONE};
+    return blocks[test_random_below(4)];
+}
+
 struct model_spec models_random(bool odd_widths)
 {
     struct model_spec spec = {.name = "random"};
@@ -36,10 +44,17 @@ struct model_spec models_random(bool odd_widths)
     for (int i = 0; i < 3; i++) {
         kinds[i] = random_divisor(spec.n_heads);
     }
+    const bool blocks = test_random_below(3) == 0;
     for (int32_t i = 0; i < spec.n_layers; i++) {
-        spec.layers[i].n_kv_heads = kinds[test_random_below(3)];
-        spec.layers[i].n_ff =
-            odd_widths ? models_between(1, 6000) : PLAN_TILE * models_between(1, 200);
+        struct spec_layer *layer = &spec.layers[i];
+        layer->attention = blocks ? random_block() : SPEC_BLOCK_FULL;
+        layer->ffn = blocks ? random_block() : SPEC_BLOCK_FULL;
+        if (layer->attention == SPEC_BLOCK_FULL) {
+            layer->n_kv_heads = kinds[test_random_below(3)];
+        }
+        if (layer->ffn == SPEC_BLOCK_FULL) {
+            layer->n_ff = odd_widths ? models_between(1, 6000) : PLAN_TILE * models_between(1, 200);
+        }
     }
     return spec;
 }

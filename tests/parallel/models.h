@@ -13,7 +13,7 @@ int32_t models_between(int32_t lo, int32_t hi);
 
 /*
  * 1 to 128 heads, 1 to 12 layers, KV heads from the divisors. FFN widths are whole tiles, as in every
- * published model, unless odd ones are asked for.
+ * published model, unless odd ones are asked for. In every third model a block of a layer may be linear or missing.
  */
 struct model_spec models_random(bool odd_widths);
 

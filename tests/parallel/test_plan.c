@@ -73,9 +73,12 @@ static void check_replicate_owners(const struct plan *plan, const struct model_s
 {
     assert_int_equal(plan->n_lanes, 1);
     for (int32_t i = 0; i < plan->n_layers; i++) {
+        assert_true(plan_attention_is_local(plan, i));
+        if (spec->layers[i].attention != SPEC_BLOCK_FULL) {
+            continue;
+        }
         const int32_t c = plan->layers[i].class_index;
         const int32_t group = spec->n_heads / spec->layers[i].n_kv_heads;
-        assert_true(plan_attention_is_local(plan, i));
         for (int32_t r = 0; r < plan->tp; r++) {
             const plan_interval_t q = plan_q_heads(plan, i, r);
             const int32_t *held;
@@ -94,9 +97,12 @@ static void check_replicate_owners(const struct plan *plan, const struct model_s
 static bool rank_is_local(const struct plan *plan, const struct model_spec *spec, int32_t layer,
                           int32_t rank)
 {
+    const plan_interval_t q = plan_q_heads(plan, layer, rank);
+    if (q.begin == q.end) {
+        return true;
+    }
     const int32_t c = plan->layers[layer].class_index;
     const int32_t group = spec->n_heads / spec->layers[layer].n_kv_heads;
-    const plan_interval_t q = plan_q_heads(plan, layer, rank);
     for (int32_t h = q.begin; h < q.end; h++) {
         for (int32_t u = 0; u < plan->n_lanes; u++) {
             if (plan_attention_rank(plan, c, h / group, u, rank) != rank) {
@@ -158,32 +164,74 @@ static void check_units(const struct plan *plan, int32_t c, int32_t rank)
     assert_int_equal(plan_units(plan, c, rank, n_blocks), next);
 }
 
-/* Over the stack no rank is more than one head or one tile ahead of another. */
+/* Units of each kind on a rank over the stack. */
+enum { HEADS, TILES, LINEAR_TILES, VOCAB_ROWS, N_UNITS };
+
+static int64_t length(plan_interval_t interval)
+{
+    return interval.end - interval.begin;
+}
+
+static int64_t tiles(plan_interval_t interval)
+{
+    return (length(interval) + PLAN_TILE - 1) / PLAN_TILE;
+}
+
+static void count_units(const struct plan *plan, int32_t rank, int64_t units[N_UNITS])
+{
+    units[HEADS] = units[TILES] = units[LINEAR_TILES] = 0;
+    for (int32_t i = 0; i < plan->n_layers; i++) {
+        units[HEADS] += length(plan_q_heads(plan, i, rank));
+        units[TILES] += tiles(plan_ffn_columns(plan, i, rank));
+        units[LINEAR_TILES] +=
+            tiles(plan_attention_rows(plan, i, rank)) + tiles(plan_ffn_rows(plan, i, rank));
+    }
+    units[VOCAB_ROWS] = length(plan_vocab_rows(plan, rank));
+}
+
+/* Over the stack no rank is more than one unit of a kind ahead of another. */
 static void check_even(const struct plan *plan)
 {
-    int64_t least_heads = INT64_MAX, most_heads = 0, least_columns = INT64_MAX, most_columns = 0;
-    int32_t least_rows = INT32_MAX, most_rows = 0;
+    int64_t least[N_UNITS] = {0};
+    int64_t most[N_UNITS] = {0};
     for (int32_t r = 0; r < plan->tp; r++) {
+        int64_t units[N_UNITS];
+        count_units(plan, r, units);
+        for (int i = 0; i < N_UNITS; i++) {
+            least[i] = r == 0 || units[i] < least[i] ? units[i] : least[i];
+            most[i] = r == 0 || units[i] > most[i] ? units[i] : most[i];
+        }
+    }
+    for (int i = 0; i < N_UNITS; i++) {
+        assert_true(most[i] - least[i] <= 1);
+    }
+}
+
+/* Every block is cut in its own units, and a layer that keeps nothing is in no class. */
+static void check_blocks(const struct plan *plan, const struct model_spec *spec)
+{
+    for (int32_t i = 0; i < plan->n_layers; i++) {
+        const struct spec_layer *kind = &spec->layers[i];
         int64_t heads = 0;
         int64_t columns = 0;
-        for (int32_t i = 0; i < plan->n_layers; i++) {
-            const plan_interval_t q = plan_q_heads(plan, i, r);
-            const plan_interval_t ffn = plan_ffn_columns(plan, i, r);
-            heads += q.end - q.begin;
-            columns += ffn.end - ffn.begin;
+        int32_t next_attention = 0;
+        int32_t next_ffn = 0;
+        for (int32_t r = 0; r < plan->tp; r++) {
+            const plan_interval_t attention = plan_attention_rows(plan, i, r);
+            const plan_interval_t ffn = plan_ffn_rows(plan, i, r);
+            heads += length(plan_q_heads(plan, i, r));
+            columns += length(plan_ffn_columns(plan, i, r));
+            assert_int_equal(attention.begin, next_attention);
+            assert_int_equal(ffn.begin, next_ffn);
+            next_attention = attention.end;
+            next_ffn = ffn.end;
         }
-        const plan_interval_t vocab = plan_vocab_rows(plan, r);
-        const int32_t rows = vocab.end - vocab.begin;
-        least_heads = heads < least_heads ? heads : least_heads;
-        most_heads = heads > most_heads ? heads : most_heads;
-        least_columns = columns < least_columns ? columns : least_columns;
-        most_columns = columns > most_columns ? columns : most_columns;
-        least_rows = rows < least_rows ? rows : least_rows;
-        most_rows = rows > most_rows ? rows : most_rows;
+        assert_int_equal(heads, kind->attention == SPEC_BLOCK_FULL ? spec->n_heads : 0);
+        assert_int_equal(columns, kind->n_ff);
+        assert_int_equal(next_attention, kind->attention == SPEC_BLOCK_LINEAR ? spec->n_hidden : 0);
+        assert_int_equal(next_ffn, kind->ffn == SPEC_BLOCK_LINEAR ? spec->n_hidden : 0);
+        assert_int_equal(plan->layers[i].class_index >= 0, kind->attention == SPEC_BLOCK_FULL);
     }
-    assert_true(most_heads - least_heads <= 1);
-    assert_true(most_columns - least_columns <= PLAN_TILE);
-    assert_true(most_rows - least_rows <= 1);
 }
 
 static void check_kv_bytes(const struct plan *plan, const struct model_spec *spec, int placement)
@@ -217,6 +265,9 @@ static void check_weight_bytes(const struct plan *plan, const struct model_spec 
     for (int32_t r = 0; r < plan->tp; r++) {
         sum += plan_weight_bytes(plan, spec, r, DTYPE_F32);
         for (int32_t i = 0; i < plan->n_layers; i++) {
+            if (plan->layers[i].class_index < 0) {
+                continue;
+            }
             const plan_interval_t kv = plan_kv_weight_heads(plan, plan->layers[i].class_index, r);
             copies += 2 * (int64_t)(kv.end - kv.begin) * spec->head_dim;
         }
@@ -224,7 +275,12 @@ static void check_weight_bytes(const struct plan *plan, const struct model_spec 
     for (int32_t i = 0; i < plan->n_layers; i++) {
         copies -= 2 * (int64_t)spec->layers[i].n_kv_heads * spec->head_dim;
     }
-    const int64_t norms = (plan->tp - 1) * (2 * (int64_t)spec->n_layers + 1);
+    int64_t norms = 1;
+    for (int32_t i = 0; i < spec->n_layers; i++) {
+        norms += spec->layers[i].attention != SPEC_BLOCK_NONE;
+        norms += spec->layers[i].ffn != SPEC_BLOCK_NONE;
+    }
+    norms *= plan->tp - 1; // every rank has them all
     assert_int_equal(sum, 4 * (spec_parameters(spec) + (copies + norms) * spec->n_hidden));
 }
 
@@ -263,6 +319,7 @@ static void check_everything(const struct plan *plan, const struct model_spec *s
         check_replicate_owners(plan, spec);
     }
     check_locality(plan, spec);
+    check_blocks(plan, spec);
     for (int32_t c = 0; c < plan->n_classes; c++) {
         assert_int_equal(plan->classes[c].placement, placement);
         // All ranks of small plans, some of large ones: the sum over the cases is what takes time.
@@ -281,6 +338,7 @@ static void test_plan_properties_of_random_schedules(void **state)
 {
     (void)state;
     int shared = 0;
+    int without_keys = 0;
     for (int i = 0; i < 3000; i++) {
         struct model_spec spec = models_random(i % 8 == 0);
         const int32_t tp = models_between(1, spec.n_heads < 64 ? spec.n_heads : 64);
@@ -294,10 +352,12 @@ static void test_plan_properties_of_random_schedules(void **state)
             check_wire(&plan, &spec);
         }
         shared += plan.n_lanes > 1;
+        without_keys += plan.n_classes == 0;
         plan_destroy(&plan);
         spec_destroy(&spec);
     }
     assert_true(shared > 1000); // the interesting case was the common one
+    assert_true(without_keys > 20);
 }
 
 /* Columns of an odd width: cover, order and size, whatever the width; some ranks may have none. */
@@ -478,6 +538,8 @@ static void test_plan_check_sees_damage(void **state)
         &plan.layers[7].ffn_cuts[4],
         &plan.vocab_cuts[1],
         &plan.layers[9].class_index,
+        &plan.layers[9].attention,
+        &plan.layers[9].ffn,
         &plan.layers[9].layer_in_class,
         &last->owned[0],
         &last->owned_at[3],
@@ -507,6 +569,41 @@ static void test_plan_check_sees_damage(void **state)
     spec_destroy(&spec);
 }
 
+/* 3 linear tiles on 2 ranks: the extra one goes to the rank behind the last extra head and FFN tile. */
+static void test_plan_deals_linear_rows_behind_the_rest(void **state)
+{
+    (void)state;
+    struct spec_layer layers[] = {
+        {.n_kv_heads = 1, .n_ff = PLAN_TILE},
+        {.attention = SPEC_BLOCK_LINEAR, .ffn = SPEC_BLOCK_NONE},
+        {.attention = SPEC_BLOCK_NONE, .ffn = SPEC_BLOCK_LINEAR},
+        {.attention = SPEC_BLOCK_NONE, .ffn = SPEC_BLOCK_NONE},
+    };
+    const struct model_spec spec = {.n_layers = 4,
+                                    .n_hidden = 2 * PLAN_TILE + 6,
+                                    .n_heads = 3,
+                                    .head_dim = 2,
+                                    .n_vocab = 4,
+                                    .layers = layers};
+    struct plan plan = models_plan(&spec, 2, PLAN_SHARE);
+    assert_status_ok(plan_check(&plan, &spec));
+    assert_int_equal(length(plan_q_heads(&plan, 0, 0)), 2);             // the extra head: rank 0
+    assert_int_equal(length(plan_ffn_columns(&plan, 0, 1)), PLAN_TILE); // the extra tile: rank 1
+    assert_int_equal(length(plan_attention_rows(&plan, 1, 0)), 2 * PLAN_TILE);
+    assert_int_equal(length(plan_attention_rows(&plan, 1, 1)), 6);
+    assert_int_equal(length(plan_ffn_rows(&plan, 2, 0)), PLAN_TILE);
+    assert_int_equal(length(plan_ffn_rows(&plan, 2, 1)), PLAN_TILE + 6);
+    assert_int_equal(length(plan_attention_rows(&plan, 3, 0)), 0);
+    assert_int_equal(plan.n_classes, 1);
+    assert_int_equal(plan.classes[0].n_layers, 1);
+    plan.layers[1].class_index = 0;
+    assert_status_says(plan_check(&plan, &spec), STATUS_INTERNAL, "layer 1 keeps nothing");
+    plan.layers[1].class_index = -1;
+    plan.layers[1].attention_cuts[1] += PLAN_TILE;
+    assert_status_says(plan_check(&plan, &spec), STATUS_INTERNAL, "layer 1 linear attention rows");
+    plan_destroy(&plan);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -515,6 +612,7 @@ int main(void)
         cmocka_unit_test(test_plan_deci_7b),
         cmocka_unit_test(test_plan_three_ranks_four_heads),
         cmocka_unit_test(test_plan_deals_extra_units_in_turn),
+        cmocka_unit_test(test_plan_deals_linear_rows_behind_the_rest),
         cmocka_unit_test(test_plan_leaves_ranks_without_tiles_or_rows),
         cmocka_unit_test(test_plan_refuses_layouts_that_cannot_be),
         cmocka_unit_test(test_plan_check_sees_damage),

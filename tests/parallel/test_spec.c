@@ -223,6 +223,33 @@ static void test_spec_reads_llama3_scaling(void **state)
     spec_destroy(&spec);
 }
 
+static void test_spec_checks_the_context(void **state)
+{
+    (void)state;
+    struct model_spec spec;
+    assert_status_ok(spec_parse(small, strlen(small), "small", &spec));
+    assert_close(spec.dynamic_factor, 2.0, 0, 0);
+    assert_status_ok(spec_check_context(&spec, 0));
+    assert_status_ok(spec_check_context(&spec, 128));
+    const status_t s = spec_check_context(&spec, 129);
+    assert_status_says(s, STATUS_INVALID_ARGUMENT,
+                       "--max-model-len 129 is more than the model's 128");
+    assert_status_says(s, STATUS_INVALID_ARGUMENT,
+                       "rope_scaling dynamic (factor 2) would change the angles of keys");
+    assert_status_says(s, STATUS_INVALID_ARGUMENT, STATUS_FIX "leave it out, or use at most 128");
+    // The longest message there can be is whole.
+    spec.max_positions = 16777216;
+    spec.dynamic_factor = 1.23456e-100;
+    assert_status_says(spec_check_context(&spec, INT64_MAX), STATUS_INVALID_ARGUMENT,
+                       "use at most 16777216");
+    spec_destroy(&spec);
+
+    assert_status_ok(parse_mutated("{\"type\": \"dynamic\", \"factor\": 2.0}", "null", &spec));
+    const status_t plain = spec_check_context(&spec, 129);
+    assert_status_says(plain, STATUS_INVALID_ARGUMENT, "max_position_embeddings); fix: leave");
+    spec_destroy(&spec);
+}
+
 static void test_spec_llama_and_mistral_rows(void **state)
 {
     (void)state;
@@ -382,6 +409,8 @@ static void test_spec_names_the_field_the_value_and_the_rule(void **state)
         {"{\"type\": \"dynamic\", \"factor\": 2.0}",
          "{\"type\": \"dynamic\", \"original_max_position_embeddings\": 64}",
          "from position 64 on is not supported"},
+        {"{\"type\": \"dynamic\", \"factor\": 2.0}", "{\"type\": \"dynamic\"}",
+         "rope_scaling: factor is missing, must be a number above 0"},
         {"{\"type\": \"dynamic\", \"factor\": 2.0}", "{}", "rope_type is missing"},
         {"{\"type\": \"dynamic\", \"factor\": 2.0}", "2.0", "must be null or an object"},
         {"\"rope_theta\"", "\"partial_rotary_factor\": 1.5, \"rope_theta\"",
@@ -552,6 +581,7 @@ int main(void)
         cmocka_unit_test(test_spec_lists_its_architectures),
         cmocka_unit_test(test_spec_accepts_variants),
         cmocka_unit_test(test_spec_reads_llama3_scaling),
+        cmocka_unit_test(test_spec_checks_the_context),
         cmocka_unit_test(test_spec_llama_and_mistral_rows),
         cmocka_unit_test(test_spec_reads_both_spellings_of_stablelm),
         cmocka_unit_test(test_spec_names_the_field_the_value_and_the_rule),

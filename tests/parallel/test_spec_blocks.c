@@ -57,8 +57,10 @@ static void test_spec_blocks_reads_every_kind_of_layer(void **state)
     for (int i = 0; i < 4; i++) {
         assert_memory_equal(&spec.layers[i], &want[i], sizeof want[i]);
     }
-    const int64_t matrices = 2 * (6 + 3) * 16 + 3 * 256 + 96 + 96 + 2 * (6 + 6) * 16 + 3 * 512;
-    assert_int_equal(spec_parameters(&spec), 96 * (2 * 300 + matrices + 7));
+    const int rows_of_heads = 2 * (6 + 3) * 16 + 2 * (6 + 6) * 16;
+    const int matrices = rows_of_heads + 3 * 256 + 96 + 96 + 3 * 512;
+    const int64_t rows = 600 + matrices + 7; // of 96: embedding and head, the layers, the norms
+    assert_int_equal(spec_parameters(&spec), 96 * rows);
     assert_int_equal(spec_kv_bytes_per_token(&spec, DTYPE_BF16), 2 * 9 * 16 * 2);
     spec_destroy(&spec);
 
@@ -132,6 +134,7 @@ static void test_spec_blocks_reads_the_mini_model(void **state)
     struct model_spec spec;
     read_published("nemotron-nas-mini", &spec);
     assert_int_equal(spec_parameters(&spec), 416860160);
+    assert_int_equal(spec_kv_bytes_per_token(&spec, DTYPE_BF16), 11264);
     static const int32_t kv[14] = {4, 2, 0, 0, 4, 8, 4, 4, 2, 0, 0, 4, 8, 4};
     for (int32_t i = 0; i < 14; i++) {
         const int32_t of_seven = i % 7;

@@ -3,17 +3,15 @@
  *
  * What:      the first byte of the input chooses the message. A message that unpacks must pack, and what was packed
  *            must unpack and pack to the same bytes.
- *            fuzz_wire_main.c runs it over random damage in the tests, and over the files of a corpus. For a guided
- *            search, compile proto/wire and this file with clang -fsanitize=fuzzer,address, without that main.
+ *            fuzz_wire_samples.c makes the messages that are damaged.
  */
 #include <stdlib.h>
 #include <string.h>
 
+#include "tests/fuzz/fuzz_driver.h"
 #include "tests/proto/wire_samples.h"
 
 #define MAX_BYTES (64u << 20)
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static void check(bool holds)
 {

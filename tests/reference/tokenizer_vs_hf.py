@@ -1,10 +1,14 @@
 #!/usr/bin/env python3
-"""Compare our tokenizer with Hugging Face's `tokenizers` on the same tokenizer.json files.
+"""Compare our tokenizer with Hugging Face's `tokenizers` on the same files, and with `sentencepiece` and `tiktoken`.
 
 What:    for each tokenizer: the published vectors, texts with special tokens, and random Unicode strings are encoded by
          both; ids must be equal. What they encode to, and random ids, are decoded by both; texts must be equal, but for
          the one documented difference (below).
-Needs:   pip install tokenizers, and the built program <build>/tests/tokenizer_tool.
+         A tokenizer.model beside a tokenizer.json is read alone by ours, and compared with what `tokenizers` makes of
+         the tokenizer.json and with the library of its own form, `sentencepiece` or `tiktoken`. DeciLM-7B's is
+         compared in the Metaspace forms that newer tokenizer.json files have. GPT-2's vocabulary is
+         compared as vocab.json and merges.txt, and extended as DeciCoder-6B's, which its script makes with `tiktoken`.
+Needs:   pip install tokenizers sentencepiece tiktoken, and the built program <build>/tests/tokenizer_tool.
 Use:     tokenizer_vs_hf.py --build build/release [--data DATA] [--count 2000] [--seed 1] [--model DIR] [NAME ...]
          DATA holds tokenizers/NAME/tokenizer.json, vectors/NAME.json, special/NAME.json; it is KVASIR_TEST_DATA, or what
          the build was configured with. --model DIR adds any other directory with a tokenizer.json; the demo model's
@@ -16,11 +20,14 @@ Differs: a run of <0xNN> tokens that is not UTF-8: `tokenizers` turns the whole 
 """
 
 import argparse
+import base64
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
+import tempfile
 import unicodedata
 
 NAMES = ["decilm-7b", "decilm-6b", "decicoder-1b", "stablelm-3b", "llama-3", "gpt-2"]
@@ -98,7 +105,9 @@ class Ours:
 
 
 class Comparison:
-    def __init__(self, name, folder, tool):
+    """With `tokenizers`, which reads folder/tokenizer.json; ours reads what is in ours_folder."""
+
+    def __init__(self, name, folder, tool, ours_folder=None):
         from tokenizers import Tokenizer
         self.name = name
         self.theirs = Tokenizer.from_file(os.path.join(folder, "tokenizer.json"))
@@ -110,7 +119,7 @@ class Comparison:
         self.byte_ids = {i for t, i in self.json["model"]["vocab"].items()
                          if "ByteFallback" in decoder and len(t) == 6 and t.startswith("<0x")}
         self.bytes = {i: int(t[3:5], 16) for t, i in self.json["model"]["vocab"].items() if i in self.byte_ids}
-        self.ours = Ours(tool, folder)
+        self.ours = Ours(tool, ours_folder or folder)
         self.counts = {"encoded": 0, "decoded": 0, "broken runs": 0, "older tables": 0, "different": 0}
 
     def report(self, what, given, theirs, ours):
@@ -187,6 +196,122 @@ class Comparison:
         return self.counts["different"]
 
 
+class LibraryComparison:
+    """Plain text with another library: ids, and the text back from them."""
+
+    def __init__(self, name, encode, decode, tool, ours_folder):
+        self.name = name
+        self.theirs_encode = encode
+        self.theirs_decode = decode
+        self.ours = Ours(tool, ours_folder)
+        self.counts = {"encoded": 0, "decoded": 0, "different": 0}
+
+    def check(self, what, given, theirs, ours):
+        self.counts[what] += 1
+        if theirs != ours:
+            self.counts["different"] += 1
+            if self.counts["different"] <= 10:
+                print(f"{self.name}: {what} {given!r}\n  theirs {theirs!r}\n  ours   {ours!r}")
+
+    def run(self, rng, texts, count):
+        for text in texts + [random_text(rng) for _ in range(count)]:
+            ids = self.theirs_encode(text)
+            self.check("encoded", text, ids, self.ours.encode(text, special=False))
+            self.check("decoded", ids, self.theirs_decode(ids), self.ours.decode(ids, skip=False))
+        self.ours.close()
+        print(f"{self.name}: " + ", ".join(f"{v} {k}" for k, v in self.counts.items()))
+        return self.counts["different"]
+
+
+LLAMA3_PATTERN = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+                  r"|\s*[\r\n]+|\s+(?!\S)|\s+")
+GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+
+
+def tiktoken_comparison(name, pattern, ranks, tool, folder):
+    import tiktoken
+    encoding = tiktoken.Encoding(name="file", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
+    return LibraryComparison(name, encoding.encode_ordinary, encoding.decode, tool, folder)
+
+
+def sentencepiece_comparison(name, path, tool, folder):
+    import sentencepiece
+    processor = sentencepiece.SentencePieceProcessor(model_file=path)
+    return LibraryComparison(name, processor.encode, processor.decode, tool, folder)
+
+
+def read_ranks(path):
+    with open(path, "rb") as file:
+        rows = [line.split() for line in file]
+    return {base64.b64decode(token): int(rank) for token, rank in rows}
+
+
+def copy_files(folder, names, to):
+    os.makedirs(to)
+    for name in names:
+        if os.path.exists(os.path.join(folder, name)):
+            shutil.copyfile(os.path.join(folder, name), os.path.join(to, name))
+    return to
+
+
+def model_comparisons(name, folder, tool, scratch):
+    """tokenizer.model without the tokenizer.json beside it."""
+    path = os.path.join(folder, "tokenizer.model")
+    alone = copy_files(folder, ["tokenizer.model", "tokenizer_config.json"], os.path.join(scratch, name))
+    yield Comparison(name + " tokenizer.model, tokenizers", folder, tool, alone)
+    with open(path, "rb") as file:
+        is_sentencepiece = file.read(1) == b"\n"
+    if is_sentencepiece:
+        yield sentencepiece_comparison(name + " tokenizer.model, sentencepiece", path, tool, alone)
+    else:
+        yield tiktoken_comparison(name + " tokenizer.model, tiktoken", LLAMA3_PATTERN, read_ranks(path), tool, alone)
+
+
+def metaspace_comparisons(folder, tool, scratch):
+    """The form that newer files of the same tokenizers have: Metaspace instead of a normalizer."""
+    with open(os.path.join(folder, "tokenizer.json"), encoding="utf-8") as file:
+        root = json.load(file)
+    root["normalizer"] = None
+    for scheme, split, alone in (("first", False, False), ("always", True, True), ("never", False, True)):
+        step = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": scheme, "split": split}
+        root["pre_tokenizer"] = step
+        if alone:
+            root["decoder"] = step
+        to = copy_files(folder, [], os.path.join(scratch, "metaspace-" + scheme))
+        with open(os.path.join(to, "tokenizer.json"), "w", encoding="utf-8") as file:
+            json.dump(root, file)
+        yield Comparison(f"decilm-7b, Metaspace {scheme}", to, tool)
+
+
+def byte_of_character():
+    """GPT-2's spelling of bytes: printable Latin-1 as itself, the others from U+0100 on."""
+    printable = [b for b in range(256) if 0x21 <= b <= 0x7E or 0xA1 <= b <= 0xAC or 0xAE <= b]
+    others = [b for b in range(256) if b not in printable]
+    return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
+
+
+def gpt2_comparisons(folder, tool, scratch):
+    """GPT-2's vocabulary in its other forms."""
+    with open(os.path.join(folder, "tokenizer.json"), encoding="utf-8") as file:
+        model = json.load(file)["model"]
+    pair = os.path.join(scratch, "pair")
+    codegen = os.path.join(scratch, "codegen")
+    for to in (pair, codegen):
+        os.makedirs(to)
+        with open(os.path.join(to, "vocab.json"), "w", encoding="utf-8") as file:
+            json.dump(model["vocab"], file)
+    with open(os.path.join(pair, "merges.txt"), "w", encoding="utf-8") as file:
+        file.write("#version: 0.2\n" + "".join(m + "\n" for m in model["merges"]))
+    with open(os.path.join(codegen, "tokenizer_config.json"), "w", encoding="utf-8") as file:
+        json.dump({"tokenizer_class": "DeciCoderTokenizer"}, file)
+    yield Comparison("gpt-2 vocab.json, tokenizers", folder, tool, pair)
+    spelled = byte_of_character()
+    ranks = {bytes(spelled[c] for c in t): i for t, i in model["vocab"].items() if t != "<|endoftext|>"}
+    for run in [" " * n for n in range(31, 1, -1)] + ["\t" * n for n in range(9, 1, -1)]:
+        ranks[run.encode()] = len(ranks) + 1
+    yield tiktoken_comparison("decicoder-6b vocab.json, tiktoken", GPT2_PATTERN, ranks, tool, codegen)
+
+
 def known_texts(data, name):
     texts = []
     for kind in ("vectors", "special"):
@@ -207,6 +332,16 @@ def configured_data(build):
                 if line.startswith("KVASIR_TEST_DATA:"):
                     path = line.split("=", 1)[1].strip()
     return path if path and os.path.isdir(path) else None
+
+
+def comparisons(name, folder, tool, scratch):
+    yield Comparison(name, folder, tool)
+    if os.path.exists(os.path.join(folder, "tokenizer.model")):
+        yield from model_comparisons(os.path.basename(name), folder, tool, scratch)
+    if name == "decilm-7b":
+        yield from metaspace_comparisons(folder, tool, scratch)
+    if name == "gpt-2":
+        yield from gpt2_comparisons(folder, tool, scratch)
 
 
 def main():
@@ -231,7 +366,9 @@ def main():
     different = 0
     for name, folder in folders:
         texts = known_texts(data, name) if data else []
-        different += Comparison(name, folder, tool).run(random.Random(args.seed), texts, args.count)
+        with tempfile.TemporaryDirectory() as scratch:
+            for comparison in comparisons(name, folder, tool, scratch):
+                different += comparison.run(random.Random(args.seed), texts, args.count)
     return 1 if different else 0
 
 

@@ -65,7 +65,9 @@ void engine_driver_open(struct engine_driver *driver, struct group *group,
         .max_num_batched_tokens = options->max_rows,
         .max_model_len = MAX_MODEL_LEN,
         .threads = group_size(group) > 1 ? 1 : 2,
-        .log = {.fd = -1},
+        .load = options->load,
+        .weights_seed = options->weights_seed,
+        .log = {.fd = options->log_fd > 0 ? options->log_fd : -1, .level = LOG_WARN},
     };
     assert_status_ok(
         engine_new(group, &driver->spec, &driver->plan, &engine_options, &driver->engine));

@@ -37,6 +37,9 @@ struct driver_options {
     int placement;
     int dtype, kv_dtype;
     int32_t max_rows;
+    int load; /* enum engine_load */
+    uint64_t weights_seed;
+    int log_fd; /* of warnings; 0: nowhere */
 };
 
 /* model is written in dir already. */

@@ -56,6 +56,47 @@ static float *random_matrix(int64_t n_out, int64_t n_in, int dtype, uint64_t *st
     return random_array(n_out * n_in, 0.0, 1.0 / sqrt((double)n_in), dtype, state);
 }
 
+/* What a block does not have stays NULL. */
+static void make_attention(const struct test_model_shape *shape, int32_t i,
+                           struct test_layer *layer, uint64_t *state)
+{
+    const int dtype = shape->dtype;
+    const int64_t n_hidden = shape->n_hidden;
+    const int64_t n_q = (int64_t)shape->n_heads * shape->head_dim;
+    const int64_t n_kv = (int64_t)shape->kv_heads[i] * shape->head_dim;
+    if (shape->attention[i] == SPEC_BLOCK_NONE) {
+        return;
+    }
+    layer->attention_norm = random_array(n_hidden, 1.0, 0.2, dtype, state);
+    if (shape->attention[i] == SPEC_BLOCK_LINEAR) {
+        layer->linear_attention = random_matrix(n_hidden, n_hidden, dtype, state);
+        return;
+    }
+    layer->q = random_array(n_q * n_hidden, 0.0, 2.0 / sqrt((double)n_hidden), dtype, state);
+    layer->k = random_array(n_kv * n_hidden, 0.0, 2.0 / sqrt((double)n_hidden), dtype, state);
+    layer->v = random_matrix(n_kv, n_hidden, dtype, state);
+    layer->o = random_matrix(n_hidden, n_q, dtype, state);
+}
+
+static void make_ffn(const struct test_model_shape *shape, int32_t i, struct test_layer *layer,
+                     uint64_t *state)
+{
+    const int dtype = shape->dtype;
+    const int64_t n_hidden = shape->n_hidden;
+    const int64_t n_ff = shape->n_ff[i];
+    if (shape->ffn[i] == SPEC_BLOCK_NONE) {
+        return;
+    }
+    layer->ffn_norm = random_array(n_hidden, 1.0, 0.2, dtype, state);
+    if (shape->ffn[i] == SPEC_BLOCK_LINEAR) {
+        layer->linear_ffn = random_matrix(n_hidden, n_hidden, dtype, state);
+        return;
+    }
+    layer->gate = random_matrix(n_ff, n_hidden, dtype, state);
+    layer->up = random_matrix(n_ff, n_hidden, dtype, state);
+    layer->down = random_matrix(n_hidden, n_ff, dtype, state);
+}
+
 void model_writer_make(const struct test_model_shape *shape, struct test_model *model)
 {
     memset(model, 0, sizeof *model);
@@ -64,7 +105,6 @@ void model_writer_make(const struct test_model_shape *shape, struct test_model *
     uint64_t state = shape->seed;
     const int dtype = shape->dtype;
     const int64_t n_hidden = shape->n_hidden;
-    const int64_t n_q = (int64_t)shape->n_heads * shape->head_dim;
     model->embedding = random_array(shape->n_vocab * n_hidden, 0.0, 0.7, dtype, &state);
     model->final_norm = random_array(n_hidden, 1.0, 0.2, dtype, &state);
     model->head = shape->tied_head ? model->embedding
@@ -74,21 +114,11 @@ void model_writer_make(const struct test_model_shape *shape, struct test_model *
         model->final_norm_bias = random_array(n_hidden, 0.0, 0.3, dtype, &state);
     }
     for (int32_t i = 0; i < shape->n_layers; i++) {
-        struct test_layer *layer = &model->layers[i];
-        const int64_t n_kv = (int64_t)shape->kv_heads[i] * shape->head_dim;
-        const int64_t n_ff = shape->n_ff[i];
-        layer->attention_norm = random_array(n_hidden, 1.0, 0.2, dtype, &state);
-        layer->q = random_array(n_q * n_hidden, 0.0, 2.0 / sqrt((double)n_hidden), dtype, &state);
-        layer->k = random_array(n_kv * n_hidden, 0.0, 2.0 / sqrt((double)n_hidden), dtype, &state);
-        layer->v = random_matrix(n_kv, n_hidden, dtype, &state);
-        layer->o = random_matrix(n_hidden, n_q, dtype, &state);
-        layer->ffn_norm = random_array(n_hidden, 1.0, 0.2, dtype, &state);
-        layer->gate = random_matrix(n_ff, n_hidden, dtype, &state);
-        layer->up = random_matrix(n_ff, n_hidden, dtype, &state);
-        layer->down = random_matrix(n_hidden, n_ff, dtype, &state);
+        make_attention(shape, i, &model->layers[i], &state);
+        make_ffn(shape, i, &model->layers[i], &state);
         if (bias) {
-            layer->attention_norm_bias = random_array(n_hidden, 0.0, 0.3, dtype, &state);
-            layer->ffn_norm_bias = random_array(n_hidden, 0.0, 0.3, dtype, &state);
+            model->layers[i].attention_norm_bias = random_array(n_hidden, 0.0, 0.3, dtype, &state);
+            model->layers[i].ffn_norm_bias = random_array(n_hidden, 0.0, 0.3, dtype, &state);
         }
     }
 }
@@ -103,10 +133,19 @@ void model_writer_free(struct test_model *model)
     free(model->final_norm_bias);
     for (int32_t i = 0; i < model->shape.n_layers; i++) {
         const struct test_layer *layer = &model->layers[i];
-        float *const arrays[] = {
-            layer->attention_norm, layer->q,    layer->k,  layer->v,    layer->o,
-            layer->ffn_norm,       layer->gate, layer->up, layer->down, layer->attention_norm_bias,
-            layer->ffn_norm_bias};
+        float *const arrays[] = {layer->attention_norm,
+                                 layer->q,
+                                 layer->k,
+                                 layer->v,
+                                 layer->o,
+                                 layer->ffn_norm,
+                                 layer->gate,
+                                 layer->up,
+                                 layer->down,
+                                 layer->attention_norm_bias,
+                                 layer->ffn_norm_bias,
+                                 layer->linear_attention,
+                                 layer->linear_ffn};
         for (size_t j = 0; j < sizeof arrays / sizeof arrays[0]; j++) {
             free(arrays[j]);
         }
@@ -123,7 +162,7 @@ struct named_tensor {
 };
 
 struct tensor_list {
-    struct named_tensor tensors[11 * TEST_MODEL_MAX_LAYERS + 8];
+    struct named_tensor tensors[13 * TEST_MODEL_MAX_LAYERS + 8];
     int32_t n;
 };
 
@@ -149,12 +188,17 @@ static void add_layer(struct tensor_list *list, const struct test_model *model, 
         {"self_attn.k_proj", n_kv, s->n_hidden, layer->k},
         {"self_attn.v_proj", n_kv, s->n_hidden, layer->v},
         {"self_attn.o_proj", s->n_hidden, n_q, layer->o},
+        {"self_attn.linear_attn", s->n_hidden, s->n_hidden, layer->linear_attention},
         {"post_attention_layernorm", s->n_hidden, 0, layer->ffn_norm},
         {"mlp.gate_proj", s->n_ff[i], s->n_hidden, layer->gate},
         {"mlp.up_proj", s->n_ff[i], s->n_hidden, layer->up},
         {"mlp.down_proj", s->n_hidden, s->n_ff[i], layer->down},
+        {"mlp.linear_mlp", s->n_hidden, s->n_hidden, layer->linear_ffn},
     };
     for (size_t j = 0; j < sizeof tensors / sizeof tensors[0]; j++) {
+        if (tensors[j].values == NULL) {
+            continue;
+        }
         char name[192];
         snprintf(name, sizeof name, "model.layers.%d.%s.weight", i, tensors[j].name);
         add_tensor(list, tensors[j].values, tensors[j].n_rows, tensors[j].n_columns, name);
@@ -217,13 +261,16 @@ static const char *format_name(int dtype)
     }
 }
 
-/* A float16 from a float32 that is one: zero or normal. */
+/* A float16 from a float32 that is one: zero, normal, infinite or NaN. */
 static uint16_t half_bits(float value)
 {
     uint32_t bits;
     memcpy(&bits, &value, sizeof bits);
     if (value == 0.0f) {
         return 0;
+    }
+    if (!isfinite(value)) {
+        return (uint16_t)((bits >> 16 & 0x8000u) | 0x7C00u | (isnan(value) ? 0x200u : 0));
     }
     return (uint16_t)(bits >> 16 & 0x8000u) | (uint16_t)(((bits >> 13) & 0x3ffffu) - (112u << 10));
 }
@@ -308,6 +355,25 @@ static void write_index(const struct tensor_list *list, int32_t n_shards, const 
     bytes_destroy(&text);
 }
 
+/* {"attention": .., "ffn": ..} of every layer; an FFN's width is set after reading, see model_writer_spec. */
+static void append_blocks(struct bytes *text, const struct test_model_shape *s)
+{
+    static const char *const kinds[] = {
+        [SPEC_BLOCK_FULL] = "\"no_op\":false,\"replace_with_linear\":false",
+        [SPEC_BLOCK_LINEAR] = "\"no_op\":false,\"replace_with_linear\":true",
+        [SPEC_BLOCK_NONE] = "\"no_op\":true,\"replace_with_linear\":false",
+    };
+    assert_status_ok(bytes_append_str(text, "\"block_configs\":["));
+    for (int32_t i = 0; i < s->n_layers; i++) {
+        const bool full = s->attention[i] == SPEC_BLOCK_FULL;
+        assert_status_ok(bytes_printf(
+            text, "%s{\"attention\":{%s,\"n_heads_in_group\":%d},\"ffn\":{%s,\"ffn_mult\":1.0}}",
+            i > 0 ? "," : "", kinds[s->attention[i]], full ? s->n_heads / s->kv_heads[i] : 1,
+            kinds[s->ffn[i]]));
+    }
+    assert_status_ok(bytes_append_str(text, "]}"));
+}
+
 static void write_config(const struct test_model *model, const char *path)
 {
     const struct test_model_shape *s = &model->shape;
@@ -333,7 +399,9 @@ static void write_config(const struct test_model *model, const char *path)
         stable ? (double)s->rotary_dim / (double)s->head_dim : 1.0,
         s->rope_theta > 0.0 ? s->rope_theta : 10000.0, s->tied_head ? "true" : "false",
         dtype_name(s->dtype)));
-    if (window) {
+    if (s->nas) {
+        append_blocks(&text, s);
+    } else if (window) {
         assert_status_ok(bytes_printf(&text, "\"num_key_value_heads\":%d,\"sliding_window\":%d}",
                                       s->kv_heads[0], s->sliding_window));
     } else {

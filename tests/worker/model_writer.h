@@ -20,6 +20,8 @@ struct test_model_shape {
     int32_t n_hidden, n_heads, head_dim, n_vocab, n_layers;
     int32_t kv_heads[TEST_MODEL_MAX_LAYERS];
     int32_t n_ff[TEST_MODEL_MAX_LAYERS];
+    int attention[TEST_MODEL_MAX_LAYERS],
+        ffn[TEST_MODEL_MAX_LAYERS]; /* enum spec_block, where nas */
     int32_t max_positions;
     int32_t sliding_window; /* 0: none; else every layer has kv_heads[0] */
     int32_t rotary_dim; /* StableLM: LayerNorm, and this much of a head is turned; 0: no StableLM */
@@ -28,12 +30,14 @@ struct test_model_shape {
     double rope_theta;  /* 0: 10000 */
     uint64_t seed;
     bool tied_head;
+    bool nas; /* Nemotron-NAS: kv_heads and n_ff are 0 where a block is not full */
 };
 
 /* [out, in] row major; the shapes of a Hugging Face checkpoint. */
 struct test_layer {
     float *attention_norm, *q, *k, *v, *o;
     float *ffn_norm, *gate, *up, *down;
+    float *linear_attention, *linear_ffn;       /* NULL: no such block */
     float *attention_norm_bias, *ffn_norm_bias; /* NULL: RMSNorm */
 };
 

@@ -125,8 +125,16 @@ static void attention_block(const struct reference *r, int32_t i)
     const int64_t n = r->n_tokens;
     const int64_t n_q = (int64_t)s->n_heads * s->head_dim;
     const int64_t n_kv = (int64_t)s->kv_heads[i] * s->head_dim;
+    if (layer->attention_norm == NULL) {
+        return;
+    }
     norm(r->x, (struct norm_arrays){layer->attention_norm, layer->attention_norm_bias}, n,
          s->n_hidden, r->normed);
+    if (layer->linear_attention != NULL) {
+        linear(r->normed, layer->linear_attention, n, s->n_hidden, s->n_hidden, r->sum);
+        add(r->x, r->sum, n * s->n_hidden);
+        return;
+    }
     linear(r->normed, layer->q, n, s->n_hidden, n_q, r->q);
     linear(r->normed, layer->k, n, s->n_hidden, n_kv, r->k);
     linear(r->normed, layer->v, n, s->n_hidden, n_kv, r->v);
@@ -147,8 +155,16 @@ static void ffn_block(const struct reference *r, int32_t i)
     const struct test_layer *layer = &r->model->layers[i];
     const int64_t n = r->n_tokens;
     const int64_t n_ff = s->n_ff[i];
+    if (layer->ffn_norm == NULL) {
+        return;
+    }
     norm(r->x, (struct norm_arrays){layer->ffn_norm, layer->ffn_norm_bias}, n, s->n_hidden,
          r->normed);
+    if (layer->linear_ffn != NULL) {
+        linear(r->normed, layer->linear_ffn, n, s->n_hidden, s->n_hidden, r->sum);
+        add(r->x, r->sum, n * s->n_hidden);
+        return;
+    }
     linear(r->normed, layer->gate, n, s->n_hidden, n_ff, r->gate);
     linear(r->normed, layer->up, n, s->n_hidden, n_ff, r->up);
     for (int64_t j = 0; j < n * n_ff; j++) {

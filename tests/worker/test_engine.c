@@ -15,6 +15,9 @@
 #include "tests/worker/model_writer.h"
 #include "tests/worker/reference_forward.h"
 
+/* Shapes that tests ask for. */
+enum { STABLELM = 4, NEMOTRON_NAS };
+
 static const struct test_model_shape shapes[] = {
     // Every KV head count that divides 8 heads, an FFN that is no multiple of a tile, a prime vocabulary.
     {.n_hidden = 48,
@@ -64,18 +67,35 @@ static const struct test_model_shape shapes[] = {
      .rope_theta = 500000.0,
      .dtype = DTYPE_F32,
      .seed = 4},
-    // StableLM: LayerNorm with bias, a part of each head turned.
-    {.n_hidden = 43,
-     .n_heads = 4,
-     .head_dim = 16,
-     .n_vocab = 59,
-     .n_layers = 3,
-     .kv_heads = {4, 4, 2},
-     .n_ff = {90, 133, 64},
-     .max_positions = 128,
-     .rotary_dim = 4,
-     .dtype = DTYPE_F32,
-     .seed = 5},
+    // LayerNorm with bias, a part of each head turned.
+    [STABLELM] = {.n_hidden = 43,
+                  .n_heads = 4,
+                  .head_dim = 16,
+                  .n_vocab = 59,
+                  .n_layers = 3,
+                  .kv_heads = {4, 4, 2},
+                  .n_ff = {90, 133, 64},
+                  .max_positions = 128,
+                  .rotary_dim = 4,
+                  .dtype = DTYPE_F32,
+                  .seed = 5},
+    // Every block in the place of either, one layer with nothing at all; rows of two tiles and a bit.
+    [NEMOTRON_NAS] = {.n_hidden = 131,
+                      .n_heads = 8,
+                      .head_dim = 6,
+                      .n_vocab = 67,
+                      .n_layers = 7,
+                      .nas = true,
+                      .attention = {SPEC_BLOCK_LINEAR, SPEC_BLOCK_FULL, SPEC_BLOCK_NONE,
+                                    SPEC_BLOCK_NONE, SPEC_BLOCK_FULL, SPEC_BLOCK_FULL,
+                                    SPEC_BLOCK_LINEAR},
+                      .ffn = {SPEC_BLOCK_FULL, SPEC_BLOCK_LINEAR, SPEC_BLOCK_FULL, SPEC_BLOCK_NONE,
+                              SPEC_BLOCK_NONE, SPEC_BLOCK_FULL, SPEC_BLOCK_NONE},
+                      .kv_heads = {0, 4, 0, 0, 1, 2, 0},
+                      .n_ff = {200, 0, 64, 0, 0, 130, 0},
+                      .max_positions = 128,
+                      .dtype = DTYPE_F32,
+                      .seed = 6},
 };
 
 enum { N_SHAPES = sizeof shapes / sizeof shapes[0], N_SEQS = 9 };
@@ -463,7 +483,7 @@ static void test_engine_takes_the_biases_of_its_norms_alone(void **state)
          "q_layernorm.bias"},
         {{.extra = "model.layers.0.self_attn.v_proj.bias"}, STATUS_DATA_LOSS, "v_proj.bias"},
     };
-    struct fixture *f = fixture_open(state, &shapes[N_SHAPES - 1]);
+    struct fixture *f = fixture_open(state, &shapes[STABLELM]);
     const struct engine_options options = small_options(f->dir);
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         rewrite(f, &bad[i].flaws);
@@ -476,6 +496,29 @@ static void test_engine_takes_the_biases_of_its_norms_alone(void **state)
     rewrite(rms, &(struct model_writer_flaws){.extra = "model.layers.0.input_layernorm.bias"});
     check_fails(rms, &others, STATUS_DATA_LOSS, "input_layernorm.bias");
     fixture_close(rms);
+}
+
+static void test_engine_asks_for_the_tensors_of_the_blocks(void **state)
+{
+    static const struct {
+        struct model_writer_flaws flaws;
+        const char *says;
+    } bad[] = {
+        {{.leave_out = "model.layers.0.self_attn.linear_attn.weight"},
+         "no tensor model.layers.0.self_attn.linear_attn.weight"},
+        {{.leave_out = "model.layers.0.input_layernorm.weight"},
+         "no tensor model.layers.0.input_layernorm.weight"},
+        {{.leave_out = "model.layers.1.mlp.linear_mlp.weight"},
+         "no tensor model.layers.1.mlp.linear_mlp.weight"},
+        {{.extra = "model.layers.1.mlp.linear_mlp.bias"}, "linear_mlp.bias"},
+    };
+    struct fixture *f = fixture_open(state, &shapes[NEMOTRON_NAS]);
+    const struct engine_options options = small_options(f->dir);
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        rewrite(f, &bad[i].flaws);
+        check_fails(f, &options, STATUS_DATA_LOSS, bad[i].says);
+    }
+    fixture_close(f);
 }
 
 static void test_engine_ignores_tensors_it_does_not_need(void **state)
@@ -614,6 +657,7 @@ int main(void)
         cmocka_unit_test(test_engine_reads_and_stores_each_byte_once),
         cmocka_unit_test(test_engine_refuses_bad_checkpoints),
         cmocka_unit_test(test_engine_takes_the_biases_of_its_norms_alone),
+        cmocka_unit_test(test_engine_asks_for_the_tensors_of_the_blocks),
         cmocka_unit_test(test_engine_ignores_tensors_it_does_not_need),
         cmocka_unit_test(test_engine_refuses_what_cannot_fit),
         cmocka_unit_test(test_engine_refuses_positions_past_the_end),

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "coordinator/tokenizer/tokenizer_parts.h"
 #include "tests/coordinator/tokenizer/tokenizer_fixture.h"
 
 #define MAX_TOKENS 48
@@ -196,9 +197,40 @@ static void test_bpe_late_pairs_go_first(void **state)
     tokenizer_free(tokenizer);
 }
 
+/* A long word costs a fixed number of steps a symbol, whatever merges there are. */
+static void test_bpe_takes_linear_steps(void **state)
+{
+    (void)state;
+
+    enum { SIZE = 20000 };
+
+    char *word = test_malloc(SIZE);
+    for (int i = 0; i < 60; i++) {
+        struct model model;
+        struct bpe_scratch scratch = {0};
+        struct token_list out = {0};
+        random_model(&model);
+        struct tokenizer *tokenizer = build(&model);
+        if (i % 2 == 0) {
+            random_word(word, SIZE);
+        } else {
+            memset(word, 'a', SIZE);
+        }
+        assert_status_ok(bpe_encode(&tokenizer->bpe, &scratch, (const uint8_t *)word, SIZE, &out));
+        // Every symbol has a pair, and every merge makes two.
+        assert_true(scratch.queue.n_pushed <= 3 * SIZE);
+        assert_true(scratch.queue.n_sorted <= SIZE);
+        token_list_destroy(&out);
+        bpe_scratch_destroy(&scratch);
+        tokenizer_free(tokenizer);
+    }
+    test_free(word);
+}
+
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_bpe_takes_linear_steps),
         cmocka_unit_test(test_bpe_agrees_with_its_definition),
         cmocka_unit_test(test_bpe_agrees_with_its_definition_on_long_words),
         cmocka_unit_test(test_bpe_late_pairs_go_first),

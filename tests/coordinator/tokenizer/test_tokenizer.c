@@ -451,25 +451,6 @@ static void test_tokenizer_decode_refuses_ids_it_does_not_have(void **state)
     tokenizer_free(tokenizer);
 }
 
-static void test_tokenizer_load_names_the_file(void **state)
-{
-    (void)state;
-    char dir[TEST_PATH_BYTES];
-    char path[TEST_PATH_BYTES + 32];
-    test_tmpdir(dir);
-    struct tokenizer *tokenizer = NULL;
-    assert_status_says(tokenizer_load(dir, &tokenizer), STATUS_NOT_FOUND, "tokenizer.json");
-    snprintf(path, sizeof path, "%s/tokenizer.model", dir);
-    test_write_file(path, "x", 1);
-    assert_status_says(tokenizer_load(dir, &tokenizer), STATUS_NOT_FOUND, "fix: save");
-    snprintf(path, sizeof path, "%s/tokenizer.json", dir);
-    test_write_file(path, "{\"model\": 1}", 12);
-    assert_status_says(tokenizer_load(dir, &tokenizer), STATUS_DATA_LOSS, "tokenizer.json: ");
-    assert_null(tokenizer);
-    test_tmpdir_remove(dir);
-    tokenizer_free(NULL);
-}
-
 // ---- tokenizer_config.json ----
 
 static void write_text(const char *dir, const char *name, const char *text)
@@ -518,12 +499,83 @@ static void test_tokenizer_load_follows_the_config(void **state)
     write_text(dir, "tokenizer_config.json",
                "{\"tokenizer_class\": \"LlamaTokenizer\", \"bos_token\": \"<s>\"}");
     assert_status_says(tokenizer_load(dir, &tokenizer), STATUS_DATA_LOSS,
-                       "tokenizer_config.json: bos_token: \"<s>\" is not in model.vocab");
+                       "tokenizer_config.json: bos_token: \"<s>\" is not in the vocabulary");
     write_text(dir, "tokenizer_config.json", "{");
     assert_status_says(tokenizer_load(dir, &tokenizer), STATUS_DATA_LOSS,
                        "tokenizer_config.json: line 1");
     assert_null(tokenizer);
     test_tmpdir_remove(dir);
+}
+
+// ---- Metaspace ----
+
+#define METASPACE(scheme, split)                                                           \
+    "{\"type\": \"Metaspace\", \"replacement\": \"\u2581\", \"prepend_scheme\": \"" scheme \
+    "\", \"split\": " split "}"
+
+static void test_tokenizer_metaspace_prepends_as_its_scheme_says(void **state)
+{
+    (void)state;
+
+    static const struct {
+        const char *pre_tokenizer;
+        int32_t ids[8];
+        size_t n;
+    } rows[] = {
+        // of "ab<s>ab a": a second segment, and a word inside of it
+        {METASPACE("first", "false"), {4, 6, 5, 3, 0}, 5},
+        {METASPACE("always", "false"), {4, 6, 4, 3, 0}, 5},
+        {METASPACE("never", "false"), {5, 6, 5, 3, 0}, 5},
+        {METASPACE("first", "true"), {4, 6, 5, 3, 0}, 5},
+    };
+
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        struct fixture_parts parts = fixture_sentencepiece;
+        parts.normalizer = "null";
+        parts.pre_tokenizer = rows[i].pre_tokenizer;
+        parts.added_tokens = "[{\"id\": 6, \"content\": \"<s>\", \"special\": true}]";
+        parts.model = "{\"vocab\": {\"a\": 0, \"b\": 1, \"c\": 2, \"\u2581\": 3, \"\u2581ab\": 4,"
+                      " \"ab\": 5}, \"merges\": [\"a b\", \"\u2581 ab\"]}";
+        struct tokenizer *tokenizer = fixture_parse(&parts);
+        assert_encodes(tokenizer, "ab<s>ab a", TOKENIZER_PARSE_SPECIAL, rows[i].ids, rows[i].n);
+        tokenizer_free(tokenizer);
+    }
+}
+
+/* With split, what a merge would join across words stays apart. */
+static void test_tokenizer_metaspace_cuts_words(void **state)
+{
+    (void)state;
+    struct fixture_parts parts = fixture_sentencepiece;
+    parts.normalizer = "null";
+    parts.model = "{\"vocab\": {\"a\": 0, \"\u2581\": 1, \"a\u2581\": 2, \"\u2581a\": 3},"
+                  " \"merges\": [\"a \u2581\", \"\u2581 a\"]}";
+    parts.pre_tokenizer = METASPACE("always", "true");
+    struct tokenizer *tokenizer = fixture_parse(&parts);
+    assert_encodes(tokenizer, "a a  a", 0, (const int32_t[]){3, 3, 1, 3}, 4);
+    tokenizer_free(tokenizer);
+    parts.pre_tokenizer = METASPACE("always", "false");
+    tokenizer = fixture_parse(&parts);
+    assert_encodes(tokenizer, "a a", 0, (const int32_t[]){1, 2, 0}, 3);
+    assert_encodes(tokenizer, " a", 0, (const int32_t[]){3}, 1);
+    tokenizer_free(tokenizer);
+}
+
+static void test_tokenizer_metaspace_decoder_drops_the_first_tokens_spaces(void **state)
+{
+    (void)state;
+    struct fixture_parts parts = fixture_sentencepiece;
+    parts.model =
+        "{\"vocab\": {\"a\": 0, \"\u2581\u2581a\u2581\": 1, \"\u2581\": 2}, \"merges\": []}";
+    parts.decoder = METASPACE("first", "false");
+    struct tokenizer *tokenizer = fixture_parse(&parts);
+    assert_decodes(tokenizer, (const int32_t[]){1, 1}, 2, 0, "a  a ", 5);
+    assert_decodes(tokenizer, (const int32_t[]){2, 1}, 2, 0, "  a ", 4);
+    tokenizer_free(tokenizer);
+    parts.decoder = METASPACE("never", "false");
+    tokenizer = fixture_parse(&parts);
+    assert_decodes(tokenizer, (const int32_t[]){1}, 1, 0, "  a ", 4);
+    tokenizer_free(tokenizer);
 }
 
 // ---- time ----
@@ -532,6 +584,7 @@ static void test_tokenizer_load_follows_the_config(void **state)
 static void test_tokenizer_long_runs_are_quick(void **state)
 {
     static const char *const units[] = {"a", " ", "\u00e9"};
+    (void)get_published(state, 0); // skips the test without the data, before it owns anything
     const size_t size = (size_t)1024 * 1024;
     char *text = test_malloc(size);
     for (size_t t = 0; t < FIXTURE_N_PUBLISHED; t += 3) { // SentencePiece and NFC
@@ -568,8 +621,10 @@ int main(void)
         cmocka_unit_test(test_tokenizer_encode_says_where_text_is_not_utf8),
         cmocka_unit_test(test_tokenizer_encode_stops_at_the_limit),
         cmocka_unit_test(test_tokenizer_decode_refuses_ids_it_does_not_have),
-        cmocka_unit_test(test_tokenizer_load_names_the_file),
         cmocka_unit_test(test_tokenizer_load_follows_the_config),
+        cmocka_unit_test(test_tokenizer_metaspace_prepends_as_its_scheme_says),
+        cmocka_unit_test(test_tokenizer_metaspace_cuts_words),
+        cmocka_unit_test(test_tokenizer_metaspace_decoder_drops_the_first_tokens_spaces),
         cmocka_unit_test(test_tokenizer_long_runs_are_quick),
     };
     return cmocka_run_group_tests(tests, load_published, free_published);

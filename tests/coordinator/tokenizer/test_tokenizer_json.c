@@ -67,7 +67,7 @@ static void test_tokenizer_json_refuses_bad_merges(void **state)
         {{.model = "{\"vocab\": {" AB "}, \"merges\": \"a b\"}"}, "merges: is a string"},
         {{.model = MODEL(AB, "\"a c\"")}, "merges[0]: token \"c\" is not in model.vocab"},
         {{.model = MODEL(AB, "\"a b\", \"b a\"")}, "merges[1]: token \"ba\" is not in"},
-        {{.model = MODEL(AB, "\"a b\", \"a b\"")}, "merges[1]: repeats merges[0]"},
+        {{.model = MODEL(AB, "\"a b\", \"a b\"")}, "merges[1]: repeats that of rank 0"},
         {{.model = MODEL(AB, "\"ab \"")}, "merges[0]: token \"\" is not in"},
         {{.model = MODEL(AB, "\"ab\"")}, "merges[0]: neither"},
         {{.model = MODEL(AB, "\"a b c\"")}, "merges[0]: neither"},
@@ -155,7 +155,22 @@ static void test_tokenizer_json_refuses_unknown_steps(void **state)
          "pattern is empty"},
         {{.normalizer = "{\"type\": \"Prepend\", \"prepend\": \"0123456789abcdef\"}"},
          "prepend: 16 bytes, limit 15"},
-        {{.pre_tokenizer = "{\"type\": \"Metaspace\"}"}, "pre_tokenizer \"Metaspace\""},
+        {{.pre_tokenizer = "{\"type\": \"Metaspace\"}"}, "pre_tokenizer: replacement: is absent"},
+        {{.pre_tokenizer = "{\"type\": \"Metaspace\", \"replacement\": \"_\"}"},
+         "pre_tokenizer: Metaspace replacement \"_\""},
+        {{.pre_tokenizer = "{\"type\": \"Metaspace\", \"replacement\": \"\u2581\","
+                           " \"prepend_scheme\": \"last\"}"},
+         "pre_tokenizer: prepend_scheme \"last\""},
+        {{.pre_tokenizer = "{\"type\": \"Metaspace\", \"replacement\": \"\u2581\","
+                           " \"add_prefix_space\": false}"},
+         "add_prefix_space: false with prepend_scheme always"},
+        {{.pre_tokenizer = "{\"type\": \"Sequence\", \"pretokenizers\": ["
+                           "{\"type\": \"Digits\"}, {\"type\": \"Metaspace\","
+                           " \"replacement\": \"\u2581\"}]}"},
+         "Metaspace with other steps"},
+        {{.decoder = "{\"type\": \"Metaspace\", \"replacement\": \"\u2581\"}",
+          .added_tokens = "[{\"id\": 6, \"content\": \"\u2581x\"}]"},
+         "added_tokens[0]: a token with \u2581"},
         {{.pre_tokenizer = "{\"type\": 1}"}, "pre_tokenizer: type: is an integer"},
         {{.pre_tokenizer = "{\"type\": \"Split\", \"pattern\": {\"Regex\": \"(a+)+$\"},"
                            " \"behavior\": \"Isolated\", \"invert\": false}"},
@@ -252,7 +267,7 @@ static void test_tokenizer_json_refuses_giants(void **state)
     test_free(model);
 
     model = repeat("", "[", 100000, "");
-    const struct bad_file deep = {{.model = model}, "maximum parsing depth"};
+    const struct bad_file deep = {{.model = model}, "nested deeper than 16"};
     assert_refused(&deep, 1);
     test_free(model);
 

@@ -1,0 +1,137 @@
+#include "parallel/plan_memory.h"
+
+/* Measured: resident memory of a rank of a model of a few MB, less that model. */
+#define RUNTIME_BYTES ((uint64_t)20 << 20)
+
+static int64_t larger(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+
+static int32_t length(plan_interval_t interval)
+{
+    return interval.end - interval.begin;
+}
+
+// ---- weights ----
+
+/* A tied head is packed beside the rows of the embedding. */
+static uint64_t weight_bytes(const struct plan_memory_request *r, int32_t rank)
+{
+    const int64_t rows = length(plan_vocab_rows(r->plan, rank));
+    const int64_t head = r->spec->tied_head ? rows * r->spec->n_hidden : 0;
+    return (uint64_t)plan_weight_bytes(r->plan, r->spec, rank, r->dtype) +
+           (uint64_t)head * dtype_bytes(r->dtype);
+}
+
+// ---- buffers ----
+
+/* Floats that a row of a step needs where attention happens on another rank than its queries. */
+static int64_t exchange_floats(const struct plan *plan, int32_t rank)
+{
+    int64_t kv_side = 0;
+    int64_t either = 0;
+    for (int32_t layer = 0; layer < plan->n_layers; layer++) {
+        if (plan_attention_is_local(plan, layer)) {
+            continue;
+        }
+        const int32_t class_index = plan->layers[layer].class_index;
+        const int32_t group = plan->n_heads / plan->classes[class_index].n_kv_heads;
+        either = larger(either, length(plan_q_heads(plan, layer, rank)));
+        for (int32_t lane = 0; lane < plan->n_lanes; lane++) {
+            const int32_t *held;
+            kv_side = larger(kv_side, group * plan_held(plan, class_index, rank, lane, &held));
+        }
+    }
+    return 2 * (kv_side + larger(kv_side, either)) * plan->head_dim;
+}
+
+/* The residual stream three times, queries and outputs, keys and values, gate and up. */
+static int64_t row_floats(const struct plan_memory_request *r, int32_t rank)
+{
+    const struct plan *plan = r->plan;
+    int64_t queries = 0;
+    int64_t keys = 0;
+    int64_t columns = 0;
+    for (int32_t layer = 0; layer < plan->n_layers; layer++) {
+        queries = larger(queries, length(plan_q_heads(plan, layer, rank)));
+        columns = larger(columns, length(plan_ffn_columns(plan, layer, rank)));
+    }
+    for (int32_t c = 0; c < plan->n_classes; c++) {
+        keys = larger(keys, length(plan_kv_weight_heads(plan, c, rank)));
+    }
+    return 3 * (int64_t)r->spec->n_hidden + 2 * (queries + keys) * plan->head_dim + 2 * columns +
+           exchange_floats(plan, rank);
+}
+
+/* Logits: whole on rank 0, where the others' are gathered first; a slice on each of several ranks. */
+static int64_t seq_floats(const struct plan_memory_request *r, int32_t rank)
+{
+    const bool alone = r->plan->tp == 1;
+    const int64_t whole = rank == 0 ? (alone ? 1 : 2) * (int64_t)r->spec->n_vocab : 0;
+    return whole + (alone ? 0 : length(plan_vocab_rows(r->plan, rank)));
+}
+
+static uint64_t buffer_bytes(const struct plan_memory_request *r, int32_t rank)
+{
+    const int64_t rotation = (int64_t)r->max_model_len * r->spec->rotary_dim; // cosines and sines
+    const int64_t floats =
+        r->max_rows * row_floats(r, rank) + r->max_seqs * seq_floats(r, rank) + rotation;
+    return (uint64_t)floats * sizeof(float);
+}
+
+// ---- all ----
+
+void plan_memory_of(const struct plan_memory_request *request, int32_t rank,
+                    struct plan_memory *memory_out)
+{
+    struct plan_memory m = {
+        .weights = weight_bytes(request, rank),
+        .kv = (uint64_t)(plan_kv_block_bytes(request->plan, rank, request->kv_dtype) *
+                         request->blocks_per_lane),
+        .buffers = buffer_bytes(request, rank),
+        .runtime = RUNTIME_BYTES,
+    };
+    m.total = m.weights + m.kv + m.buffers + m.runtime;
+    *memory_out = m;
+}
+
+int64_t plan_memory_blocks_wanted(const struct plan *plan, int32_t max_seqs, int32_t max_model_len)
+{
+    const int64_t per_seq = ((int64_t)max_model_len + PLAN_BLOCK_TOKENS - 1) / PLAN_BLOCK_TOKENS;
+    return ((int64_t)max_seqs + plan->n_lanes - 1) / plan->n_lanes * per_seq;
+}
+
+int64_t plan_memory_blocks_in(const struct plan *plan, int kv_dtype, uint64_t kv_bytes)
+{
+    int64_t least = INT64_MAX;
+    for (int32_t rank = 0; rank < plan->tp; rank++) {
+        const int64_t block = larger(plan_kv_block_bytes(plan, rank, kv_dtype), 1);
+        const int64_t blocks = (int64_t)(kv_bytes / (uint64_t)block);
+        least = blocks < least ? blocks : least;
+    }
+    return least;
+}
+
+static double megabytes(uint64_t bytes)
+{
+    return (double)bytes / 1e6;
+}
+
+status_t plan_memory_print(const struct plan_memory_request *request, struct bytes *out)
+{
+    TRY(bytes_printf(out,
+                     "\nmemory in MB, %d sequences of %d tokens, KV for %lld tokens at once\n"
+                     " rank     weights          KV     buffers     runtime       total\n",
+                     request->max_seqs, request->max_model_len,
+                     (long long)request->blocks_per_lane * PLAN_BLOCK_TOKENS *
+                         request->plan->n_lanes));
+    for (int32_t rank = 0; rank < request->plan->tp; rank++) {
+        struct plan_memory m;
+        plan_memory_of(request, rank, &m);
+        TRY(bytes_printf(out, "%5d  %10.1f  %10.1f  %10.1f  %10.1f  %10.1f\n", rank,
+                         megabytes(m.weights), megabytes(m.kv), megabytes(m.buffers),
+                         megabytes(m.runtime), megabytes(m.total)));
+    }
+    return status_ok();
+}
