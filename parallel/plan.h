@@ -124,6 +124,9 @@ plan_interval_t plan_kv_weight_heads(const struct plan *plan, int32_t class_inde
 int32_t plan_kv_runs(const struct plan *plan, int32_t class_index, int32_t rank,
                      plan_run_t runs_out[PLAN_MAX_RUNS]);
 
+/* True when the rank computes k and v of the layer together with q: it has one run of KV heads, for every lane. */
+bool plan_fuses_kv(const struct plan *plan, int32_t layer, int32_t rank);
+
 /* Units the rank needs in the class when every lane has n_blocks blocks, and where lane u's begin. */
 int64_t plan_units(const struct plan *plan, int32_t class_index, int32_t rank, int64_t n_blocks);
 int64_t plan_unit_base(const struct plan *plan, int32_t class_index, int32_t rank, int32_t lane,

@@ -46,21 +46,42 @@ static int64_t exchange_floats(const struct plan *plan, int32_t rank)
     return 2 * (kv_side + larger(kv_side, either)) * plan->head_dim;
 }
 
-/* The residual stream three times, queries and outputs, keys and values, gate and up. */
+/* Queries with the keys and values computed beside them, and those that are computed apart. */
+static void attention_floats(const struct plan *plan, int32_t rank, int64_t *beside_out,
+                             int64_t *apart_out)
+{
+    int64_t beside = 0;
+    int64_t apart = 0;
+    for (int32_t layer = 0; layer < plan->n_layers; layer++) {
+        if (plan->layers[layer].class_index < 0) {
+            continue;
+        }
+        plan_run_t runs[PLAN_MAX_RUNS];
+        const int32_t n = plan_kv_runs(plan, plan->layers[layer].class_index, rank, runs);
+        const bool fused = plan_fuses_kv(plan, layer, rank);
+        int64_t keys = 0;
+        for (int32_t i = 0; i < n; i++) {
+            keys = larger(keys, runs[i].head_end - runs[i].head_begin);
+        }
+        beside = larger(beside, length(plan_q_heads(plan, layer, rank)) + (fused ? 2 * keys : 0));
+        apart = larger(apart, fused ? 0 : 2 * keys);
+    }
+    *beside_out = beside * plan->head_dim;
+    *apart_out = apart * plan->head_dim;
+}
+
+/* The residual stream three times, what attention takes and gives, gate and up. */
 static int64_t row_floats(const struct plan_memory_request *r, int32_t rank)
 {
     const struct plan *plan = r->plan;
-    int64_t queries = 0;
-    int64_t keys = 0;
+    int64_t beside;
+    int64_t apart;
     int64_t columns = 0;
+    attention_floats(plan, rank, &beside, &apart);
     for (int32_t layer = 0; layer < plan->n_layers; layer++) {
-        queries = larger(queries, length(plan_q_heads(plan, layer, rank)));
         columns = larger(columns, length(plan_ffn_columns(plan, layer, rank)));
     }
-    for (int32_t c = 0; c < plan->n_classes; c++) {
-        keys = larger(keys, length(plan_kv_weight_heads(plan, c, rank)));
-    }
-    return 3 * (int64_t)r->spec->n_hidden + 2 * (queries + keys) * plan->head_dim + 2 * columns +
+    return 3 * (int64_t)r->spec->n_hidden + 2 * beside + apart + 2 * columns +
            exchange_floats(plan, rank);
 }
 

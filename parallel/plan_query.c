@@ -144,6 +144,13 @@ int32_t plan_kv_runs(const struct plan *plan, int32_t class_index, int32_t rank,
     return n_runs;
 }
 
+bool plan_fuses_kv(const struct plan *plan, int32_t layer, int32_t rank)
+{
+    plan_run_t runs[PLAN_MAX_RUNS];
+    const int32_t n = plan_kv_runs(plan, plan->layers[layer].class_index, rank, runs);
+    return n == 1 && runs[0].lane_begin == 0 && runs[0].lane_end == plan->n_lanes;
+}
+
 int64_t plan_units(const struct plan *plan, int32_t class_index, int32_t rank, int64_t n_blocks)
 {
     return plan_unit_base(plan, class_index, rank, plan->n_lanes, n_blocks);

@@ -272,7 +272,7 @@ static status_t project_queries(struct forward *f, const struct step_plan *step,
     args.q = f->qkv;
     args.ld_q = f->ld;
     args.n_q_heads = n_heads;
-    if (weights_fuse_kv(f->parts.plan, layer, f->parts.comm->rank)) {
+    if (plan_fuses_kv(f->parts.plan, layer, f->parts.comm->rank)) {
         void *const k = element(f, f->qkv, (int64_t)n_heads * f->parts.spec->head_dim);
         const plan_run_t run = kv_class->runs[0];
         put_kv(f, &args, k, run.head_end - run.head_begin, f->ld);
@@ -369,7 +369,7 @@ static status_t attention_block(struct forward *f, const struct step_plan *step,
     const struct layer_weights *w = &f->parts.weights->layers[layer];
     TRY(norm(f, &w->attention_norm, NULL, step->n_rows));
     TRY(project_queries(f, step, layer));
-    if (!weights_fuse_kv(f->parts.plan, layer, f->parts.comm->rank)) {
+    if (!plan_fuses_kv(f->parts.plan, layer, f->parts.comm->rank)) {
         TRY(append_keys_and_values(f, layer));
     }
     TRY(attend_everywhere(f, layer));

@@ -34,7 +34,7 @@ static void widen_for_layer(const struct forward_parts *parts, int32_t layer, st
     const struct kv_class *kv_class = &parts->pool->classes[plan->layers[layer].class_index];
     const plan_interval_t q = plan_q_heads(plan, layer, rank);
     int64_t attention = (int64_t)(q.end - q.begin) * parts->spec->head_dim;
-    if (weights_fuse_kv(plan, layer, rank)) {
+    if (plan_fuses_kv(plan, layer, rank)) {
         attention += run_width(parts, kv_class->runs[0]);
     } else {
         for (int32_t i = 0; i < kv_class->n_runs; i++) {

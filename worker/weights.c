@@ -41,13 +41,6 @@ static status_t add_norm(struct weights *w, struct norm_weights *norm_out)
     return status_ok();
 }
 
-bool weights_fuse_kv(const struct plan *plan, int32_t layer, int32_t rank)
-{
-    plan_run_t runs[PLAN_MAX_RUNS];
-    const int32_t n = plan_kv_runs(plan, plan->layers[layer].class_index, rank, runs);
-    return n == 1 && runs[0].lane_begin == 0 && runs[0].lane_end == plan->n_lanes;
-}
-
 static status_t alloc_attention(struct weights *w, int32_t layer)
 {
     struct layer_weights *to = &w->layers[layer];
@@ -59,7 +52,7 @@ static status_t alloc_attention(struct weights *w, int32_t layer)
     const int32_t n_runs = plan_kv_runs(w->plan, w->plan->layers[layer].class_index, w->rank, runs);
     TRY(add_norm(w, &to->attention_norm));
     TRY(add_matrix(w, n_hidden, n_q, &to->o));
-    if (weights_fuse_kv(w->plan, layer, w->rank)) {
+    if (plan_fuses_kv(w->plan, layer, w->rank)) {
         const int32_t n_kv = (runs[0].head_end - runs[0].head_begin) * head_dim;
         return add_matrix(w, n_q + 2 * n_kv, n_hidden, &to->qkv);
     }
@@ -263,7 +256,7 @@ static status_t load_kv(struct loading *l, int32_t layer, enum weight which)
     const int32_t class_index = w->plan->layers[layer].class_index;
     const int32_t head_dim = w->spec->head_dim;
     const plan_interval_t q = plan_q_heads(w->plan, layer, w->rank);
-    const bool fused = weights_fuse_kv(w->plan, layer, w->rank);
+    const bool fused = plan_fuses_kv(w->plan, layer, w->rank);
     for (int32_t r = 0; r < w->plan->tp; r++) {
         const plan_interval_t heads = plan_kv_weight_heads(w->plan, class_index, r);
         l->loader->wanted[r] = (plan_interval_t){heads.begin * head_dim, heads.end * head_dim};

@@ -15,7 +15,6 @@
  */
 #pragma once
 
-#include <stdbool.h>
 #include <stdint.h>
 
 #include "kernels/backend.h"
@@ -62,9 +61,6 @@ struct weights_request {
     int dtype;            /* DTYPE_F32 or DTYPE_BF16 */
     int checkpoint_dtype; /* of embed_tokens: the rows stay as they are when nothing is lost by it */
 };
-
-/* True when k and v of the layer are computed together with q: one run of KV heads, for every lane. */
-bool weights_fuse_kv(const struct plan *plan, int32_t layer, int32_t rank);
 
 MUST_USE status_t weights_alloc(const struct weights_request *request, struct weights *weights_out);
 void weights_free(struct weights *weights); /* accepts zeroed weights */

@@ -32,8 +32,8 @@ static void test_plan_memory_of_deci_7b_on_one_rank(void **state)
     const uint64_t norms = (uint64_t)65 * 4096;
     assert_int_equal(m.weights, 2 * (uint64_t)spec_parameters(&spec) + 2 * norms);
     assert_int_equal(m.kv, (uint64_t)100 * 16 * 34304);
-    // 3 x 4096, queries and outputs of 32 heads, keys and values of at most 4, gate and up; logits; the rotation.
-    const uint64_t row = 3 * 4096 + 2 * (32 + 4) * 128 + 2 * 14336;
+    // 3 x 4096; queries of 32 heads with keys and values of at most 4, and as much for outputs; gate and up; logits; the rotation.
+    const uint64_t row = 3 * 4096 + 2 * (32 + 2 * 4) * 128 + 2 * 14336;
     assert_int_equal(m.buffers, 4 * (512 * row + (uint64_t)64 * 32000 + (uint64_t)4096 * 128));
     assert_int_equal(m.total, m.weights + m.kv + m.buffers + m.runtime);
     plan_destroy(&plan);
