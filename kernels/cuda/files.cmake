@@ -1,12 +1,23 @@
 # The files of the CUDA backend, for its plugin and for the simulator of tests/kernels/cuda_sim.
 set(KVASIR_CUDA_FILES
+    add_norm.cu
     backend_cuda.c
+    copy_strips.cu
+    embedding.cu
     graph.c
+    matmul.c
+    matmul_small.cu
+    matmul_table.c
     matrix.c
     mem.c
+    rope_append.cu
+    sample.cu
     status.c
     stream.c
+    swiglu.cu
     ../cpu/convert.c)
 
 # Those that call cuBLASLt; the simulator has a plain C twin of each.
-set(KVASIR_CUDA_LIBRARY_FILES)
+set(KVASIR_CUDA_LIBRARY_FILES
+    matmul_lt.c
+    matmul_tune.c)

@@ -353,7 +353,7 @@ struct cuda_sampler {
     unsigned char *memory;
 };
 
-extern "C" void cuda_sampler_free(struct cuda_sampler *sampler)
+extern "C" void cuda_sample_free(struct cuda_sampler *sampler)
 {
     if (sampler != NULL) {
         cudaFree(sampler->memory);
