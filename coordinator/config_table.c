@@ -179,10 +179,6 @@ static status_t check_model(const struct config_set *set, struct coordinator_con
 status_t config_table_check(const struct config_set *set, struct coordinator_config *config)
 {
     TRY(check_model(set, config));
-    if (config->device == CONFIG_TABLE_DEVICE_CUDA) {
-        return status_errorf(STATUS_UNIMPLEMENTED,
-                             "--device cuda is not built in" STATUS_FIX "use --device cpu");
-    }
     if (config->served_model_name != NULL && config->served_model_name[0] == '\0') {
         return status_errorf(STATUS_INVALID_ARGUMENT, "--served-model-name: is empty");
     }

@@ -235,12 +235,18 @@ static void *core_main(void *arg)
 static void init_supervisor(struct core *core)
 {
     static const char *const levels[] = {"error", "warn", "info", "debug", "trace"};
+    static const char *const devices[] = {
+        [CONFIG_TABLE_DEVICE_AUTO] = "auto",
+        [CONFIG_TABLE_DEVICE_CPU] = "cpu",
+        [CONFIG_TABLE_DEVICE_CUDA] = "cuda",
+    };
     const struct supervisor_options options = {
         .mpirun = core->config->mpirun,
         .mpirun_args = core->config->mpirun_args,
         .worker = core->options.worker,
         .address = rpc_server_address(core->options.server),
         .join_token_file = core->config->join_token_file,
+        .device = devices[core->config->device],
         .log_level = levels[core->config->log_level],
         .n_ranks = core->model->plan.tp * core->model->plan.pp,
         .n_groups = (int32_t)core->config->replicas,

@@ -6,7 +6,7 @@
  *            some share one.
  * Thread:    owner:the rank's main thread.
  * Collective: device_choose: yes; every rank returns the same status and the same backend.
- * Errors:    UNAVAILABLE with the reason when CUDA was asked for and is not there.
+ * Errors:    FAILED_PRECONDITION with the reason when CUDA was asked for and is not there.
  */
 #pragma once
 

@@ -100,7 +100,8 @@ static void test_config_table_refuses_what_cannot_be(void **state)
     assert_status_says(load(&c, &set, ARGS("--launcher", "mpirun")), STATUS_INVALID_ARGUMENT,
                        "no MODEL given");
     assert_status_says(load(&c, &set, ARGS("a", "b")), STATUS_INVALID_ARGUMENT, "also given: b");
-    assert_status_says(load(&c, &set, ARGS("a", "--device", "cuda")), STATUS_UNIMPLEMENTED, "cuda");
+    assert_status_says(load(&c, &set, ARGS("a", "--device", "tpu")), STATUS_INVALID_ARGUMENT,
+                       "none of auto, cpu, cuda");
     assert_status_says(load(&c, &set, ARGS("a", "--load-format", "gguf")), STATUS_INVALID_ARGUMENT,
                        "none of auto, dummy");
     assert_status_says(load(&c, &set, ARGS("a", "--replicas", "2")), STATUS_INVALID_ARGUMENT,

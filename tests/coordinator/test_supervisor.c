@@ -57,6 +57,7 @@ static struct supervisor_options options_of(const char *mpirun)
     return (struct supervisor_options){.mpirun = mpirun,
                                        .worker = "/opt/kvasir-worker",
                                        .address = "127.0.0.1:1",
+                                       .device = "cuda",
                                        .log_level = "warn",
                                        .n_ranks = 3,
                                        .n_groups = 1,
@@ -88,7 +89,7 @@ static void test_supervisor_passes_arguments_and_environment(void **state)
     assert_string_equal(
         read_soon(dir, "args", &text),
         "-n 3 --bind-to none --quiet --mca odls_base_sigkill_timeout 0 --oversubscribe /opt/kvasir-worker "
-        "--coordinator 127.0.0.1:1 --group 4 --generation 7 --log-level warn "
+        "--coordinator 127.0.0.1:1 --group 4 --generation 7 --device cuda --log-level warn "
         "--join-token-file /run/token\n");
     const char *env = read_soon(dir, "env", &text);
     assert_non_null(strstr(env, "yield=1"));
