@@ -10,24 +10,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/program.h"
+
 #define MAX_REAP_MS 5000
 
 status_t bystander_worker_path(char *buf, size_t buf_bytes)
 {
-    char self[4096];
-    const ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
-    if (n < 0) {
-        return status_errorf(STATUS_INTERNAL, "/proc/self/exe: %s", strerror(errno));
-    }
-    self[n] = '\0';
-    char *slash = strrchr(self, '/');
-    if (slash != NULL) {
-        *slash = '\0';
-    }
-    if (snprintf(buf, buf_bytes, "%s/kvasir-worker", self) >= (int)buf_bytes) {
-        return status_errorf(STATUS_INVALID_ARGUMENT, "the path of this program is too long");
-    }
-    return status_ok();
+    return program_path("kvasir-worker", buf, buf_bytes);
 }
 
 static bool is_job_variable(const char *entry)

@@ -1,10 +1,10 @@
 #include "ops/cli.h"
 
-#include <limits.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "base/file.h"
+#include "base/program.h"
 #include "base/version.h"
 
 #define MAX_TEXT_BYTES (64u << 20)
@@ -57,15 +57,7 @@ status_t cli_read_text(const char *path, struct bytes *out)
 
 status_t cli_sibling(const char *name, char *buf, size_t buf_bytes)
 {
-    char self[PATH_MAX];
-    const ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
-    if (n <= 0) {
-        return status_errorf(STATUS_UNAVAILABLE, "cannot read /proc/self/exe to find %s", name);
-    }
-    self[n] = '\0';
-    char *slash = strrchr(self, '/');
-    *slash = '\0';
-    TRY(file_join(buf, buf_bytes, self, name));
+    TRY(program_path(name, buf, buf_bytes));
     if (access(buf, X_OK) != 0) {
         return status_errorf(STATUS_UNAVAILABLE,
                              "%s is not there or not executable" STATUS_FIX
