@@ -40,7 +40,8 @@ struct stream_options {
 
 struct device_info {
     char name[64]; /* "NVIDIA A100-SXM4-80GB" */
-    uint64_t memory_bytes, free_bytes;
+    uint64_t memory_bytes;
+    uint64_t free_bytes;  /* 0: not known, as this process has no stream there yet */
     int32_t n_processors; /* multiprocessors; cores */
     int32_t capability;   /* compute capability * 10: 80, 90; 0 on the CPU */
 };
@@ -118,6 +119,8 @@ struct attention_shape {
     int32_t max_seqs, max_rows; /* of a step */
     int32_t max_kv_heads;       /* of a sequence */
     int32_t max_tokens;         /* of a sequence */
+    /* 1: a row's bits do not depend on the other sequences of the step, at some cost for few long ones. The CPU's never do. */
+    int32_t batch_invariant;
 };
 
 struct attention_seq {
@@ -237,7 +240,7 @@ struct backend {
     int activation;   /* enum dtype */
     bool host_memory; /* device memory is host memory */
 
-    /* UNAVAILABLE with the reason when there is no device or driver. */
+    /* UNAVAILABLE with the reason when there is no device or driver. n_out: of devices_out. */
     status_t (*devices)(struct device_info *devices_out, int max_devices, int *n_out);
 
     /* -- execution ------------------------------------------------------------------------------ */
@@ -301,5 +304,8 @@ struct backend {
 /* The CPU's table: always there. Chooses AVX-512, AVX2 or scalar code when a stream is made. Static. */
 const struct backend *backend_cpu(void);
 
-/* CUDA's table; NULL in a build without CUDA. Static. */
-const struct backend *backend_cuda(void);
+/*
+ * The table of "cpu" or "cuda". CUDA's is in a shared library of its own (backend_plugin.h), opened at the first call.
+ * UNAVAILABLE with the reason when that library, those it needs, the driver or a device is missing. Static.
+ */
+MUST_USE status_t backend_load(const char *name, const struct backend **backend_out);

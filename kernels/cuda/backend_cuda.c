@@ -6,15 +6,37 @@
 #include "kernels/backend_plugin.h"
 #include "kernels/cuda/cuda.h"
 
+/*
+ * Asking for free memory makes a context, some hundred MB, on a device that has none of this process; a rank that only
+ * looks around must not do that on every device of the machine.
+ */
+static bool has_context(int device)
+{
+    unsigned int flags = 0;
+    int active = 0;
+    int (*get_state)(int device, unsigned int *flags, int *active) = NULL;
+    void *address = NULL;
+    enum cudaDriverEntryPointQueryResult found;
+    if (cudaGetDriverEntryPointByVersion("cuDevicePrimaryCtxGetState", &address, 7000,
+                                         cudaEnableDefault, &found) != cudaSuccess ||
+        found != cudaDriverEntryPointSuccess) {
+        return false;
+    }
+    memcpy(&get_state, &address, sizeof get_state);
+    return get_state(device, &flags, &active) == 0 && active != 0;
+}
+
 static status_t describe(int device, struct device_info *info)
 {
     struct cudaDeviceProp properties;
     size_t free_bytes = 0, all_bytes = 0;
     TRY(cuda_status(cudaGetDeviceProperties(&properties, device), "device properties", device));
-    TRY(cuda_status(cudaSetDevice(device), "set device", device));
-    TRY(cuda_status(cudaMemGetInfo(&free_bytes, &all_bytes), "device memory", device));
+    if (has_context(device)) {
+        TRY(cuda_status(cudaSetDevice(device), "set device", device));
+        TRY(cuda_status(cudaMemGetInfo(&free_bytes, &all_bytes), "device memory", device));
+    }
     *info = (struct device_info){
-        .memory_bytes = all_bytes,
+        .memory_bytes = properties.totalGlobalMem,
         .free_bytes = free_bytes,
         .n_processors = properties.multiProcessorCount,
         .capability = 10 * properties.major + properties.minor,

@@ -133,6 +133,28 @@ cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr attribute, in
     }
 }
 
+/* What cuDevicePrimaryCtxGetState says: the device is in use. */
+static int is_in_use(int device, unsigned int *flags, int *active)
+{
+    *flags = 0;
+    *active = device == 0;
+    return 0;
+}
+
+cudaError_t cudaGetDriverEntryPointByVersion(const char *symbol, void **function,
+                                             unsigned int version, unsigned long long flags,
+                                             enum cudaDriverEntryPointQueryResult *result)
+{
+    (void)version;
+    (void)flags;
+    if (strcmp(symbol, "cuDevicePrimaryCtxGetState") != 0) {
+        sim_fail("cudaGetDriverEntryPointByVersion: the simulator has no %s", symbol);
+    }
+    *function = reinterpret_cast<void *>(is_in_use);
+    *result = cudaDriverEntryPointSuccess;
+    return cudaSuccess;
+}
+
 // ---- memory ----
 
 static cudaError_t guarded_new(void **pointer, size_t size)
