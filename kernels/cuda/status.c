@@ -23,6 +23,7 @@ status_t cuda_status(cudaError_t error, const char *op, int device)
     if (error == cudaSuccess) {
         return status_ok();
     }
+    (void)cudaGetLastError(); // the runtime keeps it; the next launch must not report it once more
     return status_errorf(code_of(error), "cuda: %s: %s (device %d)", op, cudaGetErrorString(error),
                          device);
 }
