@@ -4,7 +4,7 @@
  * What:     what kernels/cpu/sample.c does, in its order: bias and penalties; temperature; min_p; top_k; top_p; a draw by
  *           Philox keyed by (seed, sample, position). Logprob, rank and alternatives are of the row as it came.
  * Shapes:   logits: rows of [V] float32 at any element; V up to 2^18, odd ones too.
- * Mapping:  one block a row: 1024 threads, 128 for small vocabularies. The row is copied to shared memory where it fits
+ * Mapping:  one block a row: 1024 threads, 64 for small vocabularies. The row is copied to shared memory where it fits
  *           (V up to 33000 on sm_80, 49000 on sm_90), else passes read it from the second-level cache. Filters find
  *           their cut digit by digit from histograms: sample_select.cuh.
  * Numerics: weights are integers, sums of them exact: a row's result does not depend on the order of anything. It is the
@@ -23,7 +23,7 @@
 #include "kernels/cuda/cuda.h"
 #include "kernels/cuda/sample_select.cuh"
 
-enum { MAX_VOCAB = 1 << 18, SMALL_VOCAB = 4096, SMALL_BLOCK = 128, BLOCK = 1024 };
+enum { MAX_VOCAB = 1 << 18, SMALL_VOCAB = 1024, SMALL_BLOCK = 64, BLOCK = 1024 };
 
 /* All in device memory. */
 struct sample_job {

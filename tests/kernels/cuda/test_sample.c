@@ -312,7 +312,7 @@ static int check_rows(struct backend_stream *stream, int32_t n_vocab, int32_t n_
 static void test_sample_draws_what_the_reference_draws(void **state)
 {
     (void)state;
-    static const int32_t vocabs[] = {1, 2, 31, 32, 33, 127, 128, 129, 500, 1201, 4096};
+    static const int32_t vocabs[] = {1, 2, 31, 32, 33, 127, 128, 129, 500, 1024, 1201};
     struct backend_stream *stream = check_stream();
     int n_compared = 0;
     for (size_t v = 0; v < sizeof vocabs / sizeof vocabs[0]; v++) {
@@ -322,14 +322,15 @@ static void test_sample_draws_what_the_reference_draws(void **state)
     check_stream_done(stream);
 }
 
-/* Blocks of 1024 threads; the last row is too long for any device's shared memory. */
+/* Blocks of 1024 threads; the last two rows are too long for any device's shared memory. */
 static void test_sample_draws_from_long_rows(void **state)
 {
     (void)state;
     struct backend_stream *stream = check_stream();
     int n_compared = check_rows(stream, 4097, 8);
     n_compared += check_rows(stream, 32000, 6);
-    n_compared += check_rows(stream, 60001, 6);
+    n_compared += check_rows(stream, 60001, 4);
+    n_compared += check_rows(stream, 128256, 2);
     assert_true(n_compared >= 12);
     check_stream_done(stream);
 }
@@ -365,7 +366,7 @@ static void test_sample_cuts_rows_that_are_nearly_flat(void **state)
 
 // ---- distributions ----
 
-enum { SMALL = 12, DRAWS_A_CALL = 1000, DRAWS = 4000 };
+enum { SMALL = 12, DRAWS_A_CALL = 1000, DRAWS = 3000 };
 
 /* Chi-square of many draws against the exact distribution; the limit is passed by chance once in 10^6. */
 static void check_distribution(struct backend_stream *stream, const float *logits,
@@ -433,7 +434,7 @@ static void test_sample_follows_the_distribution(void **state)
 static void assert_kept(struct backend_stream *stream, const float *logits, int32_t n_vocab,
                         struct sample_row row, uint32_t want)
 {
-    enum { N = 400 };
+    enum { N = 150 };
 
     static struct sample_row rows[N];
     static struct sample_result results[N];
