@@ -1,4 +1,4 @@
-/* Ops that are not written yet: weak, so that they give way to the real ones. */
+/* Attention, until its files are listed: weak, so that it gives way to them. */
 #include "kernels/cuda/cuda.h"
 
 #define WEAK __attribute__((weak))
