@@ -364,6 +364,60 @@ static void test_sample_cuts_rows_that_are_nearly_flat(void **state)
     check_stream_done(stream);
 }
 
+/* A position at which u is above 1 - 2^-13: the draw takes the last id that is kept, if that has so much. */
+static uint32_t position_of_last(const struct sample_row *row)
+{
+    const uint32_t key[2] = {(uint32_t)(row->seed & 0xFFFFFFFFu), (uint32_t)(row->seed >> 32)};
+    for (uint32_t position = 0;; position++) {
+        const uint32_t counter[4] = {position, row->sample, 0, 0};
+        uint32_t bits[4];
+        philox_4x32(counter, key, bits);
+        if (philox_uniform(bits[0]) > 1.0f - 0x1p-13f) {
+            return position;
+        }
+    }
+}
+
+/* Logits that fall as ids rise, hundreds of nearly the same weight: the last kept id shows where the cut is. */
+static void test_sample_cuts_where_the_reference_cuts(void **state)
+{
+    (void)state;
+
+    enum { N = 600, ROWS = 60 };
+
+    struct backend_stream *stream = check_stream();
+    struct sample_row rows[ROWS];
+    struct sample_result results[ROWS];
+    float logits[N];
+    for (int32_t i = 0; i < N; i++) {
+        const bool same = i > 0 && test_random_below(4) == 0;
+        logits[i] = same    ? logits[i - 1]
+                    : i > 0 ? logits[i - 1] - (float)test_random_double(0.0, 0.006)
+                            : 1.0f;
+    }
+    for (int i = 0; i < ROWS; i++) {
+        rows[i] = defaults;
+        rows[i].temperature = (float)test_random_double(0.7, 2.0);
+        rows[i].top_p = i % 3 != 0 ? (float)test_random_double(0.1, 1.0) : 1.0f;
+        rows[i].top_k = i % 3 != 1 ? 1 + (int32_t)test_random_below(N) : 0;
+        rows[i].min_p = i % 4 == 0 ? (float)test_random_double(0.3, 0.9) : 0.0f;
+        rows[i].seed = test_random_u64();
+        rows[i].position = position_of_last(&rows[i]);
+    }
+    const struct sample_args args = {
+        .rows = rows, .results = results, .n_rows = ROWS, .n_vocab = N};
+    run(stream, logits, N, &args);
+    int n_compared = 0;
+    for (int i = 0; i < ROWS; i++) {
+        struct reference ref;
+        reference_init(&ref, logits, N, &rows[i], NULL);
+        n_compared += check_result(&ref, &rows[i], &results[i]);
+        reference_destroy(&ref);
+    }
+    assert_true(n_compared > ROWS / 2);
+    check_stream_done(stream);
+}
+
 // ---- distributions ----
 
 enum { SMALL = 12, DRAWS_A_CALL = 1000, DRAWS = 3000 };
@@ -683,6 +737,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_sample_draws_what_the_reference_draws),
         cmocka_unit_test(test_sample_draws_from_long_rows),
+        cmocka_unit_test(test_sample_cuts_where_the_reference_cuts),
         cmocka_unit_test(test_sample_cuts_rows_that_are_nearly_flat),
         cmocka_unit_test(test_sample_follows_the_distribution),
         cmocka_unit_test(test_sample_filters_keep_the_documented_sets),
