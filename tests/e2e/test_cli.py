@@ -154,6 +154,10 @@ class TestMistakes(unittest.TestCase):
     def test_pipeline_parallel_is_not_built(self):
         self.serve(69, ["pipeline"], DEMO, "-pp", "2", fix=False)
 
+    @unittest.skipIf(os.path.exists("/dev/nvidiactl"), "there is an NVIDIA driver here")
+    def test_cuda_where_there_is_none(self):
+        self.serve(78, ["--device cuda"], DEMO, "--device", "cuda")
+
     def test_no_server(self):
         self.mistake(69, ["127.0.0.1:1"], "generate", "--address", "127.0.0.1:1", "Once")
 
