@@ -62,7 +62,15 @@ void tokenizer_config_destroy(struct tokenizer_config *config)
 
 const char *tokenizer_config_class_name(const struct tokenizer_config *config)
 {
-    return json_string_value(json_object_get(config->root, "tokenizer_class"));
+    const char *name = json_string_value(json_object_get(config->root, "tokenizer_class"));
+    if (name != NULL) {
+        return name;
+    }
+    // "auto_map": {"AutoTokenizer": ["module.Class", null]}
+    const json_t *map = json_object_get(config->root, "auto_map");
+    const char *path = json_string_value(json_array_get(json_object_get(map, "AutoTokenizer"), 0));
+    const char *dot = path != NULL ? strrchr(path, '.') : NULL;
+    return dot != NULL ? dot + 1 : NULL;
 }
 
 // ---- the template ----
