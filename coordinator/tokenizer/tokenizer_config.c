@@ -45,7 +45,7 @@ static int class_of(const char *name)
 status_t tokenizer_config_parse(const void *json, size_t size, struct tokenizer_config *out)
 {
     static const struct json_limits limits = {
-        .max_depth = 32, .max_containers = 50 * 1000, .max_values = 200 * 1000};
+        .max_depth = 32, .max_containers = 50000, .max_values = 200000};
     json_t *root;
     // model_max_length is often 1e30 written as an integer.
     TRY(json_field_parse(json, size, JSON_DECODE_INT_AS_REAL, &limits, &root));
