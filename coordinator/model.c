@@ -78,14 +78,37 @@ static status_t make_plan(const struct coordinator_config *config, struct model 
     return plan_pack(&model->plan, &model->packed_plan);
 }
 
-static status_t pack_plan_response(struct model *model)
+/* As `kvasir plan` counts it with the same settings: a group may take fewer KV blocks where its host has less. */
+static struct plan_memory_request memory_request(const struct model *model,
+                                                 const struct coordinator_config *config)
 {
+    const uint64_t kv_bytes = (uint64_t)config->kv_cache_memory_bytes;
+    struct plan_memory_request request = {
+        .plan = &model->plan,
+        .spec = &model->spec,
+        .dtype = model->dtype,
+        .kv_dtype = model->kv_dtype,
+        .max_seqs = (int32_t)config->max_num_seqs,
+        .max_rows = (int32_t)config->max_num_batched_tokens,
+        .max_model_len = (int32_t)model->context_tokens,
+    };
+    request.blocks_per_lane =
+        kv_bytes > 0
+            ? plan_memory_blocks_in(&model->plan, model->kv_dtype, kv_bytes)
+            : plan_memory_blocks_wanted(&model->plan, request.max_seqs, request.max_model_len);
+    return request;
+}
+
+static status_t pack_plan_response(struct model *model, const struct coordinator_config *config)
+{
+    const struct plan_memory_request memory = memory_request(model, config);
     struct bytes json;
     bytes_init(&json, MAX_PLAN_BYTES);
     const struct plan_print_args args = {.plan = &model->plan,
                                          .spec = &model->spec,
                                          .dtype = model->dtype,
-                                         .kv_dtype = model->kv_dtype};
+                                         .kv_dtype = model->kv_dtype,
+                                         .memory = &memory};
     status_t s;
     TRY_GOTO(s, plan_print_json(&args, &json), done);
     TRY_GOTO(s, bytes_append(&json, "", 1), done); // the NUL
@@ -160,7 +183,7 @@ static status_t load(const struct coordinator_config *config, struct model *mode
     TRY(check_vocabulary(model));
     TRY(chat_template_load(model->dir, &model->chat));
     TRY(pack_info_response(model));
-    return pack_plan_response(model);
+    return pack_plan_response(model, config);
 }
 
 status_t model_load(const struct coordinator_config *config, struct model *model_out)

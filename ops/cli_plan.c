@@ -51,9 +51,16 @@ static const struct config_row rows[] = {
      .help = "print JSON"},
 };
 
-static struct plan_memory_request memory_request(const struct plan_print_args *args,
-                                                 const struct options *options)
+static status_t memory_request(const struct plan_print_args *args, const struct options *options,
+                               struct plan_memory_request *request_out)
 {
+    const int32_t most = args->spec->max_positions;
+    if (options->max_model_len > most) {
+        return status_errorf(STATUS_INVALID_ARGUMENT,
+                             "--max-model-len %lld is more than the model's %d" STATUS_FIX
+                             "leave it out, or use at most %d",
+                             (long long)options->max_model_len, most, most);
+    }
     struct plan_memory_request request = {
         .plan = args->plan,
         .spec = args->spec,
@@ -61,24 +68,14 @@ static struct plan_memory_request memory_request(const struct plan_print_args *a
         .kv_dtype = args->kv_dtype,
         .max_seqs = (int32_t)options->max_num_seqs,
         .max_rows = (int32_t)options->max_num_batched_tokens,
-        .max_model_len = args->spec->max_positions,
+        .max_model_len = options->max_model_len > 0 ? (int32_t)options->max_model_len : most,
     };
-    if (options->max_model_len > 0 && options->max_model_len < request.max_model_len) {
-        request.max_model_len = (int32_t)options->max_model_len;
-    }
     request.blocks_per_lane =
         options->kv_cache_bytes > 0
             ? plan_memory_blocks_in(args->plan, args->kv_dtype, (uint64_t)options->kv_cache_bytes)
             : plan_memory_blocks_wanted(args->plan, request.max_seqs, request.max_model_len);
-    return request;
-}
-
-static status_t print_text(const struct plan_print_args *args, const struct options *options,
-                           struct bytes *out)
-{
-    const struct plan_memory_request request = memory_request(args, options);
-    TRY(plan_print_text(args, out));
-    return plan_memory_print(&request, out);
+    *request_out = request;
+    return status_ok();
 }
 
 static status_t print_plan(const char *dir, const struct options *options)
@@ -91,16 +88,20 @@ static status_t print_plan(const char *dir, const struct options *options)
     status_t s;
     TRY_GOTO(s, plan_options_make(&options->plan, &spec, &plan), undo_spec);
     const int dtype = dtype_resolve(options->plan.dtype, spec.dtype);
+    struct plan_memory_request memory;
     const struct plan_print_args args = {.plan = &plan,
                                          .spec = &spec,
                                          .dtype = dtype,
-                                         .kv_dtype = dtype_resolve(options->plan.kv_dtype, dtype)};
-    s = options->json ? plan_print_json(&args, &text) : print_text(&args, options, &text);
+                                         .kv_dtype = dtype_resolve(options->plan.kv_dtype, dtype),
+                                         .memory = &memory};
+    TRY_GOTO(s, memory_request(&args, options, &memory), undo_plan);
+    s = options->json ? plan_print_json(&args, &text) : plan_print_text(&args, &text);
     if (s.code == STATUS_OK) {
         fwrite(text.data, 1, text.size, stdout);
         fputs(options->json ? "\n" : "", stdout);
     }
     bytes_destroy(&text);
+undo_plan:
     plan_destroy(&plan);
 undo_spec:
     spec_destroy(&spec);

@@ -1,45 +1,10 @@
 #include "ops/doctor_scan.h"
 
+#include "base/dtype.h"
+
 #include <stdlib.h>
-#include <string.h>
 
 #define PIECE_BYTES ((size_t)4 << 20)
-
-/* A number is NaN or infinite where all bits of its exponent are set. */
-static uint64_t count_bad16(const uint8_t *bytes, size_t size, uint16_t exponent)
-{
-    uint64_t n_bad = 0;
-    for (size_t at = 0; at + 2 <= size; at += 2) {
-        uint16_t value;
-        memcpy(&value, bytes + at, sizeof value);
-        n_bad += (value & exponent) == exponent;
-    }
-    return n_bad;
-}
-
-static uint64_t count_bad32(const uint8_t *bytes, size_t size)
-{
-    static const uint32_t exponent = 0x7f800000;
-    uint64_t n_bad = 0;
-    for (size_t at = 0; at + 4 <= size; at += 4) {
-        uint32_t value;
-        memcpy(&value, bytes + at, sizeof value);
-        n_bad += (value & exponent) == exponent;
-    }
-    return n_bad;
-}
-
-static uint64_t count_bad(int dtype, const uint8_t *bytes, size_t size)
-{
-    switch (dtype) {
-    case DTYPE_F32:
-        return count_bad32(bytes, size);
-    case DTYPE_F16:
-        return count_bad16(bytes, size, 0x7c00);
-    default:
-        return count_bad16(bytes, size, 0x7f80);
-    }
-}
 
 static status_t scan_tensor(struct checkpoint *checkpoint, checkpoint_tensor_t tensor,
                             uint8_t *piece, struct doctor_scan *scan)
@@ -52,7 +17,7 @@ static status_t scan_tensor(struct checkpoint *checkpoint, checkpoint_tensor_t t
     for (uint64_t at = 0; at < total; at += PIECE_BYTES) {
         const size_t size = total - at < PIECE_BYTES ? (size_t)(total - at) : PIECE_BYTES;
         TRY(checkpoint_read(checkpoint, tensor, at, size, piece));
-        const uint64_t n_bad = count_bad(dtype, piece, size);
+        const uint64_t n_bad = dtype_count_not_finite(piece, dtype, size / dtype_bytes(dtype));
         if (n_bad > 0 && scan->n_bad == 0) {
             scan->first_bad = tensor.tensor->name;
         }

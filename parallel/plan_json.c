@@ -60,12 +60,26 @@ static json_t *layer_json(const struct plan_print_args *a, int32_t layer)
         keeps ? plan_placement_name(plan->classes[class_index].placement) : NULL, "ranks", ranks);
 }
 
+static json_t *memory_json(const struct plan_memory_request *request, int32_t rank)
+{
+    struct plan_memory m;
+    plan_memory_of(request, rank, &m);
+    return json_pack("{sIsIsIsIsI}", "weights", (json_int_t)m.weights, "kv", (json_int_t)m.kv,
+                     "buffers", (json_int_t)m.buffers, "runtime", (json_int_t)m.runtime, "total",
+                     (json_int_t)m.total);
+}
+
 static json_t *rank_json(const struct plan_print_args *a, int32_t rank)
 {
-    return json_pack("{sisisisisisIsf}", "rank", rank, "stage", 0, "tp_rank", rank, "first_layer",
-                     0, "last_layer", a->plan->n_layers - 1, "weight_bytes",
-                     (json_int_t)plan_weight_bytes(a->plan, a->spec, rank, a->dtype),
-                     "kv_bytes_per_token", plan_kv_bytes_per_token(a->plan, rank, a->kv_dtype));
+    json_t *json =
+        json_pack("{sisisisisisIsf}", "rank", rank, "stage", 0, "tp_rank", rank, "first_layer", 0,
+                  "last_layer", a->plan->n_layers - 1, "weight_bytes",
+                  (json_int_t)plan_weight_bytes(a->plan, a->spec, rank, a->dtype),
+                  "kv_bytes_per_token", plan_kv_bytes_per_token(a->plan, rank, a->kv_dtype));
+    if (a->memory != NULL) {
+        json_object_set_new(json, "memory_bytes", memory_json(a->memory, rank));
+    }
+    return json;
 }
 
 static json_t *plan_json(const struct plan_print_args *a)

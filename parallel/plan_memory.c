@@ -36,7 +36,7 @@ static int64_t exchange_floats(const struct plan *plan, int32_t rank)
             continue;
         }
         const int32_t class_index = plan->layers[layer].class_index;
-        const int32_t group = plan->n_heads / plan->classes[class_index].n_kv_heads;
+        const int64_t group = plan->n_heads / plan->classes[class_index].n_kv_heads;
         either = larger(either, length(plan_q_heads(plan, layer, rank)));
         for (int32_t lane = 0; lane < plan->n_lanes; lane++) {
             const int32_t *held;

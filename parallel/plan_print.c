@@ -187,6 +187,9 @@ status_t plan_print_text(const struct plan_print_args *args, struct bytes *out)
     const struct grid grid = make_grid(args->plan);
     TRY(summary(args, out));
     TRY(rank_table(args, out));
+    if (args->memory != NULL) {
+        TRY(plan_memory_print(args->memory, out));
+    }
     for (int32_t rank = 0; rank < args->plan->tp; rank += grid.n_across) {
         TRY(layer_table(args, rank, &grid, out));
     }

@@ -7,7 +7,8 @@
  *               "kv_bytes_per_token", "kv_bytes_per_token_stored", "kv_replication_factor",
  *               "weight_dtype", "kv_dtype", "lanes": D,
  *               "ranks":  [{"rank", "stage", "tp_rank", "first_layer", "last_layer", "weight_bytes",
- *                           "kv_bytes_per_token"}],
+ *                           "kv_bytes_per_token",
+ *                           "memory_bytes": {"weights", "kv", "buffers", "runtime", "total"}}],
  *               "layers": [{"layer", "attention_kind", "ffn_kind", "q_heads", "kv_heads", "ffn", "kv_placement",
  *                           "ranks": [{"rank", "q_heads": [begin, end],
  *                                      "kv_heads": [{"head", "lanes": [..]}], "ffn": [begin, end],
@@ -24,12 +25,14 @@
 
 #include "base/bytes.h"
 #include "parallel/plan.h"
+#include "parallel/plan_memory.h"
 
 struct plan_print_args {
     const struct plan *plan;
     const struct model_spec *spec;
-    int dtype;    /* of weights on the device */
-    int kv_dtype; /* of keys and values */
+    int dtype;                                /* of weights on the device */
+    int kv_dtype;                             /* of keys and values */
+    const struct plan_memory_request *memory; /* NULL: memory is left out */
 };
 
 MUST_USE status_t plan_print_json(const struct plan_print_args *args, struct bytes *out);

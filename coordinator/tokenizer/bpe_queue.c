@@ -6,6 +6,8 @@
 #define MIN_ROOM  1024u
 // Words up to this many symbols use the heap alone.
 #define HEAP_WORD 2048
+// How many entries before they are popped their nodes are asked for.
+#define PREFETCH_AHEAD 8
 
 // ---- memory ----
 
@@ -139,6 +141,18 @@ static int compare_positions(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
+/* Asks for the memory of what the loop below will look at: positions of a rank lie far apart in a long word. */
+static void prefetch_chunk(const struct bpe_queue *queue, const uint32_t *chunk, uint32_t n_left)
+{
+    const uint32_t n = n_left < PER_CHUNK ? n_left : PER_CHUNK;
+    for (uint32_t i = 0; i < n; i++) {
+        __builtin_prefetch(&queue->nodes[chunk[1 + i]]);
+    }
+    if (n_left > PER_CHUNK) {
+        __builtin_prefetch(queue->chunks[chunk[0]]);
+    }
+}
+
 /* Sweeps on to this rank: its bucket, without what is out of date, becomes the active list. */
 static status_t activate(struct bpe_queue *queue, uint32_t rank)
 {
@@ -152,8 +166,9 @@ static status_t activate(struct bpe_queue *queue, uint32_t rank)
     bool in_order = true;
     const uint32_t *chunk = queue->chunks[bucket->head];
     for (uint32_t i = 0; i < bucket->n; i++) {
-        if (i > 0 && i % PER_CHUNK == 0) {
-            chunk = queue->chunks[chunk[0]];
+        if (i % PER_CHUNK == 0) {
+            chunk = i > 0 ? queue->chunks[chunk[0]] : chunk;
+            prefetch_chunk(queue, chunk, bucket->n - i);
         }
         const uint32_t at = chunk[1 + i % PER_CHUNK];
         if (queue->nodes[at].rank == rank) {
@@ -240,6 +255,9 @@ status_t bpe_queue_push(struct bpe_queue *queue, uint32_t at)
 static uint64_t active_top(struct bpe_queue *queue)
 {
     for (; queue->at < queue->active.n; queue->at++) {
+        if (queue->at + PREFETCH_AHEAD < queue->active.n) {
+            __builtin_prefetch(&queue->nodes[queue->active.data[queue->at + PREFETCH_AHEAD]]);
+        }
         const uint32_t at = queue->active.data[queue->at];
         if (queue->nodes[at].rank == queue->swept) {
             return (uint64_t)queue->swept << 32 | at;

@@ -145,7 +145,7 @@ status_t gpt2_files_parse(const struct bytes *vocab_json, const struct bytes *me
 {
     TRY(check_class(config));
     static const struct json_limits limits = {
-        .max_depth = 1, .max_containers = 1, .max_values = 2500 * 1000};
+        .max_depth = 1, .max_containers = 1, .max_values = 1000000};
     json_t *vocab;
     status_t s = json_field_parse(vocab_json->data, vocab_json->size, JSON_REJECT_DUPLICATES,
                                   &limits, &vocab);

@@ -17,8 +17,8 @@
 #define GPT2_RANKS     50256
 
 #define MAX_LINE_BYTES  1024 /* of which base64 makes three quarters bytes */
-#define MAX_RANKS       ((size_t)4 * 1024 * 1024)
-#define CODEGEN_LAST_ID 51199
+#define MAX_RANKS       ((size_t)512 * 1024)
+#define CODEGEN_LAST_ID (RANKS_CODEGEN25_IDS - 1)
 #define CODEGEN_SPACES  31
 #define CODEGEN_TABS    9
 #define END_OF_TEXT     "<|endoftext|>"

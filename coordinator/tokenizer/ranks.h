@@ -29,6 +29,8 @@
 struct tokenizer;
 struct tokenizer_config;
 
+#define RANKS_CODEGEN25_IDS 51200
+
 /* The file begins like a tiktoken file; a SentencePiece one never does. */
 bool ranks_is_tiktoken(const void *data, size_t size);
 

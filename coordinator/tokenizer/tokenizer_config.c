@@ -45,7 +45,7 @@ static int class_of(const char *name)
 status_t tokenizer_config_parse(const void *json, size_t size, struct tokenizer_config *out)
 {
     static const struct json_limits limits = {
-        .max_depth = 32, .max_containers = 50 * 1000, .max_values = 200 * 1000};
+        .max_depth = 32, .max_containers = 50000, .max_values = 200000};
     json_t *root;
     // model_max_length is often 1e30 written as an integer.
     TRY(json_field_parse(json, size, JSON_DECODE_INT_AS_REAL, &limits, &root));
@@ -62,7 +62,15 @@ void tokenizer_config_destroy(struct tokenizer_config *config)
 
 const char *tokenizer_config_class_name(const struct tokenizer_config *config)
 {
-    return json_string_value(json_object_get(config->root, "tokenizer_class"));
+    const char *name = json_string_value(json_object_get(config->root, "tokenizer_class"));
+    if (name != NULL) {
+        return name;
+    }
+    // "auto_map": {"AutoTokenizer": ["module.Class", null]}
+    const json_t *map = json_object_get(config->root, "auto_map");
+    const char *path = json_string_value(json_array_get(json_object_get(map, "AutoTokenizer"), 0));
+    const char *dot = path != NULL ? strrchr(path, '.') : NULL;
+    return dot != NULL ? dot + 1 : NULL;
 }
 
 // ---- the template ----

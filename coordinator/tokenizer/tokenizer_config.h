@@ -39,7 +39,7 @@ MUST_USE status_t tokenizer_config_parse(const void *json, size_t size,
                                          struct tokenizer_config *out);
 void tokenizer_config_destroy(struct tokenizer_config *config); /* accepts a zeroed one */
 
-/* tokenizer_class as it is spelled; NULL: none. */
+/* tokenizer_class as it is spelled, else the class that auto_map names; NULL: none. Its code is not looked at. */
 const char *tokenizer_config_class_name(const struct tokenizer_config *config);
 
 /* Puts the template of the class into the tokenizer. */

@@ -14,8 +14,8 @@
 /* Llama-3: 128,000 tokens and 280,000 merges, each of these an array of two in newer files. */
 static const struct json_limits file_limits = {
     .max_depth = 16,
-    .max_containers = 700 * 1000,
-    .max_values = 2500 * 1000,
+    .max_containers = 700000,
+    .max_values = 2500000,
 };
 
 static status_t check_version(const json_t *root)

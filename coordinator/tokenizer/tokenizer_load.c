@@ -36,15 +36,32 @@ static status_t part_read(const char *dir, const char *name, size_t max_bytes, s
     return s.code == STATUS_NOT_FOUND ? status_ok() : s;
 }
 
+/* GPT-2's own tokenizer.json beside a class that extends it would give wrong ids without a word. */
+static status_t check_extended(const struct tokenizer_config *config, struct tokenizer **tokenizer)
+{
+    const int32_t n_ids = tokenizer_vocab_size(*tokenizer);
+    if (config->class_kind != TOKENIZER_CLASS_CODEGEN25 || n_ids == RANKS_CODEGEN25_IDS) {
+        return status_ok();
+    }
+    tokenizer_free(*tokenizer);
+    *tokenizer = NULL;
+    return status_errorf(STATUS_DATA_LOSS,
+                         "has %d ids, the class %s has %d" STATUS_FIX
+                         "put GPT-2's vocab.json in its place",
+                         n_ids, tokenizer_config_class_name(config), RANKS_CODEGEN25_IDS);
+}
+
 static status_t load_json(const char *dir, const struct tokenizer_config *config,
                           struct tokenizer **tokenizer_out)
 {
-    (void)config;
     struct part file;
     status_t s = part_read(dir, "tokenizer.json", MAX_JSON_BYTES, &file);
     if (file.found) {
-        s = status_wrapf(tokenizer_json_parse(file.data.data, file.data.size, tokenizer_out), "%s",
-                         file.path);
+        s = tokenizer_json_parse(file.data.data, file.data.size, tokenizer_out);
+        if (status_is_ok(&s)) {
+            s = check_extended(config, tokenizer_out);
+        }
+        s = status_wrapf(s, "%s", file.path);
     }
     bytes_destroy(&file.data);
     return s;

@@ -1,7 +1,6 @@
 """Made-up weights: a model served from its config.json alone, and a rank's memory against what `kvasir plan` says."""
 import json
 import os
-import re
 import shutil
 import tempfile
 import unittest
@@ -24,10 +23,9 @@ def resident(pid):
 
 
 def planned(model, *args):
-    """Bytes of each rank, from the last column of the table of memory."""
-    text = run("plan", model, *args).stdout
-    table = text[text.index("memory in MB"):]
-    return [float(row.split()[-1]) * 1e6 for row in re.findall(r"^ +\d+ .*$", table, re.MULTILINE)]
+    """Bytes of each rank."""
+    plan = json.loads(run("plan", model, "--json", *args).stdout)
+    return [rank["memory_bytes"]["total"] for rank in plan["ranks"]]
 
 
 class TestMemory(unittest.TestCase):

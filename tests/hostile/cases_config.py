@@ -33,6 +33,11 @@ config_case("config-of-empty-lists", lambda c: b'{"a":[' + b"[]," * 1000000 + b"
 config_case("config-of-5-megabytes", lambda c: json.dumps(c).encode() + b" " * 5000000, "limit")
 
 
+config_case("config-at-its-limits",
+            lambda c: json.dumps({**c, "hidden_act": "gelu", "more": [{"a": i} for i in range(49000)],
+                                  "texts": [f"{i:020}" for i in range(100000)]}).encode(), "gelu")
+
+
 @case("config-missing", "no config.json", "fix", served=True)
 def _(m):
     m.config = None

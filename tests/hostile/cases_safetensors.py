@@ -114,6 +114,13 @@ def many(n):
 
 text_case("tensors-100000", lambda t: many(100000), "more than")
 text_case("tensors-1000000", lambda t: many(1000000), "header of", "limit")
+# As much as the limits let through, and a fault at the end: what a reader takes is bounded.
+text_case("header-at-its-limits",
+          lambda t: b"{" + b",".join(b'"%0400d":{"dtype":"U8","shape":[0,1,1,1],"data_offsets":[0,0]}' % i
+                                     for i in range(16383)) + b',"a":{}}', "must have dtype")
+text_case("metadata-at-its-limits",
+          lambda t: b'{"__metadata__":{' + b",".join(b'"%020d":"vvvvvvvv"' % i for i in range(190000)) + b'},"a":{}}',
+          "must have dtype")
 text_case("metadata-a-number", lambda t: b'{"__metadata__":1,' + t[1:], "__metadata__")
 text_case("metadata-of-numbers", lambda t: b'{"__metadata__":{"format":1},' + t[1:], "__metadata__", "strings")
 text_case("metadata-of-100000-texts",

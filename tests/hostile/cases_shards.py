@@ -46,6 +46,8 @@ index_case("index-tensor-without-name", lambda index: {"weight_map": {"": FIRST}
 index_case("index-of-9-megabytes", lambda index: json.dumps(index).encode() + b" " * 9000000, INDEX, "limit")
 index_case("index-of-100000-shards", lambda index: {"weight_map": {f"t{i}": f"s{i}" for i in range(100000)}}, INDEX,
            "more than")
+index_case("index-at-its-limits", lambda index: {"weight_map": {f"{i:080}": FIRST for i in range(65500)}}, FIRST,
+           "the file lacks it")
 index_case("index-of-2000-shards", lambda index: {"weight_map": {f"t{i}": f"s{i:04}" for i in range(2000)}},
            "s0000", "No such file")
 index_case("shard-a-number", mapped(2), INDEX, "weight_map")

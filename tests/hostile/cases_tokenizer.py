@@ -204,6 +204,11 @@ def settings_case(name, change, *words):
 settings_case("settings-not-json", lambda c: b"[", "line 1")
 settings_case("settings-nested", lambda c: b"[" * 100000, "nested deeper")
 settings_case("settings-of-9-megabytes", lambda c: json.dumps(c).encode() + b" " * 9000000, "limit")
+settings_case("settings-at-its-limits",
+              lambda c: {"tokenizer_class": "LlamaTokenizer", "bos_token": "<bos>",
+                         "more": [{"a": f"{i:020}"} for i in range(49000)],
+                         "texts": [f"{i:040}" for i in range(100000)]},
+              "bos_token")
 settings_case("settings-bos-unknown", lambda c: {"tokenizer_class": "LlamaTokenizer", "bos_token": "<bos>"},
               "bos_token", "<bos>")
 settings_case("settings-add-bos-a-text",

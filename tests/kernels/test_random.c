@@ -58,12 +58,13 @@ static void check_rectangles(struct backend_stream *stream)
     for (int round = 0; round < 40; round++) {
         args.row_begin = (int32_t)test_random_below(N_ROWS);
         args.column_begin = (int32_t)test_random_below(N_COLUMNS);
-        args.n_rows = (int32_t)test_random_below((uint64_t)(N_ROWS - args.row_begin + 1));
-        args.n_columns = (int32_t)test_random_below((uint64_t)(N_COLUMNS - args.column_begin + 1));
+        args.n_rows = (int32_t)test_random_below((uint64_t)N_ROWS - (uint64_t)args.row_begin + 1);
+        args.n_columns =
+            (int32_t)test_random_below((uint64_t)N_COLUMNS - (uint64_t)args.column_begin + 1);
         args.out = guarded_new((size_t)args.n_rows * (size_t)args.n_columns);
         assert_status_ok(cpu_random(stream, &args));
         for (int32_t i = 0; i < args.n_rows; i++) {
-            const float *want = all + (args.row_begin + i) * N_COLUMNS + args.column_begin;
+            const float *want = all + (int64_t)(args.row_begin + i) * N_COLUMNS + args.column_begin;
             assert_same_bits(args.out + (int64_t)i * args.n_columns, want, (size_t)args.n_columns,
                              "rectangle");
         }

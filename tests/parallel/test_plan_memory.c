@@ -51,7 +51,7 @@ static void test_plan_memory_adds_up_over_the_ranks(void **state)
         struct plan alone = models_plan(&spec, 1, PLAN_SHARE);
         struct plan_memory_request request = request_of(&plan, &spec);
         struct plan_memory_request whole = request_of(&alone, &spec);
-        whole.blocks_per_lane = 100 * plan.n_lanes;
+        whole.blocks_per_lane = (int64_t)100 * plan.n_lanes;
         struct plan_memory sum = {0};
         struct plan_memory want;
         plan_memory_of(&whole, 0, &want);

@@ -103,6 +103,18 @@ def compare_bf16(build, name, model, directory, layouts):
     return failures, len(layouts)
 
 
+def compare_bits(build, name, model, directory, layouts):
+    """Where every sum over ranks adds zeros, the logits must be the same bits for any number of ranks."""
+    prompt = random_prompt(random.Random(name), vocab_of(model))
+    want, failures = None, 0
+    for layout in layouts:
+        got = engine(build, directory, layout, prompt, 16)[1].view(np.uint32)
+        want = got if want is None else want
+        same = np.array_equal(got, want)
+        failures += report(not same, name, layout, prompt, 16, f"bits {'equal' if same else 'DIFFER'}")
+    return failures, len(layouts)
+
+
 def vocab_of(model):
     return getattr(model, "inner", model).lm_head.weight.shape[0]
 
@@ -110,6 +122,7 @@ def vocab_of(model):
 ALL = [(t, p) for t in (1, 2, 3, 4) for p in ("share", "replicate")]
 SOME = [(1, "share"), (2, "share"), (3, "share"), (3, "replicate"), (4, "share")]
 FEW = [(1, "share"), (3, "share")]
+RANKS = [(t, "share") for t in (1, 2, 3, 4)]
 
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
           "original_max_position_embeddings": 64}
@@ -130,6 +143,8 @@ FLOAT32 = [
      dict(kv=[2, 1, 4], hidden=64, heads=8, ffn=100, vocab=77, dtype=F16, resaved=True), FEW),
     ("DeciCoder GQA", models.native,
      dict(family="decicoder", hidden=64, heads=8, kv=4, ffn=160, vocab=151, layers=2), SOME),
+    ("DeciCoder f16", models.native,
+     dict(family="decicoder", hidden=64, heads=8, kv=4, ffn=100, vocab=99, layers=2, dtype=F16), FEW),
     ("Llama MHA", models.native, dict(family="llama", hidden=48, heads=6, kv=6, ffn=100, vocab=151, layers=3), SOME),
     ("Llama GQA sharded", models.native,
      dict(family="llama", hidden=64, heads=8, kv=2, ffn=176, vocab=260, layers=2, shards=2), SOME),
@@ -169,6 +184,15 @@ BFLOAT16 = [
 ]
 
 
+BITS = [
+    ("Nemotron-NAS linear blocks alone", models.nas,
+     dict(blocks=[("linear", "linear"), (None, "linear"), ("linear", None)], hidden=440, heads=4, vocab=301), RANKS),
+]
+
+# comparison, cases, what is added to their arguments
+CASES = [(compare, FLOAT32, {}), (compare_bf16, BFLOAT16, dict(dtype=BF16)), (compare_bits, BITS, {})]
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--build", required=True)
@@ -181,13 +205,13 @@ def main():
     if args.only in "demo model":
         results.append(compare(args.build, "demo model", models.load_deci(args.demo_model), args.demo_model, ALL))
     with tempfile.TemporaryDirectory() as tmp:
-        for number, (name, make, sizes, layouts) in enumerate(FLOAT32 + BFLOAT16):
+        rows = [(test, *case, more) for test, cases, more in CASES for case in cases]
+        for seed, (test, name, make, sizes, layouts, more) in enumerate(rows, 1):
             if args.only not in name:
                 continue
-            directory = os.path.join(tmp, str(number))
-            rounded = number >= len(FLOAT32)
-            model = make(directory, number + 1, **sizes, **(dict(dtype=BF16) if rounded else {}))
-            results.append((compare_bf16 if rounded else compare)(args.build, name, model, directory, layouts))
+            directory = os.path.join(tmp, str(seed))
+            model = make(directory, seed, **sizes, **more)
+            results.append(test(args.build, name, model, directory, layouts))
     failed, total = sum(f for f, _ in results), sum(n for _, n in results)
     print(f"logits_vs_transformers: {total - failed} passed, {failed} failed")
     return 1 if failed or total == 0 else 0

@@ -120,13 +120,14 @@ static void add_to_header(void *user, const struct weight_wanted *w)
     struct header *h = user;
     const uint64_t columns = w->n_columns > 0 ? (uint64_t)w->n_columns : 1;
     const uint64_t size = (uint64_t)w->n_rows * columns * 2;
+    const uint64_t end = h->offset + size;
     char shape[32];
     snprintf(shape, sizeof shape, w->n_columns > 0 ? "%d,%d" : "%d", w->n_rows, w->n_columns);
     require(bytes_printf(
         &h->text, "%s\"%s\":{\"dtype\":\"BF16\",\"shape\":[%s],\"data_offsets\":[%llu,%llu]}",
         h->offset == 0 ? "{" : ",", w->name, shape, (unsigned long long)h->offset,
-        (unsigned long long)(h->offset + size)));
-    h->offset += size;
+        (unsigned long long)end));
+    h->offset = end;
 }
 
 /* Values between 1 and 2: any upper byte of a bfloat16 that is no NaN will do. */

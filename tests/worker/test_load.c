@@ -203,10 +203,11 @@ static void check_defects(struct group *group, int dtype)
     model_writer_make(&of, &model);
     // On rows of different ranks; a later tensor has more of them.
     model.layers[1].up[0] = NAN;
-    model.layers[1].up[299 * 45 + 44] = INFINITY;
-    model.layers[1].up[150 * 45] = -INFINITY;
+    const ptrdiff_t row = 45;
+    model.layers[1].up[299 * row + 44] = INFINITY;
+    model.layers[1].up[150 * row] = -INFINITY;
     model.layers[2].o[7] = NAN;
-    for (int i = 0; i < 5; i++) {
+    for (ptrdiff_t i = 0; i < 5; i++) {
         model.layers[2].down[i * 1000] = NAN;
     }
     if (group_rank(group) == 0) {

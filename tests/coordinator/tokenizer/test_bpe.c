@@ -202,9 +202,9 @@ static void test_bpe_takes_linear_steps(void **state)
 {
     (void)state;
 
-    enum { SIZE = 20000 };
+    const size_t size = 20000;
 
-    char *word = test_malloc(SIZE);
+    char *word = test_malloc(size);
     for (int i = 0; i < 60; i++) {
         struct model model;
         struct bpe_scratch scratch = {0};
@@ -212,14 +212,14 @@ static void test_bpe_takes_linear_steps(void **state)
         random_model(&model);
         struct tokenizer *tokenizer = build(&model);
         if (i % 2 == 0) {
-            random_word(word, SIZE);
+            random_word(word, size);
         } else {
-            memset(word, 'a', SIZE);
+            memset(word, 'a', size);
         }
-        assert_status_ok(bpe_encode(&tokenizer->bpe, &scratch, (const uint8_t *)word, SIZE, &out));
+        assert_status_ok(bpe_encode(&tokenizer->bpe, &scratch, (const uint8_t *)word, size, &out));
         // Every symbol has a pair, and every merge makes two.
-        assert_true(scratch.queue.n_pushed <= 3 * SIZE);
-        assert_true(scratch.queue.n_sorted <= SIZE);
+        assert_true(scratch.queue.n_pushed <= 3 * size);
+        assert_true(scratch.queue.n_sorted <= size);
         token_list_destroy(&out);
         bpe_scratch_destroy(&scratch);
         tokenizer_free(tokenizer);

@@ -238,7 +238,9 @@ static void assert_changed_refused(size_t line, const char *text, const char *sa
     for (size_t i = 0; i < line; i++) {
         at = (uint8_t *)memchr(at, '\n', file.size) + 1;
     }
-    memcpy(at, text, strlen(text));
+    for (size_t i = 0; text[i] != '\0'; i++) {
+        at[i] = (uint8_t)text[i]; // in place: the lines behind it stay
+    }
     struct tokenizer *tokenizer = NULL;
     assert_status_says(ranks_parse_tiktoken(file.data, file.size, &no_config, &tokenizer),
                        STATUS_DATA_LOSS, says);

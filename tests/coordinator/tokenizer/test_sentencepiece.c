@@ -154,6 +154,9 @@ static void compare(const struct model *model, const struct tokenizer *tokenizer
     text[size] = '\0';
     const size_t n = size > 0 ? merge_slowly(model, want, size + 1) : 0;
     assert_encodes(tokenizer, text, 0, want, n);
+    if (n > 0) {
+        assert_decodes(tokenizer, want, n, text); // nothing is lost
+    }
     test_free(text);
     test_free(want);
 }

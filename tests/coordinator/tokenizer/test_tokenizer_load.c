@@ -136,6 +136,14 @@ static void test_tokenizer_load_asks_for_gpt2s_vocabulary(void **state)
     assert_fails(dir, STATUS_DATA_LOSS, "vocab.json: an id is a number");
     write_text(dir, "vocab.json", "[0]");
     assert_fails(dir, STATUS_DATA_LOSS, "vocab.json: is an array");
+    write_text(dir, "tokenizer_config.json",
+               "{\"auto_map\": {\"AutoTokenizer\": [\"a--b.DeciCoderTokenizer\", null]}}");
+    assert_fails(dir, STATUS_DATA_LOSS, "vocab.json: is an array");
+    char *json = fixture_json(&(const struct fixture_parts){0});
+    write_text(dir, "tokenizer.json", json);
+    free(json);
+    assert_fails(dir, STATUS_DATA_LOSS,
+                 "tokenizer.json: has 6 ids, the class DeciCoderTokenizer has 51200; fix: put");
     test_tmpdir_remove(dir);
 }
 
