@@ -33,7 +33,8 @@ void cuda_mem_free(struct backend_stream *stream, void *ptr)
 {
     if (ptr != NULL) {
         (void)cudaSetDevice(stream->device);
-        (void)cudaFree(ptr); // waits for what uses it
+        (void)cudaStreamSynchronize(stream->stream); // what is under way may use it
+        (void)cudaFree(ptr);
     }
 }
 
@@ -50,6 +51,7 @@ void cuda_mem_host_free(struct backend_stream *stream, void *ptr)
 {
     if (ptr != NULL) {
         (void)cudaSetDevice(stream->device);
+        (void)cudaStreamSynchronize(stream->stream);
         (void)cudaFreeHost(ptr);
     }
 }
