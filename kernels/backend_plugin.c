@@ -7,28 +7,14 @@
 #include "kernels/backend_plugin.h"
 
 #include <dlfcn.h>
-#include <errno.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#define PLUGIN_PATH_VARIABLE "KVASIR_PLUGIN_PATH"
+#include "base/program.h"
 
-/* The folder of the running program. */
-static status_t own_folder(char folder[PATH_MAX])
-{
-    const ssize_t n = readlink("/proc/self/exe", folder, PATH_MAX - 1);
-    if (n < 0) {
-        return status_errorf(STATUS_UNAVAILABLE, "cannot read /proc/self/exe: %s", strerror(errno));
-    }
-    folder[n] = '\0';
-    char *const slash = strrchr(folder, '/');
-    if (slash != NULL) {
-        *slash = '\0';
-    }
-    return status_ok();
-}
+#define PLUGIN_PATH_VARIABLE "KVASIR_PLUGIN_PATH"
 
 static bool is_there(const char *folder, const char *below, const char *name, char path[PATH_MAX])
 {
@@ -39,7 +25,7 @@ static bool is_there(const char *folder, const char *below, const char *name, ch
 static status_t find(const char *name, char path[PATH_MAX])
 {
     char folder[PATH_MAX];
-    TRY(own_folder(folder));
+    TRY(program_dir(folder, sizeof folder));
     const char *const other = getenv(PLUGIN_PATH_VARIABLE);
     if (is_there(folder, "", name, path) || is_there(folder, "/../lib", name, path) ||
         (other != NULL && is_there(other, "", name, path))) {
