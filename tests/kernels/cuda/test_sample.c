@@ -673,7 +673,7 @@ static void test_sample_does_not_depend_on_other_rows(void **state)
     struct backend_stream *stream = check_stream();
     struct sample_row rows[ROWS];
     struct sample_result want[ROWS];
-    float *logits = random_logits(ROWS * N);
+    float *logits = random_logits((size_t)ROWS * N);
     for (int i = 0; i < ROWS; i++) {
         rows[i] = random_row(N);
         rows[i].logits = (int64_t)i * N;
