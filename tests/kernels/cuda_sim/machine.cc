@@ -41,8 +41,6 @@ enum {
     GUARD = 0xa5,
 };
 
-static const uint32_t all_lanes = 0xffffffffu;
-
 // ---- state ----
 
 struct async_copy {
@@ -84,8 +82,9 @@ static struct {
     bool closely;         /* the way of this block */
     uint32_t ready_ranks; /* ranks whose warps have ready fibers */
     int warp_of_rank[MAX_WARPS], rank_of_warp[MAX_WARPS];
-    uint32_t ready[MAX_WARPS]; /* lanes */
-    unsigned char *shared;     /* behind a guard */
+    uint32_t ready[MAX_WARPS], in_warp[MAX_WARPS],
+        done[MAX_WARPS];   /* lanes, by their fibers' states */
+    unsigned char *shared; /* behind a guard */
 } machine;
 
 const struct sim_place *sim_place;
@@ -230,6 +229,30 @@ static void run_others(void)
     switch_stack(&self->stack, &next->stack);
 }
 
+/* The operation that the fiber waits in can still come to pass. */
+static void check_none_ended(const struct fiber *fiber)
+{
+    const uint32_t ended = machine.done[fiber->place.warp] & fiber->call->mask;
+    if (ended != 0) {
+        sim_fail("%s: lanes %08x of the mask %08x have ended", fiber->call->name, ended,
+                 fiber->call->mask);
+    }
+}
+
+/* Nobody waits for the thread that ends. */
+static void check_nobody_waits(const struct fiber *self)
+{
+    if (machine.n_at_barrier > 0) {
+        sim_fail("a thread ends while others wait at a barrier");
+    }
+    const uint32_t waiting = machine.in_warp[self->place.warp];
+    for (int lane = 0; waiting != 0 && lane < LANES; lane++) {
+        if ((waiting >> lane & 1u) != 0) {
+            check_none_ended(self - self->place.lane + lane);
+        }
+    }
+}
+
 /* A fiber runs one thread of every block that is large enough to have it. */
 static void fiber_main(void)
 {
@@ -240,10 +263,9 @@ static void fiber_main(void)
         (*machine.run)();
         struct fiber *const self = machine.current;
         self->state = FIBER_DONE;
+        machine.done[self->place.warp] |= 1u << self->place.lane;
         machine.n_done++;
-        if (machine.n_at_barrier > 0) {
-            sim_fail("a thread ends while others wait at a barrier");
-        }
+        check_nobody_waits(self);
         run_others();
     }
 }
@@ -291,6 +313,16 @@ int sim_barrier(const char *file, int line, int predicate)
     return machine.barrier_result;
 }
 
+static void check_same(const struct sim_collective *call, const struct sim_collective *other,
+                       int lane)
+{
+    const bool same_name = other->name == call->name || strcmp(other->name, call->name) == 0;
+    if (other->mask != call->mask || !same_name) {
+        sim_fail("%s (mask %08x) meets %s (mask %08x) of lane %d", call->name, call->mask,
+                 other->name, other->mask, lane);
+    }
+}
+
 void sim_warp(struct sim_collective *call)
 {
     struct fiber *const self = machine.current;
@@ -300,24 +332,19 @@ void sim_warp(struct sim_collective *call)
     }
     self->state = FIBER_IN_WARP;
     self->call = call;
+    machine.in_warp[self->place.warp] |= 1u << self->place.lane;
+    check_none_ended(self);
+    if ((machine.in_warp[self->place.warp] & call->mask) != call->mask) {
+        run_others(); // the last one to come does the work
+        return;
+    }
+    machine.in_warp[self->place.warp] &= ~call->mask;
     struct sim_collective *lanes[LANES] = {};
     for (int lane = 0; lane < LANES; lane++) {
-        if ((call->mask >> lane & 1u) == 0) {
-            continue;
+        if ((call->mask >> lane & 1u) != 0) {
+            lanes[lane] = warp[lane].call;
+            check_same(call, lanes[lane], lane);
         }
-        struct fiber *const other = warp + lane;
-        if (other->state == FIBER_DONE) {
-            sim_fail("%s: lane %d of the mask %08x has ended", call->name, lane, call->mask);
-        }
-        if (other->state != FIBER_IN_WARP) {
-            run_others(); // the last one to come does the work
-            return;
-        }
-        if (other->call->mask != call->mask || strcmp(other->call->name, call->name) != 0) {
-            sim_fail("%s (mask %08x) meets %s (mask %08x) of lane %d", call->name, call->mask,
-                     other->call->name, other->call->mask, lane);
-        }
-        lanes[lane] = other->call;
     }
     call->run(lanes);
     for (int lane = 0; lane < LANES; lane++) {
@@ -476,6 +503,7 @@ static void start_block(uint32_t index)
     shuffle(machine.warp_of_rank, machine.n_warps);
     for (int rank = 0; rank < machine.n_warps; rank++) {
         machine.rank_of_warp[machine.warp_of_rank[rank]] = rank;
+        machine.in_warp[rank] = machine.done[rank] = 0;
     }
     for (int i = 0; i < machine.n_threads; i++) {
         struct fiber *const fiber = &machine.fibers[i];

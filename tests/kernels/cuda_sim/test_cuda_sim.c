@@ -299,7 +299,7 @@ static void test_sim_undefined_behaviour_ends_the_process(void **state)
     (void)state;
     assert_dies_saying(commit, PROBE_SHUFFLE_HALF, "no thread can go on");
     assert_dies_saying(commit, PROBE_SHUFFLE_HALF, "kernel crimes, block (0, 0, 0)");
-    assert_dies_saying(commit, PROBE_SHUFFLE_ENDED, "has ended");
+    assert_dies_saying(commit, PROBE_SHUFFLE_ENDED, "have ended");
     assert_dies_saying(commit, PROBE_BARRIER_BRANCH, "different barriers");
     assert_dies_saying(commit, PROBE_BARRIER_ENDED, "barrier");
     assert_dies_saying(commit, PROBE_SHARED_OVERRUN, "written 0 bytes after");
