@@ -103,7 +103,7 @@ status_t cpu_stream_new_isa(int n_threads, const char *isa, struct backend_strea
         return status_errorf(STATUS_UNIMPLEMENTED, "this machine has no instruction set '%s'", isa);
     }
     void *scratch = NULL;
-    TRY(cpu_mem_alloc((size_t)n_threads * sizeof(struct cpu_scratch), &scratch));
+    TRY(cpu_mem_reserve((size_t)n_threads * sizeof(struct cpu_scratch), &scratch));
 
     struct backend_stream *stream = calloc(1, sizeof *stream);
     if (stream == NULL) {

@@ -313,7 +313,8 @@ static void open_all(struct bench *b, int megabytes)
     require(plan_make(&b->spec, &request, &b->plan));
     write_checkpoint(b);
     require(checkpoint_open(b->dir, &b->checkpoint));
-    require(backend_cpu()->stream_new(b->threads, &b->stream));
+    const struct stream_options options = {.n_threads = b->threads};
+    require(backend_cpu()->stream_new(&options, &b->stream));
     require(group_open("bench", &b->group));
 }
 

@@ -131,7 +131,8 @@ static void check_made_up(struct group *group, const struct test_model_shape *of
     run(group, &model, dir, &options, logits[1]);
 
     struct backend_stream *stream;
-    assert_status_ok(backend_cpu()->stream_new(1, &stream));
+    const struct stream_options one_thread = {.n_threads = 1};
+    assert_status_ok(backend_cpu()->stream_new(&one_thread, &stream));
     const struct weight_source source = {.seed = 6, .backend = backend_cpu(), .stream = stream};
     struct model_spec spec;
     model_writer_spec(&model, dir, &spec);
