@@ -420,7 +420,7 @@ static void test_sample_cuts_where_the_reference_cuts(void **state)
 
 // ---- distributions ----
 
-enum { SMALL = 12, DRAWS_A_CALL = 1000, DRAWS = 3000 };
+enum { SMALL = 12, DRAWS_A_CALL = 1000, DRAWS = 2000 };
 
 /* Chi-square of many draws against the exact distribution; the limit is passed by chance once in 10^6. */
 static void check_distribution(struct backend_stream *stream, const float *logits,
