@@ -1,7 +1,7 @@
 /*
  * engine_logits.c - greedy decoding by the engine alone, with every step's logits written to a file
  *
- * usage: mpirun -n T engine_logits MODEL PLACEMENT DTYPE N_PROMPT N_GENERATE CHUNK OUT ID...
+ * usage: mpirun -n T engine_logits MODEL DEVICE PLACEMENT DTYPE N_PROMPT N_GENERATE CHUNK OUT ID...
  *
  * For comparisons with other programs: no scheduler, no gRPC. The first N_PROMPT ids are the prompt, and go in chunks of
  * CHUNK; those after it, where there are any, take the place of the engine's choices. Writes float32
@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "tests/reference/engine_backend.h"
 #include "worker/engine.h"
 
 struct run {
@@ -21,21 +22,24 @@ struct run {
     struct step_plan step;
     int32_t *tokens;
     int32_t n_tokens, n_given, n_generate, chunk;
-    FILE *out; /* rank 0 */
+    FILE *out;     /* rank 0 */
+    float *logits; /* of one position */
 };
 
 static status_t open_run(struct run *r, char **argv)
 {
-    const int placement = strcmp(argv[2], "share") == 0 ? PLAN_SHARE : PLAN_REPLICATE;
+    const int placement = strcmp(argv[3], "share") == 0 ? PLAN_SHARE : PLAN_REPLICATE;
+    const struct backend *backend;
     int dtype;
-    TRY(dtype_parse(argv[3], &dtype));
+    TRY(engine_backend(argv[2], &backend));
+    TRY(dtype_parse(argv[4], &dtype));
     TRY(spec_load(argv[1], &r->spec));
     const struct plan_request request = {
         .tp = group_size(r->group), .pp = 1, .placement = placement};
     TRY(plan_make(&r->spec, &request, &r->plan));
     const struct engine_options options = {
         .model_dir = argv[1],
-        .backend = backend_cpu(),
+        .backend = backend,
         .dtype = dtype,
         .kv_dtype = dtype,
         .max_num_seqs = 1,
@@ -45,7 +49,9 @@ static status_t open_run(struct run *r, char **argv)
         .log = {.fd = 2, .level = LOG_WARN, .rank = group_rank(r->group), .module = "engine"},
     };
     TRY(engine_new(r->group, &r->spec, &r->plan, &options, &r->engine));
-    return step_plan_init(&r->step, engine_limits(r->engine));
+    r->logits = calloc((size_t)r->spec.n_vocab, sizeof *r->logits);
+    return r->logits == NULL ? status_errorf(STATUS_RESOURCE_EXHAUSTED, "no memory for logits")
+                             : step_plan_init(&r->step, engine_limits(r->engine));
 }
 
 /* The next n tokens of the one sequence, in the last lane, whose blocks are taken in descending order. */
@@ -94,8 +100,9 @@ static status_t generate(struct run *r)
         }
         int32_t id = 0;
         if (r->out != NULL && logits != NULL) {
-            id = argmax(logits, r->spec.n_vocab);
-            fwrite(logits, sizeof *logits, (size_t)r->spec.n_vocab, r->out);
+            TRY(engine_read_logits(r->engine, 1, r->logits));
+            id = argmax(r->logits, r->spec.n_vocab);
+            fwrite(r->logits, sizeof *r->logits, (size_t)r->spec.n_vocab, r->out);
             printf("%d ", id);
         }
         TRY(comm->ops->broadcast(comm, &id, sizeof id, 0));
@@ -114,19 +121,20 @@ int main(int argc, char **argv)
 {
     struct run r;
     memset(&r, 0, sizeof r);
-    if (argc < 9 || atoi(argv[4]) < 1 || atoi(argv[4]) > argc - 8) {
-        fprintf(stderr,
-                "usage: engine_logits MODEL PLACEMENT DTYPE N_PROMPT N_GENERATE CHUNK OUT ID...\n");
+    if (argc < 10 || atoi(argv[5]) < 1 || atoi(argv[5]) > argc - 9) {
+        fprintf(
+            stderr,
+            "usage: engine_logits MODEL DEVICE PLACEMENT DTYPE N_PROMPT N_GENERATE CHUNK OUT ID...\n");
         return 64;
     }
     status_t s = group_open("test", &r.group);
     if (s.code == STATUS_OK) {
-        r.n_tokens = atoi(argv[4]);
-        r.n_generate = atoi(argv[5]);
-        r.chunk = atoi(argv[6]);
-        r.out = group_rank(r.group) == 0 ? fopen(argv[7], "wb") : NULL;
+        r.n_tokens = atoi(argv[5]);
+        r.n_generate = atoi(argv[6]);
+        r.chunk = atoi(argv[7]);
+        r.out = group_rank(r.group) == 0 ? fopen(argv[8], "wb") : NULL;
         r.tokens = calloc((size_t)argc + (size_t)r.n_generate, sizeof *r.tokens);
-        for (int i = 8; i < argc; i++) {
+        for (int i = 9; i < argc; i++) {
             r.tokens[r.n_given++] = atoi(argv[i]);
         }
         s = open_run(&r, argv);
@@ -145,6 +153,7 @@ int main(int argc, char **argv)
     plan_destroy(&r.plan);
     spec_destroy(&r.spec);
     free(r.tokens);
+    free(r.logits);
     group_close(r.group);
     return status_exit_code(&s);
 }

@@ -29,12 +29,13 @@ def mpirun(n):
     return ["mpirun", "--oversubscribe", "--bind-to", "none", "-n", str(n)], env
 
 
-def engine(build, directory, layout, prompt, chunk, dtype="float32", follow=()):
+def engine(build, directory, layout, prompt, chunk, dtype="float32", follow=(), simulated=False):
     """Ids and logits of N_GENERATE steps after the prompt; `follow` are tokens that stand for the engine's choices."""
     ranks, placement = layout
     command, env = mpirun(ranks)
     with tempfile.NamedTemporaryFile() as out:
-        command += [os.path.join(build, "tests", "engine_logits"), directory, placement, dtype, str(len(prompt)),
+        program, device = ("engine_logits_sim", "cuda") if simulated else ("engine_logits", "cpu")
+        command += [os.path.join(build, "tests", program), directory, device, placement, dtype, str(len(prompt)),
                     str(N_GENERATE), str(chunk), out.name] + [str(i) for i in [*prompt, *follow]]
         result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
         if result.returncode != 0:
@@ -85,7 +86,7 @@ def compare(build, name, model, directory, layouts):
     return failures, len(layouts)
 
 
-def compare_bf16(build, name, model, directory, layouts):
+def compare_bf16(build, name, model, directory, layouts, simulated=False):
     """The directory holds bfloat16 weights, and `model` the same ones in float32."""
     rng = random.Random(name)
     failures = 0
@@ -97,10 +98,15 @@ def compare_bf16(build, name, model, directory, layouts):
         chunk = rng.choice([1, 7, 16, 64])
         want = rows_of(model, prompt, follow)
         theirs = rms(rows_of(half, prompt, follow) - want)
-        ours = rms(engine(build, directory, layout, prompt, chunk, "bfloat16", follow)[1] - want)
+        ours = rms(engine(build, directory, layout, prompt, chunk, "bfloat16", follow, simulated)[1] - want)
         failures += report(not ours <= BF16_RATIO * theirs, name, layout, prompt, chunk,
                            f"rms error {ours:.2e}, transformers {theirs:.2e}, ratio {ours / theirs:.2f}")
     return failures, len(layouts)
+
+
+def compare_cuda(build, name, model, directory, layouts):
+    """As in bfloat16, by CUDA's kernels, which also keep activations in bfloat16."""
+    return compare_bf16(build, name, model, directory, layouts, simulated=True)
 
 
 def compare_bits(build, name, model, directory, layouts):
@@ -189,8 +195,22 @@ BITS = [
      dict(blocks=[("linear", "linear"), (None, "linear"), ("linear", None)], hidden=440, heads=4, vocab=301), RANKS),
 ]
 
+TWO = [(1, "share"), (2, "share")]
+
+# Head sizes that the kernels have: 64, 80, 128.
+CUDA = [
+    ("DeciLM, CUDA kernels", models.deci, dict(kv=[4, 1, 2], hidden=256, heads=4, ffn=384, vocab=151), TWO),
+    ("Mistral, CUDA kernels", models.native,
+     dict(family="mistral", hidden=256, heads=2, kv=1, ffn=320, vocab=97, layers=2, window=24), TWO),
+    ("StableLM, CUDA kernels", models.native,
+     dict(family="stablelm", hidden=320, heads=4, kv=4, ffn=256, vocab=90, layers=2), TWO),
+    ("Nemotron-NAS, CUDA kernels", models.nas,
+     dict(blocks=[(2, 1.5), ("linear", 1.0), (None, 2.0), (1, None)], hidden=256, heads=4, vocab=120), [(3, "share")]),
+]
+
 # comparison, cases, what is added to their arguments
-CASES = [(compare, FLOAT32, {}), (compare_bf16, BFLOAT16, dict(dtype=BF16)), (compare_bits, BITS, {})]
+CASES = [(compare, FLOAT32, {}), (compare_bf16, BFLOAT16, dict(dtype=BF16)), (compare_bits, BITS, {}),
+         (compare_cuda, CUDA, dict(dtype=BF16))]
 
 
 def main():
@@ -208,6 +228,9 @@ def main():
         rows = [(test, *case, more) for test, cases, more in CASES for case in cases]
         for seed, (test, name, make, sizes, layouts, more) in enumerate(rows, 1):
             if args.only not in name:
+                continue
+            if test is compare_cuda and not os.path.exists(os.path.join(args.build, "tests", "engine_logits_sim")):
+                print(f"skipped: {name}: built without the simulator", flush=True)
                 continue
             directory = os.path.join(tmp, str(seed))
             model = make(directory, seed, **sizes, **more)
