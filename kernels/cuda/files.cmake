@@ -1,6 +1,10 @@
 # The files of the CUDA backend, for its plugin and for the simulator of tests/kernels/cuda_sim.
 set(KVASIR_CUDA_FILES
     add_norm.cu
+    attention.c
+    attention_decode.cu
+    attention_prefill.cu
+    attention_split.c
     backend_cuda.c
     copy_strips.cu
     embedding.cu
@@ -15,8 +19,7 @@ set(KVASIR_CUDA_FILES
     status.c
     stream.c
     swiglu.cu
-    ../cpu/convert.c
-    absent.c)
+    ../cpu/convert.c)
 
 # Those that call cuBLASLt; the simulator has a plain C twin of each.
 set(KVASIR_CUDA_LIBRARY_FILES

@@ -1,0 +1,468 @@
+#include <math.h>
+
+#include "kernels/cuda/attention_split.h"
+#include "tests/kernels/cuda/cuda_check.h"
+
+/*
+ * A cache with sequences in it: blocks handed out at random, known keys and values, NaN in everything no sequence owns,
+ * also in the rest of a last block, so that a wrong unit or a token too far shows.
+ */
+enum { MAX_SEQS = 8, GAP = 8 };
+
+struct sequence {
+    int32_t n_queries, kv_tokens, n_kv_heads;
+};
+
+struct batch {
+    struct backend_stream *stream;
+    struct attention_shape shape;
+    struct attention_seq seqs[MAX_SEQS];
+    int32_t n_seqs;
+    float *q, *k[MAX_SEQS], *v[MAX_SEQS]; /* k, v: [kv_tokens, n_kv_heads, head_dim] */
+    size_t n_q;                           /* elements of q and out, gaps included */
+    void *device_q, *device_k, *device_v, *device_blocks, *device_out;
+};
+
+static int32_t blocks_of(const struct batch *b, const struct sequence *s)
+{
+    return (s->kv_tokens + b->shape.block_tokens - 1) / b->shape.block_tokens;
+}
+
+/* Every other block is nobody's; the others come in random order. */
+static void random_blocks(int32_t *blocks, int32_t n)
+{
+    for (int32_t i = 0; i < n; i++) {
+        blocks[i] = 2 * i + 1;
+    }
+    for (int32_t i = n; i > 1; i--) {
+        const int32_t other = (int32_t)test_random_below((uint64_t)i);
+        const int32_t kept = blocks[i - 1];
+        blocks[i - 1] = blocks[other];
+        blocks[other] = kept;
+    }
+}
+
+static void fill_plane(const struct batch *b, uint16_t *plane, const float *values,
+                       const struct attention_seq *seq, const int32_t *blocks)
+{
+    const int64_t dim = b->shape.head_dim, tokens = b->shape.block_tokens;
+    for (int64_t t = 0; t < seq->kv_tokens; t++) {
+        for (int64_t h = 0; h < seq->n_kv_heads; h++) {
+            const int64_t unit =
+                seq->unit_base + blocks[seq->first_block + t / tokens] * seq->n_kv_heads + h;
+            for (int64_t d = 0; d < dim; d++) {
+                plane[(unit * tokens + t % tokens) * dim + d] =
+                    bf16_bits(values[(t * seq->n_kv_heads + h) * dim + d]);
+            }
+        }
+    }
+}
+
+static void lay_out(struct batch *b, const struct sequence *sizes, int32_t n_seqs,
+                    int64_t *n_units_out, int32_t *n_blocks_out)
+{
+    int64_t n_units = 0;
+    int32_t n_blocks = 3; // the step's list begins somewhere
+    b->n_q = 0;
+    b->n_seqs = n_seqs;
+    for (int32_t i = 0; i < n_seqs; i++) {
+        const struct sequence *s = &sizes[i];
+        const int64_t row = (int64_t)s->n_kv_heads * b->shape.group * b->shape.head_dim;
+        b->seqs[i] = (struct attention_seq){
+            .n_queries = s->n_queries,
+            .kv_tokens = s->kv_tokens,
+            .first_block = n_blocks,
+            .n_kv_heads = s->n_kv_heads,
+            .unit_base = n_units + 3,
+            .q_offset = (int64_t)b->n_q + GAP,
+            .ld = row + GAP,
+        };
+        n_units += 3 + (2 * (int64_t)blocks_of(b, s) + 1) * s->n_kv_heads;
+        n_blocks += blocks_of(b, s);
+        b->n_q += GAP + (size_t)(s->n_queries * (row + GAP));
+    }
+    *n_units_out = n_units + 1;
+    *n_blocks_out = n_blocks;
+}
+
+static struct batch batch_new(struct backend_stream *stream, struct attention_shape shape,
+                              const struct sequence *sizes, int32_t n_seqs)
+{
+    struct batch b = {.stream = stream, .shape = shape};
+    int64_t n_units = 0;
+    int32_t n_blocks = 0;
+    lay_out(&b, sizes, n_seqs, &n_units, &n_blocks);
+    const size_t plane =
+        (size_t)n_units * (size_t)shape.block_tokens * (size_t)shape.head_dim * sizeof(uint16_t);
+    uint16_t *k = must_alloc(plane), *v = must_alloc(plane);
+    int32_t *blocks = must_alloc((size_t)n_blocks * sizeof *blocks);
+    memset(k, 0xff, plane);
+    memset(v, 0xff, plane);
+    memset(blocks, 0x7f, (size_t)n_blocks * sizeof *blocks);
+    for (int32_t i = 0; i < n_seqs; i++) {
+        const size_t n =
+            (size_t)sizes[i].kv_tokens * (size_t)sizes[i].n_kv_heads * (size_t)shape.head_dim;
+        b.k[i] = random_bf16_values(n, 1.0);
+        b.v[i] = random_bf16_values(n, 1.0);
+        random_blocks(blocks + b.seqs[i].first_block, blocks_of(&b, &sizes[i]));
+        fill_plane(&b, k, b.k[i], &b.seqs[i], blocks);
+        fill_plane(&b, v, b.v[i], &b.seqs[i], blocks);
+    }
+    b.q = random_bf16_values(b.n_q, 2.0);
+    b.device_q = device_bf16(stream, b.q, b.n_q);
+    b.device_k = device_copy(stream, k, plane);
+    b.device_v = device_copy(stream, v, plane);
+    b.device_blocks = device_copy(stream, blocks, (size_t)n_blocks * sizeof *blocks);
+    b.device_out = device_new(stream, b.n_q * sizeof(uint16_t));
+    free(k);
+    free(v);
+    free(blocks);
+    return b;
+}
+
+static void batch_free(struct batch *b)
+{
+    void *const arrays[] = {b->device_q, b->device_k, b->device_v, b->device_blocks, b->device_out};
+    for (size_t i = 0; i < sizeof arrays / sizeof arrays[0]; i++) {
+        device_free(b->stream, arrays[i]);
+    }
+    for (int32_t i = 0; i < b->n_seqs; i++) {
+        free(b->k[i]);
+        free(b->v[i]);
+    }
+    free(b->q);
+}
+
+// ---- the reference ----
+
+/* One (query, head) in float64, from the definition. */
+static void reference_row(const struct batch *b, int32_t seq, int64_t query, int64_t head,
+                          double *out)
+{
+    static double weights[4096];
+    const struct attention_seq *s = &b->seqs[seq];
+    const int64_t dim = b->shape.head_dim, kv_head = head / b->shape.group;
+    const int64_t position = s->kv_tokens - s->n_queries + query, window = b->shape.window;
+    const int64_t first = window > 0 && position >= window ? position - window + 1 : 0;
+    const float *q = b->q + s->q_offset + query * s->ld + head * dim;
+    double most = -INFINITY, sum = 0.0;
+    assert_true(position < 4096);
+    for (int64_t t = first; t <= position; t++) {
+        const float *k = b->k[seq] + (t * s->n_kv_heads + kv_head) * dim;
+        double dot = 0.0;
+        for (int64_t d = 0; d < dim; d++) {
+            dot += (double)q[d] * (double)k[d];
+        }
+        weights[t] = dot * (double)b->shape.scale;
+        most = fmax(most, weights[t]);
+    }
+    memset(out, 0, (size_t)dim * sizeof *out);
+    for (int64_t t = first; t <= position; t++) {
+        const float *v = b->v[seq] + (t * s->n_kv_heads + kv_head) * dim;
+        const double weight = exp(weights[t] - most);
+        sum += weight;
+        for (int64_t d = 0; d < dim; d++) {
+            out[d] += weight * (double)v[d];
+        }
+    }
+    for (int64_t d = 0; d < dim; d++) {
+        out[d] /= sum;
+    }
+}
+
+/* Probabilities are rounded to bfloat16 (2^-9 of |v| <= 1 at most), and so is the result. */
+static const struct tolerance attention_result = {.atol = 0x1p-8, .rtol = 0x1p-8};
+
+/* All rows, or of long ones some; what lies between rows is still NaN. */
+static void check_out(const struct batch *b, const float *out, const char *what)
+{
+    double want[256];
+    int64_t gap = 0;
+    for (int32_t i = 0; i < b->n_seqs; i++) {
+        const struct attention_seq *s = &b->seqs[i];
+        const int64_t dim = b->shape.head_dim, n_heads = (int64_t)s->n_kv_heads * b->shape.group;
+        for (; gap < s->q_offset; gap++) {
+            assert_true(isnan(out[gap]));
+        }
+        for (int64_t t = 0; t < s->n_queries; t++) {
+            const float *row = out + s->q_offset + t * s->ld;
+            for (int64_t h = 0; h < n_heads; h++) {
+                reference_row(b, i, t, h, want);
+                assert_all_close(row + h * dim, want, (size_t)dim, attention_result, what);
+            }
+            for (gap = n_heads * dim; gap < s->ld; gap++) {
+                assert_true(isnan(row[gap]));
+            }
+        }
+        gap = s->q_offset + s->n_queries * s->ld;
+    }
+}
+
+// ---- running ----
+
+static struct attention_shape shape_of(int32_t head_dim, int32_t group, int32_t window)
+{
+    return (struct attention_shape){
+        .head_dim = head_dim,
+        .group = group,
+        .block_tokens = 16,
+        .window = window,
+        .kv_dtype = DTYPE_BF16,
+        .scale = 1.0f / sqrtf((float)head_dim),
+        .max_seqs = MAX_SEQS,
+        .max_rows = 700,
+        .max_kv_heads = 4,
+        .max_tokens = 4096,
+    };
+}
+
+static struct attention_plan *plan_new(struct backend_stream *stream,
+                                       const struct attention_shape *shape)
+{
+    struct attention_plan *plan = NULL;
+    assert_status_ok(check_backend()->attention_plan_new(stream, shape, &plan));
+    return plan;
+}
+
+static void attend(const struct batch *b, struct attention_plan *plan)
+{
+    const struct attention_args args = {
+        .q = b->device_q,
+        .out = b->device_out,
+        .k_plane = b->device_k,
+        .v_plane = b->device_v,
+        .blocks = b->device_blocks,
+    };
+    assert_status_ok(check_backend()->attention(b->stream, plan, &args));
+}
+
+/* The output as float32; freed with free. */
+static float *result_of(const struct batch *b)
+{
+    struct attention_plan *plan = plan_new(b->stream, &b->shape);
+    assert_status_ok(check_backend()->attention_plan_set(b->stream, plan, b->seqs, b->n_seqs));
+    attend(b, plan);
+    float *out = device_read_bf16(b->stream, b->device_out, b->n_q);
+    check_backend()->attention_plan_free(plan);
+    return out;
+}
+
+static void check_batch(struct backend_stream *stream, struct attention_shape shape,
+                        const struct sequence *sizes, int32_t n_seqs)
+{
+    char what[64];
+    (void)snprintf(what, sizeof what, "head dim %d, group %d, window %d", shape.head_dim,
+                   shape.group, shape.window);
+    struct batch b = batch_new(stream, shape, sizes, n_seqs);
+    float *out = result_of(&b);
+    check_out(&b, out, what);
+    free(out);
+    batch_free(&b);
+}
+
+// ---- tests ----
+
+/* One token each; lengths at the borders of pages, tiles and rounds of the warps. */
+static void test_attention_decodes_like_float64(void **state)
+{
+    (void)state;
+    static const int32_t shapes[][3] = {
+        // head dim, group, window
+        {64, 8, 0},  {80, 1, 0},   {128, 16, 0}, {128, 32, 0}, {128, 4, 0},  {64, 7, 0},
+        {80, 3, 33}, {128, 2, 64}, {96, 8, 100}, {96, 20, 0},  {64, 32, 17}, {80, 32, 1},
+    };
+    static const struct sequence sizes[] = {{1, 1, 1},  {1, 16, 2}, {1, 17, 1},  {0, 5, 1},
+                                            {1, 64, 1}, {1, 9, 0},  {1, 303, 2}, {1, 65, 1}};
+    struct backend_stream *stream = check_stream();
+    for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
+        check_batch(stream, shape_of(shapes[i][0], shapes[i][1], shapes[i][2]), sizes, MAX_SEQS);
+    }
+    check_stream_done(stream);
+}
+
+/* Prompts, chunks behind a prefix, some tokens at once, and decode beside them. */
+static void test_attention_mixes_prompts_and_decode(void **state)
+{
+    (void)state;
+    static const int32_t shapes[][3] = {{64, 8, 0},  {128, 4, 0}, {80, 1, 0},  {128, 16, 40},
+                                        {64, 3, 17}, {96, 2, 0},  {80, 7, 64}, {128, 40, 0}};
+    static const struct sequence sizes[] = {{37, 37, 1}, {1, 90, 1},   {19, 200, 1}, {3, 130, 2},
+                                            {2, 2, 0},   {65, 129, 1}, {1, 1, 1},    {16, 16, 1}};
+    struct backend_stream *stream = check_stream();
+    for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
+        check_batch(stream, shape_of(shapes[i][0], shapes[i][1], shapes[i][2]), sizes, MAX_SEQS);
+    }
+    check_stream_done(stream);
+}
+
+static void test_attention_takes_random_batches(void **state)
+{
+    (void)state;
+    static const int32_t dims[] = {64, 80, 96, 128}, groups[] = {1, 2, 3, 4, 7, 8, 16, 32, 71};
+    struct backend_stream *stream = check_stream();
+    for (int i = 0; i < 12; i++) {
+        struct attention_shape shape =
+            shape_of(dims[test_random_below(4)], groups[test_random_below(9)],
+                     test_random_below(2) == 0 ? 0 : 1 + (int32_t)test_random_below(150));
+        shape.block_tokens = 16 * (1 + (int32_t)test_random_below(3));
+        struct sequence sizes[4];
+        for (int k = 0; k < 4; k++) {
+            const int32_t n = 1 + (int32_t)test_random_below(12);
+            sizes[k] = (struct sequence){n, n + (int32_t)test_random_below(160),
+                                         (int32_t)test_random_below(3)};
+        }
+        check_batch(stream, shape, sizes, 4);
+    }
+    check_stream_done(stream);
+}
+
+/* Sharp distributions: maxima that move at any time, parts of splits that weigh nothing. */
+static void test_attention_keeps_its_maximum_when_scores_jump(void **state)
+{
+    (void)state;
+    static const struct sequence sizes[] = {{1, 600, 1}, {40, 600, 1}};
+    struct backend_stream *stream = check_stream();
+    struct attention_shape shape = shape_of(64, 4, 0);
+    shape.scale = 4.0f; // scores of some tens up and down
+    check_batch(stream, shape, sizes, 2);
+    check_stream_done(stream);
+}
+
+/* Few sequences and many processors: parts of splits. Blocks come in another order each time on the simulator. */
+static void test_attention_merges_to_the_same_bits(void **state)
+{
+    (void)state;
+    static const int32_t shapes[][3] = {{128, 16, 0}, {64, 32, 700}, {80, 1, 0}, {128, 8, 0}};
+    static const struct sequence sizes[] = {{1, 1500, 1}, {1, 777, 1}, {20, 1111, 1}};
+    struct backend_stream *stream = check_stream();
+    for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
+        struct batch b =
+            batch_new(stream, shape_of(shapes[i][0], shapes[i][1], shapes[i][2]), sizes, 3);
+        float *first = result_of(&b);
+        check_out(&b, first, "split");
+        struct attention_plan *plan = plan_new(stream, &b.shape);
+        assert_status_ok(check_backend()->attention_plan_set(stream, plan, b.seqs, b.n_seqs));
+        for (int again = 0; again < 3; again++) { // also: counters are as they were
+            attend(&b, plan);
+            float *out = device_read_bf16(stream, b.device_out, b.n_q);
+            assert_same_bytes(out, first, b.n_q * sizeof *out, "again");
+            free(out);
+        }
+        check_backend()->attention_plan_free(plan);
+        free(first);
+        batch_free(&b);
+    }
+    check_stream_done(stream);
+}
+
+/* With the flag, a sequence alone gets the bits it gets in company. */
+static void test_attention_batch_invariant_does_not_see_others(void **state)
+{
+    (void)state;
+    static const struct sequence sizes[] = {{1, 400, 1}, {30, 260, 1}, {1, 700, 1}};
+    struct backend_stream *stream = check_stream();
+    struct attention_shape shape = shape_of(64, 8, 0);
+    shape.batch_invariant = 1;
+    struct batch b = batch_new(stream, shape, sizes, 3);
+    float *together = result_of(&b);
+    check_out(&b, together, "invariant");
+    struct batch alone = b;
+    alone.n_seqs = 1;
+    for (int32_t i = 0; i < 3; i++) {
+        alone.seqs[0] = b.seqs[i];
+        float *out = result_of(&alone);
+        const size_t at = (size_t)b.seqs[i].q_offset;
+        assert_same_bytes(out + at, together + at,
+                          (size_t)(b.seqs[i].n_queries * b.seqs[i].ld) * sizeof *out, "alone");
+        free(out);
+    }
+    free(together);
+    batch_free(&b);
+    check_stream_done(stream);
+}
+
+/* A graph recorded with one decode step runs others. */
+static void test_attention_graph_stays_valid_for_other_lengths(void **state)
+{
+    (void)state;
+    static const struct sequence sizes[] = {{1, 700, 1}, {1, 33, 2}, {1, 900, 1}};
+    const struct backend *const backend = check_backend();
+    struct backend_stream *stream = check_stream();
+    const struct attention_shape shape = shape_of(128, 8, 0);
+    struct batch b = batch_new(stream, shape, sizes, 3);
+    struct attention_plan *plan = plan_new(stream, &shape);
+    struct backend_graph *graph = NULL;
+    const int32_t n_seqs = b.n_seqs;
+    assert_status_ok(backend->attention_plan_set(stream, plan, b.seqs, 1));
+    assert_status_ok(backend->graph_begin(stream));
+    attend(&b, plan);
+    assert_status_ok(backend->graph_end(stream, &graph));
+    // Plans set one after the other without waiting: each graph run sees its own.
+    for (int32_t n = 1; n <= n_seqs; n++) {
+        assert_status_ok(backend->attention_plan_set(stream, plan, b.seqs, n));
+        assert_status_ok(backend->graph_run(stream, graph));
+    }
+    float *out = device_read_bf16(stream, b.device_out, b.n_q);
+    check_out(&b, out, "graph");
+    free(out);
+    backend->graph_free(graph);
+    backend->attention_plan_free(plan);
+    batch_free(&b);
+    check_stream_done(stream);
+}
+
+static void test_attention_refuses_what_it_cannot_do(void **state)
+{
+    (void)state;
+    const struct backend *const backend = check_backend();
+    struct backend_stream *stream = check_stream();
+    struct attention_plan *plan = NULL;
+    struct attention_shape shape = shape_of(72, 1, 0);
+    assert_status_says(backend->attention_plan_new(stream, &shape, &plan), STATUS_INVALID_ARGUMENT,
+                       "head dim 72 (64, 80, 96 and 128");
+    shape = shape_of(64, 1, 0);
+    shape.kv_dtype = DTYPE_F32;
+    assert_status_says(backend->attention_plan_new(stream, &shape, &plan), STATUS_INVALID_ARGUMENT,
+                       "dtype float32");
+    shape.kv_dtype = DTYPE_BF16;
+    shape.block_tokens = 8;
+    assert_status_says(backend->attention_plan_new(stream, &shape, &plan), STATUS_INVALID_ARGUMENT,
+                       "blocks of 8");
+    shape.block_tokens = 16;
+    plan = plan_new(stream, &shape);
+
+    const struct attention_args args = {.q = NULL};
+    assert_status_ok(backend->attention(stream, plan, &args)); // a plan that was never set
+    assert_status_ok(backend->attention_plan_set(stream, plan, NULL, 0));
+    assert_status_ok(backend->attention(stream, plan, &args));
+    assert_status_ok(backend->stream_sync(stream));
+    struct attention_seq seq = {.n_queries = 1, .kv_tokens = 4097, .n_kv_heads = 1, .ld = 64};
+    assert_status_says(backend->attention_plan_set(stream, plan, &seq, 1), STATUS_INVALID_ARGUMENT,
+                       "4097 tokens (at most 4096)");
+    seq.kv_tokens = 7;
+    seq.ld = 63;
+    assert_status_says(backend->attention_plan_set(stream, plan, &seq, 1), STATUS_INVALID_ARGUMENT,
+                       "stride 63");
+    seq.ld = 64;
+    seq.q_offset = 4;
+    assert_status_says(backend->attention_plan_set(stream, plan, &seq, 1), STATUS_INVALID_ARGUMENT,
+                       "offset 4");
+    backend->attention_plan_free(plan);
+    backend->attention_plan_free(NULL);
+    check_stream_done(stream);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_attention_decodes_like_float64),
+        cmocka_unit_test(test_attention_mixes_prompts_and_decode),
+        cmocka_unit_test(test_attention_takes_random_batches),
+        cmocka_unit_test(test_attention_keeps_its_maximum_when_scores_jump),
+        cmocka_unit_test(test_attention_merges_to_the_same_bits),
+        cmocka_unit_test(test_attention_batch_invariant_does_not_see_others),
+        cmocka_unit_test(test_attention_graph_stays_valid_for_other_lengths),
+        cmocka_unit_test(test_attention_refuses_what_it_cannot_do),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
