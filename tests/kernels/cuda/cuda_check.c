@@ -108,7 +108,7 @@ static void sync_stream(struct backend_stream *stream)
 void *device_new_skewed(struct backend_stream *stream, size_t size, size_t skew)
 {
     assert_true(skew < GUARD_BYTES / 2);
-    const size_t block_bytes = size + skew + 2 * GUARD_BYTES;
+    const size_t block_bytes = size + skew + 2 * (size_t)GUARD_BYTES;
     struct array_head head = {.size = size, .block_bytes = block_bytes};
     assert_status_ok(check_backend()->mem_alloc(stream, block_bytes, &head.block));
     unsigned char *image = must_alloc(block_bytes);

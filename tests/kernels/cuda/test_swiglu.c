@@ -60,7 +60,7 @@ static void test_cuda_swiglu_matches_float64(void **state)
             const int64_t pad = which & 1 ? 8 : 0;
             const struct swiglu_case c = {.n_rows = 1 + (int32_t)test_random_below(5),
                                           .n_columns = columns[i],
-                                          .ld_in = 2 * columns[i] + pad,
+                                          .ld_in = 2 * (int64_t)columns[i] + pad,
                                           .ld_out = columns[i] + pad,
                                           .in_place = (which & 2) != 0};
             check_case(stream, &c);
@@ -74,19 +74,19 @@ static void test_cuda_swiglu_of_extremes(void **state)
     (void)state;
     static const float gates[] = {-3e38f, -200.0f, -88.0f, -0.0f, 0.0f, 88.0f, 200.0f, 3e38f};
 
-    enum { N = sizeof gates / sizeof gates[0] };
+    enum { N = sizeof gates / sizeof gates[0], LD = 2 * N };
 
-    float in[2 * N];
+    float in[LD];
     for (int i = 0; i < N; i++) {
         in[i] = bf16_value(bf16_bits(gates[i]));
         in[N + i] = 1.0f;
     }
     struct backend_stream *stream = check_stream();
-    void *d_in = device_bf16(stream, in, 2 * N);
+    void *d_in = device_bf16(stream, in, LD);
     const struct swiglu_args args = {
-        .gate_up = d_in, .ld_in = 2 * N, .n_rows = 1, .n_columns = N, .out = d_in, .ld_out = 2 * N};
+        .gate_up = d_in, .ld_in = LD, .n_rows = 1, .n_columns = N, .out = d_in, .ld_out = LD};
     assert_status_ok(check_backend()->swiglu(stream, &args));
-    float *out = device_read_bf16(stream, d_in, 2 * N);
+    float *out = device_read_bf16(stream, d_in, LD);
     check_row(in, out, N);
     free(out);
     device_free(stream, d_in);

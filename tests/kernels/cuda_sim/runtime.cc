@@ -266,7 +266,7 @@ static void enqueue(cudaStream_t stream, std::function<void()> run)
     queue->push_back(std::move(run));
 }
 
-void sim_launch(const struct sim_launch *launch, std::function<void()> run)
+void sim_launch(const struct sim_launch *launch, const std::function<void()> &run)
 {
     const dim3 grid = launch->grid, block = launch->block;
     const size_t n_threads = (size_t)block.x * block.y * block.z;

@@ -72,7 +72,7 @@ struct sim_launch {
 };
 
 /* Puts the launch into the stream's queue. */
-void sim_launch(const struct sim_launch *launch, std::function<void()> run);
+void sim_launch(const struct sim_launch *launch, const std::function<void()> &run);
 
 /* Fails unless a kernel may be handed the pointer: NULL or memory of cudaMalloc and its kin. */
 void sim_check_argument(const struct sim_launch *launch, const void *pointer);
