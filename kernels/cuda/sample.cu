@@ -5,8 +5,8 @@
  *           Philox keyed by (seed, sample, position). Logprob, rank and alternatives are of the row as it came.
  * Shapes:   logits: rows of [V] float32 at any element; V up to 2^18, odd ones too.
  * Mapping:  one block a row: 1024 threads, 64 for small vocabularies. The row is copied to shared memory where it fits
- *           (V up to 33000 on sm_80, 49000 on sm_90), else passes read it from the second-level cache. Filters find
- *           their cut digit by digit from histograms: sample_select.cuh.
+ *           (V up to 37000 on sm_80, 21000 on sm_86, 52000 on sm_90), else passes read it from the second-level cache.
+ *           Filters find their cut digit by digit from histograms: sample_select.cuh.
  * Numerics: weights are integers, sums of them exact: a row's result does not depend on the order of anything. It is the
  *           CPU's token, unless the draw or a filter's goal falls within the rounding of weights (10^-6 of the whole)
  *           of a boundary between two tokens.
@@ -14,7 +14,8 @@
  *           each (those of top_p see only what top_k left); alternatives as top_k. From shared memory a pass of 32000 is at
  *           least 0.55 us (128 bytes a clock) and about 1 us with a dozen instructions a logit; loading it from memory
  *           about 4 us while all of 132 processors load. B = 256 on an H200 are two rounds of
- *           4 + 10 x 1 us with both filters: about 30 us. Greedy needs four passes.
+ *           4 + 10 x 1 us with both filters: about 30 us. Greedy needs four passes. A row of 128256 is read once a pass,
+ *           from memory when B rows are more than the second-level cache holds: 30 us a pass for B = 256.
  * Graphs:   everything that differs from step to step is read on the device, from arrays copied out of the caller's: a
  *           recorded sample draws anew from what those arrays hold when it runs.
  * Source:   Holtzman et al. 2020, arXiv:1904.09751 (top-p); Nguyen et al. 2024, arXiv:2407.01082 (min-p);
@@ -379,6 +380,7 @@ static status_t grow(struct backend_stream *stream, size_t size)
         }
     }
     struct cuda_sampler *const sampler = stream->sampler;
+    TRY(cuda_status(cudaSetDevice(stream->device), "set device", stream->device));
     TRY(cuda_status(cudaStreamSynchronize(stream->stream), "sample", stream->device));
     TRY(cuda_status(cudaFree(sampler->memory), "sample", stream->device));
     sampler->memory = NULL;

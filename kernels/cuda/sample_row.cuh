@@ -17,7 +17,12 @@
 
 typedef unsigned long long mass_t;
 
-enum { SAMPLE_BINS = 2048, SAMPLE_MAX_WARPS = 32, SAMPLE_GROUP = 128 };
+enum {
+    SAMPLE_BIN_BITS = 10,
+    SAMPLE_BINS = 1 << SAMPLE_BIN_BITS,
+    SAMPLE_MAX_WARPS = 32,
+    SAMPLE_GROUP = 128
+};
 
 /*
  * A row of logits, in shared or in global memory, and what a request changes of it: one bit an id in `changed`, the new

@@ -172,7 +172,7 @@ static __device__ bool sample_find_bin(struct sample_shared *shared, enum sample
 
 /*
  * Narrows the cut to the smallest number of largest logits that reach the goal together, all of the same key taken by
- * ascending id. At most three rounds of 11 bits; a round ends it when its bin holds one logit or is wanted whole.
+ * ascending id. At most four rounds of 10 bits; a round ends it when its bin holds one logit or is wanted whole.
  */
 static __device__ void sample_keep(struct sample_shared *shared, const struct sample_view *view,
                                    struct sample_weights weights, enum sample_measure measure,
@@ -181,7 +181,8 @@ static __device__ void sample_keep(struct sample_shared *shared, const struct sa
     uint32_t range[2] = {sample_key(cut->logit), sample_key(weights.largest)};
     for (;;) {
         const uint32_t width = range[1] - range[0];
-        const int shift = max(0, 32 - 11 - __clz((int)width)); // width >> shift < SAMPLE_BINS
+        // The smallest for which width >> shift is below SAMPLE_BINS.
+        const int shift = max(0, 32 - SAMPLE_BIN_BITS - __clz((int)width));
         sample_fill_bins(shared, view, weights, *cut, measure, range, shift);
         struct sample_bin bin;
         if (!sample_find_bin(shared, measure, goal, &bin)) {
