@@ -7,7 +7,7 @@
  * A cache with sequences in it: blocks handed out at random, known keys and values, NaN in everything no sequence owns,
  * also in the rest of a last block, so that a wrong unit or a token too far shows.
  */
-enum { MAX_SEQS = 8, GAP = 8 };
+enum { MAX_SEQS = 256, N_MIXED = 8, GAP = 8 };
 
 struct sequence {
     int32_t n_queries, kv_tokens, n_kv_heads;
@@ -48,8 +48,8 @@ static void fill_plane(const struct batch *b, uint16_t *plane, const float *valu
     const int64_t dim = b->shape.head_dim, tokens = b->shape.block_tokens;
     for (int64_t t = 0; t < seq->kv_tokens; t++) {
         for (int64_t h = 0; h < seq->n_kv_heads; h++) {
-            const int64_t unit =
-                seq->unit_base + blocks[seq->first_block + t / tokens] * seq->n_kv_heads + h;
+            const int64_t block = blocks[seq->first_block + t / tokens];
+            const int64_t unit = seq->unit_base + block * seq->n_kv_heads + h;
             for (int64_t d = 0; d < dim; d++) {
                 plane[(unit * tokens + t % tokens) * dim + d] =
                     bf16_bits(values[(t * seq->n_kv_heads + h) * dim + d]);
@@ -275,7 +275,7 @@ static void test_attention_decodes_like_float64(void **state)
                                             {1, 64, 1}, {1, 9, 0},  {1, 303, 2}, {1, 65, 1}};
     struct backend_stream *stream = check_stream();
     for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
-        check_batch(stream, shape_of(shapes[i][0], shapes[i][1], shapes[i][2]), sizes, MAX_SEQS);
+        check_batch(stream, shape_of(shapes[i][0], shapes[i][1], shapes[i][2]), sizes, N_MIXED);
     }
     check_stream_done(stream);
 }
@@ -290,7 +290,7 @@ static void test_attention_mixes_prompts_and_decode(void **state)
                                             {2, 2, 0},   {65, 129, 1}, {1, 1, 1},    {16, 16, 1}};
     struct backend_stream *stream = check_stream();
     for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
-        check_batch(stream, shape_of(shapes[i][0], shapes[i][1], shapes[i][2]), sizes, MAX_SEQS);
+        check_batch(stream, shape_of(shapes[i][0], shapes[i][1], shapes[i][2]), sizes, N_MIXED);
     }
     check_stream_done(stream);
 }
@@ -325,6 +325,20 @@ static void test_attention_keeps_its_maximum_when_scores_jump(void **state)
     struct attention_shape shape = shape_of(64, 4, 0);
     shape.scale = 4.0f; // scores of some tens up and down
     check_batch(stream, shape, sizes, 2);
+    check_stream_done(stream);
+}
+
+/* More units of either kind than blocks run at once: a block takes several, one after the other. */
+static void test_attention_gives_blocks_several_units(void **state)
+{
+    (void)state;
+    struct sequence sizes[MAX_SEQS];
+    for (int32_t i = 0; i < MAX_SEQS; i++) {
+        const int32_t n = 1 + i % 2; // 16 rows: decode; 32: not
+        sizes[i] = (struct sequence){n, n + (int32_t)test_random_below(40), 4};
+    }
+    struct backend_stream *stream = check_stream();
+    check_batch(stream, shape_of(64, 16, 0), sizes, MAX_SEQS);
     check_stream_done(stream);
 }
 
@@ -459,6 +473,7 @@ int main(void)
         cmocka_unit_test(test_attention_mixes_prompts_and_decode),
         cmocka_unit_test(test_attention_takes_random_batches),
         cmocka_unit_test(test_attention_keeps_its_maximum_when_scores_jump),
+        cmocka_unit_test(test_attention_gives_blocks_several_units),
         cmocka_unit_test(test_attention_merges_to_the_same_bits),
         cmocka_unit_test(test_attention_batch_invariant_does_not_see_others),
         cmocka_unit_test(test_attention_graph_stays_valid_for_other_lengths),
