@@ -322,7 +322,7 @@ static __device__ void sample_one(struct sample_shared *shared, const struct sam
 // ---- kernel ----
 
 template <int threads, bool resident>
-__global__ void __launch_bounds__(threads) sample_rows(struct sample_job job)
+__global__ void __launch_bounds__(threads, 1) sample_rows(struct sample_job job)
 {
     __shared__ struct sample_shared shared;
     KVASIR_SHARED(room);
