@@ -1,11 +1,12 @@
 /*
  * engine_logits.c - greedy decoding by the engine alone, with every step's logits written to a file
  *
- * usage: mpirun -n T engine_logits MODEL DEVICE PLACEMENT DTYPE N_PROMPT N_GENERATE CHUNK OUT ID...
+ * usage: mpirun -n T engine_logits [--dummy] MODEL DEVICE PLACEMENT DTYPE N_PROMPT N_GENERATE CHUNK OUT ID...
  *
  * For comparisons with other programs: no scheduler, no gRPC. The first N_PROMPT ids are the prompt, and go in chunks of
  * CHUNK; those after it, where there are any, take the place of the engine's choices. Writes float32
- * [N_GENERATE, n_vocab] to OUT and prints the chosen ids.
+ * [N_GENERATE, n_vocab] to OUT and prints the chosen ids. --dummy: weights are made up, and MODEL needs no more than a
+ * config.json.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,6 +25,7 @@ struct run {
     int32_t n_tokens, n_given, n_generate, chunk;
     FILE *out;     /* rank 0 */
     float *logits; /* of one position */
+    int load;      /* enum engine_load */
 };
 
 static status_t open_run(struct run *r, char **argv)
@@ -39,9 +41,12 @@ static status_t open_run(struct run *r, char **argv)
     TRY(plan_make(&r->spec, &request, &r->plan));
     const struct engine_options options = {
         .model_dir = argv[1],
+        .load = r->load,
+        .weights_seed = 1,
         .backend = backend,
         .dtype = dtype,
         .kv_dtype = dtype,
+        .device_memory_share = 0.9,
         .max_num_seqs = 1,
         .max_num_batched_tokens = r->chunk,
         .max_model_len = r->spec.max_positions,
@@ -121,10 +126,16 @@ int main(int argc, char **argv)
 {
     struct run r;
     memset(&r, 0, sizeof r);
+    if (argc > 1 && strcmp(argv[1], "--dummy") == 0) {
+        r.load = ENGINE_LOAD_DUMMY;
+        argc--;
+        argv++;
+    }
     if (argc < 10 || atoi(argv[5]) < 1 || atoi(argv[5]) > argc - 9) {
         fprintf(
             stderr,
-            "usage: engine_logits MODEL DEVICE PLACEMENT DTYPE N_PROMPT N_GENERATE CHUNK OUT ID...\n");
+            "usage: engine_logits [--dummy] MODEL DEVICE PLACEMENT DTYPE N_PROMPT N_GENERATE CHUNK OUT "
+            "ID...\n");
         return 64;
     }
     status_t s = group_open("test", &r.group);
