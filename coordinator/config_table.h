@@ -47,6 +47,7 @@ struct coordinator_config {
     int64_t max_model_len; /* 0: the model's */
     int64_t max_num_seqs, max_num_batched_tokens;
     int64_t kv_cache_memory_bytes; /* per rank; 0: the worker decides */
+    double gpu_memory_utilization;
     int64_t threads;               /* per rank; 0: cores / ranks */
     const char *served_model_name; /* NULL: the directory's name */
 

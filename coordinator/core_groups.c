@@ -319,6 +319,7 @@ static status_t send_assignment(struct core *core, int index, struct link *link)
                    .kv_cache_bytes = (uint64_t)config->kv_cache_memory_bytes,
                    .dummy_weights = config->load_format == CONFIG_TABLE_LOAD_DUMMY,
                    .weights_seed = (uint64_t)config->seed,
+                   .gpu_memory_utilization = config->gpu_memory_utilization,
                    .threads = (uint32_t)config->threads,
                    .plan = core->model->packed_plan.data,
                    .plan_bytes = core->model->packed_plan.size}};

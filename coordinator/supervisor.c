@@ -133,10 +133,9 @@ static status_t make_args(const struct supervisor_options *o, int group, uint32_
         TRY(add(c, "--oversubscribe"));
     }
     TRY(add_words(c, o->mpirun_args));
-    const char *const tail[] = {o->worker,       "--coordinator", o->address,
-                                "--group",       group_text,      "--generation",
-                                generation_text, "--device",      o->device,
-                                "--log-level",   o->log_level};
+    const char *const tail[] = {o->worker,  "--coordinator", o->address,      "--group",
+                                group_text, "--generation",  generation_text, "--device",
+                                o->device,  "--log-level",   o->log_level};
     TRY(add_all(c, tail, N(tail)));
     if (o->join_token_file != NULL) {
         const char *const token[] = {"--join-token-file", o->join_token_file};

@@ -29,7 +29,7 @@ struct supervisor_options {
     const char *worker;          /* program */
     const char *address;         /* of the coordinator */
     const char *join_token_file; /* NULL: none */
-    const char *device; /* auto, cpu or cuda */
+    const char *device;          /* auto, cpu or cuda */
     const char *log_level;
     int32_t n_ranks;  /* per group */
     int32_t n_groups; /* on this host, for dividing cores */

@@ -236,23 +236,82 @@ static int64_t wanted_blocks(const struct engine *e)
     return (e->options.max_num_seqs + lanes - 1) / lanes * blocks_per_seq(e);
 }
 
+static struct plan_memory_request memory_request(const struct engine *e, int64_t blocks_per_lane)
+{
+    return (struct plan_memory_request){
+        .plan = e->plan,
+        .spec = e->spec,
+        .dtype = e->options.dtype,
+        .kv_dtype = e->options.kv_dtype,
+        .max_seqs = e->options.max_num_seqs,
+        .max_rows = e->options.max_num_batched_tokens,
+        .max_model_len = e->options.max_model_len,
+        .blocks_per_lane = blocks_per_lane,
+    };
+}
+
+/* Memory that KV pools of this rank may take. */
+struct kv_budget {
+    uint64_t available; /* 0: not known */
+    double share;       /* of that, when nothing else is said */
+    const char *where;
+};
+
+/* What the share of the device leaves when weights are there and buffers are to come, cut in equal parts for the ranks that
+ * use it. Rounded up: there is a device for each rank, or one more rank on some. */
+static status_t device_budget(const struct engine *e, struct kv_budget *budget_out)
+{
+    enum { MAX_DEVICES = 64 };
+    struct device_info devices[MAX_DEVICES];
+    int n = 0;
+    TRY(e->options.backend->devices(devices, MAX_DEVICES, &n));
+    const struct device_info *device = &devices[e->options.device];
+    const struct plan_memory_request request = memory_request(e, 0);
+    struct plan_memory planned;
+    plan_memory_of(&request, e->rank, &planned);
+    const uint64_t n_ranks = ((uint64_t)group_host_size(e->group) + (uint64_t)n - 1) / (uint64_t)n;
+    const double kept = (1.0 - e->options.device_memory_share) * (double)device->memory_bytes;
+    const double left = ((double)device->free_bytes - kept) / (double)n_ranks;
+    const double for_kv = left - (double)planned.buffers;
+    *budget_out = (struct kv_budget){
+        .available = for_kv > 1.0 ? (uint64_t)for_kv : 1,
+        .share = 1.0,
+        .where = device->name,
+    };
+    return status_ok();
+}
+
+static status_t find_budget(const struct engine *e, struct kv_budget *budget_out)
+{
+    if (!e->options.backend->host_memory) {
+        return device_budget(e, budget_out);
+    }
+    *budget_out = (struct kv_budget){
+        .available = host_memory_available() / (uint64_t)group_host_size(e->group),
+        .share = KV_MEMORY_SHARE,
+        .where = "this host",
+    };
+    return status_ok();
+}
+
 static status_t affordable_blocks(const struct engine *e, int64_t block_bytes, int64_t *blocks_out)
 {
-    const uint64_t available = host_memory_available() / (uint64_t)group_host_size(e->group);
     const uint64_t asked = e->options.kv_cache_bytes;
-    if (asked > 0 && available > 0 && asked > available) {
-        return status_errorf(STATUS_FAILED_PRECONDITION,
-                             "--kv-cache-memory %" PRIu64 ": %" PRIu64
-                             " bytes are available for each rank of this host" STATUS_FIX
-                             "--kv-cache-memory %" PRIu64,
-                             asked, available, (uint64_t)((double)available * 0.9));
+    struct kv_budget budget;
+    TRY(find_budget(e, &budget));
+    if (asked > 0 && budget.available > 0 && asked > budget.available) {
+        return status_errorf(
+            STATUS_FAILED_PRECONDITION,
+            "--kv-cache-memory %" PRIu64 ": %" PRIu64
+            " bytes are available for each rank of %.60s" STATUS_FIX "--kv-cache-memory %" PRIu64,
+            asked, budget.available, budget.where, (uint64_t)((double)budget.available * 0.9));
     }
     int64_t blocks = wanted_blocks(e);
     if (asked > 0) {
         blocks = (int64_t)(asked / (uint64_t)block_bytes);
-    } else if (available > 0) {
-        const int64_t fit = (int64_t)((double)available * KV_MEMORY_SHARE / (double)block_bytes);
-        blocks = fit < blocks ? fit : blocks;
+    } else if (budget.available > 0) {
+        const double fit = (double)budget.available * budget.share / (double)block_bytes;
+        blocks = fit < (double)blocks ? (int64_t)fit : blocks;
     }
     *blocks_out = blocks < MAX_BLOCKS_PER_LANE ? blocks : MAX_BLOCKS_PER_LANE;
     return status_ok();
@@ -374,16 +433,7 @@ static void set_limits(struct engine *e, int64_t blocks_per_lane)
 /* What the plan says this rank needs, and what it has. */
 static void log_memory(const struct engine *e, int64_t blocks_per_lane)
 {
-    const struct plan_memory_request request = {
-        .plan = e->plan,
-        .spec = e->spec,
-        .dtype = e->options.dtype,
-        .kv_dtype = e->options.kv_dtype,
-        .max_seqs = e->options.max_num_seqs,
-        .max_rows = e->options.max_num_batched_tokens,
-        .max_model_len = e->options.max_model_len,
-        .blocks_per_lane = blocks_per_lane,
-    };
+    const struct plan_memory_request request = memory_request(e, blocks_per_lane);
     struct plan_memory planned;
     plan_memory_of(&request, e->rank, &planned);
     log_write(&e->options.log, LOG_INFO, "memory",

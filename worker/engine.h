@@ -35,8 +35,10 @@ struct engine_options {
     int32_t max_num_seqs, max_num_batched_tokens, max_model_len;
     uint64_t
         kv_cache_bytes; /* per rank; 0: what max_num_seqs sequences of max_model_len need, but at most 40 % of the
-                              * host's available memory / ranks on the host */
-    int32_t threads; /* 0: cores this process may use / ranks on the host, at least 1 */
+                              * host's available memory / ranks on the host, or what a device has left */
+    double
+        device_memory_share; /* of a device with memory of its own, what its ranks may use together */
+    int32_t threads;         /* 0: cores this process may use / ranks on the host, at least 1 */
     log_t log;
     void (*progress)(void *user, uint64_t bytes_done,
                      uint64_t bytes_total); /* rank 0; may be NULL */

@@ -108,6 +108,7 @@ struct wire_assign {
     size_t plan_bytes;
     bool dummy_weights; /* made up from config.json, keyed by */
     uint64_t weights_seed;
+    double gpu_memory_utilization; /* (0, 1]: of a GPU's memory, what its ranks may use together */
 };
 
 struct wire_submit {

@@ -41,6 +41,7 @@ static void pack_assign(const struct wire_assign *from, Kvasir__V1__Assign *to)
     to->plan = borrow(from->plan, from->plan_bytes);
     to->dummy_weights = from->dummy_weights;
     to->weights_seed = from->weights_seed;
+    to->gpu_memory_utilization = from->gpu_memory_utilization;
 }
 
 static void pack_submit(const struct wire_submit *from, Kvasir__V1__Submit *to)
@@ -127,6 +128,7 @@ static status_t unpack_assign(struct arena *arena, const Kvasir__V1__Assign *fro
         .plan_bytes = from->plan.len,
         .dummy_weights = from->dummy_weights != 0,
         .weights_seed = from->weights_seed,
+        .gpu_memory_utilization = from->gpu_memory_utilization,
     };
     return status_ok();
 }

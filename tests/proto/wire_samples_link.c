@@ -186,6 +186,7 @@ static void fill_assign(struct arena *arena, struct wire_assign *m)
     m->kv_cache_bytes = random_u64();
     m->dummy_weights = random_count() % 2 == 0;
     m->weights_seed = random_u64();
+    m->gpu_memory_utilization = (double)random_float();
     m->threads = random_u32();
     m->plan_bytes = random_count() * 7;
     uint8_t *plan = random_room(arena, m->plan_bytes, 1);
@@ -208,6 +209,7 @@ static void assert_assign_equal(const struct wire_assign *got, const struct wire
     assert_true(got->kv_cache_bytes == want->kv_cache_bytes);
     assert_true(got->dummy_weights == want->dummy_weights);
     assert_true(got->weights_seed == want->weights_seed);
+    assert_true(got->gpu_memory_utilization == want->gpu_memory_utilization);
     assert_int_equal(got->threads, want->threads);
     assert_int_equal(got->plan_bytes, want->plan_bytes);
     if (want->plan_bytes > 0) {
