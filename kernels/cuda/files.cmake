@@ -12,6 +12,7 @@ set(KVASIR_CUDA_FILES
     matmul.c
     matmul_small.cu
     matmul_table.c
+    matmul_tune.c
     matrix.c
     mem.c
     rope_append.cu
@@ -23,5 +24,4 @@ set(KVASIR_CUDA_FILES
 
 # Those that call cuBLASLt; the simulator has a plain C twin of each.
 set(KVASIR_CUDA_LIBRARY_FILES
-    matmul_lt.c
-    matmul_tune.c)
+    matmul_lt.c)

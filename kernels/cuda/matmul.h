@@ -121,7 +121,7 @@ struct cuda_matmul {
     struct cuda_matmul_table table;
 };
 
-/* The stream's, made when there is none. */
+/* The stream's, made when there is none; not while a graph is recorded. */
 status_t cuda_matmul_get(struct backend_stream *stream, struct cuda_matmul **matmul_out);
 
 /* Before the first matmul, or between steps; not while a graph is recorded. */

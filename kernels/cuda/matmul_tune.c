@@ -216,8 +216,8 @@ static status_t acquire(struct tuner *t)
     const size_t n_rows = (size_t)cuda_matmul_table_bucket(t->args->max_rows);
     TRY(checked(t, cudaMalloc(&t->x, n_rows * max_in * sizeof(uint16_t))));
     TRY(checked(t, cudaMalloc(&t->out, n_rows * max_out_bytes)));
-    TRY(checked(t, cudaEventCreate(&t->begin)));
-    TRY(checked(t, cudaEventCreate(&t->end)));
+    TRY(checked(t, cudaEventCreateWithFlags(&t->begin, cudaEventDefault)));
+    TRY(checked(t, cudaEventCreateWithFlags(&t->end, cudaEventDefault)));
     return fill_x(t, n_rows * max_in);
 }
 
