@@ -58,7 +58,8 @@ void engine_driver_open(struct engine_driver *driver, struct group *group,
     assert_status_ok(plan_make(&driver->spec, &request, &driver->plan));
     const struct engine_options engine_options = {
         .model_dir = dir,
-        .backend = backend_cpu(),
+        .backend = options->backend != NULL ? options->backend : backend_cpu(),
+        .device_memory_share = 0.9,
         .dtype = options->dtype,
         .kv_dtype = options->kv_dtype,
         .max_num_seqs = MAX_SEQS,

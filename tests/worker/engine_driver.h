@@ -39,7 +39,8 @@ struct driver_options {
     int32_t max_rows;
     int load; /* enum engine_load */
     uint64_t weights_seed;
-    int log_fd; /* of warnings; 0: nowhere */
+    int log_fd;                    /* of warnings; 0: nowhere */
+    const struct backend *backend; /* NULL: the CPU's */
 };
 
 /* model is written in dir already. */

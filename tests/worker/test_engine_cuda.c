@@ -1,0 +1,157 @@
+/*
+ * test_engine_cuda.c - the engine over the CUDA backend, on the simulator, against a float64 reference
+ *
+ * Every rank runs the same program, with 1 and with 2 ranks.
+ */
+#include "tests/support/test.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/backend_plugin.h"
+#include "tests/worker/engine_driver.h"
+#include "tests/worker/model_writer.h"
+#include "tests/worker/reference_forward.h"
+
+static const struct test_model_shape shapes[] = {
+    // RMSNorm, KV heads that differ from layer to layer, sizes that are no multiple of 8.
+    {.n_hidden = 100,
+     .n_heads = 8,
+     .head_dim = 64,
+     .n_vocab = 61,
+     .n_layers = 3,
+     .kv_heads = {4, 1, 8},
+     .n_ff = {100, 300, 64},
+     .max_positions = 128,
+     .dtype = DTYPE_BF16,
+     .seed = 11},
+    // LayerNorm with bias, a part of each head turned.
+    {.n_hidden = 72,
+     .n_heads = 4,
+     .head_dim = 80,
+     .n_vocab = 59,
+     .n_layers = 2,
+     .kv_heads = {4, 2},
+     .n_ff = {90, 133},
+     .max_positions = 128,
+     .rotary_dim = 20,
+     .dtype = DTYPE_BF16,
+     .seed = 12},
+    // A sliding window, tied head.
+    {.n_hidden = 64,
+     .n_heads = 4,
+     .head_dim = 128,
+     .n_vocab = 50,
+     .n_layers = 2,
+     .kv_heads = {2, 2},
+     .n_ff = {96, 96},
+     .max_positions = 128,
+     .sliding_window = 11,
+     .tied_head = true,
+     .dtype = DTYPE_BF16,
+     .seed = 13},
+};
+
+enum { N_SHAPES = sizeof shapes / sizeof shapes[0], N_SEQS = 4, MAX_TOKENS = 40 };
+
+/* Of the largest logit: activations, weights and cache are rounded to bfloat16 some ten times a layer. */
+static const double tolerance = 0.03;
+
+/* Sequences in lane order, with the reference's logits. */
+struct batch {
+    struct driver_seq seqs[N_SEQS];
+    int32_t tokens[N_SEQS][MAX_TOKENS];
+    double *want[N_SEQS];
+};
+
+static void batch_make(struct batch *batch, const struct engine_driver *driver,
+                       const struct test_model *model)
+{
+    static const int32_t lengths[N_SEQS] = {1, 18, 7, 40};
+    const int32_t n_vocab = driver->spec.n_vocab;
+    for (int32_t i = 0; i < N_SEQS; i++) {
+        for (int32_t t = 0; t < lengths[i]; t++) {
+            batch->tokens[i][t] = (t * t * 7 + t * 3 + i * 11 + 5) % n_vocab;
+        }
+        const size_t n = (size_t)lengths[i] * (size_t)n_vocab;
+        batch->want[i] = calloc(n, sizeof(double));
+        batch->seqs[i] = (struct driver_seq){
+            .tokens = batch->tokens[i],
+            .n_tokens = lengths[i],
+            .lane = i * driver->plan.n_lanes / N_SEQS,
+            .logits = calloc(n, sizeof(float)),
+        };
+        assert_non_null(batch->seqs[i].logits);
+        assert_non_null(batch->want[i]);
+        reference_forward(model, batch->tokens[i], lengths[i], batch->want[i]);
+    }
+}
+
+static void batch_free(struct batch *batch)
+{
+    for (int32_t i = 0; i < N_SEQS; i++) {
+        free(batch->seqs[i].logits);
+        free(batch->want[i]);
+    }
+}
+
+/* The last token's logits, which every chunking computes. */
+static void check_last_row(const struct driver_seq *seq, const double *want, int32_t n_vocab)
+{
+    const size_t at = (size_t)(seq->n_tokens - 1) * (size_t)n_vocab;
+    double largest = 0.0;
+    for (int32_t i = 0; i < n_vocab; i++) {
+        largest = fmax(largest, fabs(want[at + (size_t)i]));
+    }
+    for (int32_t i = 0; i < n_vocab; i++) {
+        assert_close(seq->logits[at + (size_t)i], want[at + (size_t)i], tolerance * largest, 0.0);
+    }
+}
+
+static void check_shape(struct group *group, const struct test_model_shape *shape)
+{
+    char dir[TEST_PATH_BYTES];
+    struct test_model model;
+    struct engine_driver driver;
+    struct batch batch;
+    engine_driver_dir(group, dir);
+    model_writer_make(shape, &model);
+    if (group_rank(group) == 0) {
+        model_writer_write(&model, dir, NULL);
+    }
+    assert_status_ok(group_agree(group, status_ok())); // written
+    const struct driver_options options = {.placement = PLAN_REPLICATE,
+                                           .dtype = DTYPE_BF16,
+                                           .kv_dtype = DTYPE_BF16,
+                                           .max_rows = 48,
+                                           .backend = kvasir_cuda_backend(BACKEND_ABI)};
+    engine_driver_open(&driver, group, &model, dir, &options);
+    batch_make(&batch, &driver, &model);
+    for (int32_t chunk = 13; chunk <= MAX_TOKENS; chunk += 27) {
+        engine_driver_run(&driver, batch.seqs, N_SEQS, chunk);
+        for (int32_t i = 0; group_rank(group) == 0 && i < N_SEQS; i++) {
+            check_last_row(&batch.seqs[i], batch.want[i], driver.spec.n_vocab);
+        }
+    }
+    batch_free(&batch);
+    engine_driver_close(&driver);
+    engine_driver_dir_end(group, dir);
+    model_writer_free(&model);
+}
+
+static void test_engine_cuda_matches_float64(void **state)
+{
+    struct group *group = engine_driver_group(state);
+    for (int32_t i = 0; i < N_SHAPES; i++) {
+        check_shape(group, &shapes[i]);
+    }
+}
+
+int main(void)
+{
+    static const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_engine_cuda_matches_float64),
+    };
+    return engine_driver_main(tests, sizeof tests / sizeof tests[0]);
+}
