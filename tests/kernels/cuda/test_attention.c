@@ -4,8 +4,8 @@
 #include "tests/kernels/cuda/cuda_check.h"
 
 /*
- * A cache with sequences in it: blocks handed out at random, known keys and values, NaN in everything no sequence owns,
- * also in the rest of a last block, so that a wrong unit or a token too far shows.
+ * A cache with sequences in it: blocks handed out at random, known keys and values, NaN in everything no query sees: blocks
+ * of nobody, the rest of a last block, tokens the window has left, so that a wrong unit or a token too far shows.
  */
 enum { MAX_SEQS = 256, N_MIXED = 8, GAP = 8 };
 
@@ -42,11 +42,18 @@ static void random_blocks(int32_t *blocks, int32_t n)
     }
 }
 
+/* The first token that the window of a query still holds. */
+static int64_t first_seen(const struct batch *b, const struct attention_seq *seq, int64_t query)
+{
+    const int64_t position = seq->kv_tokens - seq->n_queries + query, window = b->shape.window;
+    return window > 0 && position >= window ? position - window + 1 : 0;
+}
+
 static void fill_plane(const struct batch *b, uint16_t *plane, const float *values,
                        const struct attention_seq *seq, const int32_t *blocks)
 {
     const int64_t dim = b->shape.head_dim, tokens = b->shape.block_tokens;
-    for (int64_t t = 0; t < seq->kv_tokens; t++) {
+    for (int64_t t = first_seen(b, seq, 0); t < seq->kv_tokens; t++) {
         for (int64_t h = 0; h < seq->n_kv_heads; h++) {
             const int64_t block = blocks[seq->first_block + t / tokens];
             const int64_t unit = seq->unit_base + block * seq->n_kv_heads + h;
@@ -142,8 +149,7 @@ static void reference_row(const struct batch *b, int32_t seq, int64_t query, int
     static double weights[4096];
     const struct attention_seq *s = &b->seqs[seq];
     const int64_t dim = b->shape.head_dim, kv_head = head / b->shape.group;
-    const int64_t position = s->kv_tokens - s->n_queries + query, window = b->shape.window;
-    const int64_t first = window > 0 && position >= window ? position - window + 1 : 0;
+    const int64_t position = s->kv_tokens - s->n_queries + query, first = first_seen(b, s, query);
     const float *q = b->q + s->q_offset + query * s->ld + head * dim;
     double most = -INFINITY, sum = 0.0;
     assert_true(position < 4096);
@@ -234,6 +240,16 @@ static void attend(const struct batch *b, struct attention_plan *plan)
         .blocks = b->device_blocks,
     };
     assert_status_ok(check_backend()->attention(b->stream, plan, &args));
+}
+
+static void poison_out(const struct batch *b)
+{
+    const size_t size = b->n_q * sizeof(uint16_t);
+    void *poison = must_alloc(size);
+    memset(poison, 0xff, size);
+    assert_status_ok(check_backend()->upload(b->stream, b->device_out, poison, size));
+    assert_status_ok(check_backend()->stream_sync(b->stream));
+    free(poison);
 }
 
 /* The output as float32; freed with free. */
@@ -357,6 +373,7 @@ static void test_attention_merges_to_the_same_bits(void **state)
         struct attention_plan *plan = plan_new(stream, &b.shape);
         assert_status_ok(check_backend()->attention_plan_set(stream, plan, b.seqs, b.n_seqs));
         for (int again = 0; again < 3; again++) { // also: counters are as they were
+            poison_out(&b);
             attend(&b, plan);
             float *out = device_read_bf16(stream, b.device_out, b.n_q);
             assert_same_bytes(out, first, b.n_q * sizeof *out, "again");
@@ -411,9 +428,9 @@ static void test_attention_graph_stays_valid_for_other_lengths(void **state)
     assert_status_ok(backend->graph_begin(stream));
     attend(&b, plan);
     assert_status_ok(backend->graph_end(stream, &graph));
-    // Plans set one after the other without waiting: each graph run sees its own.
-    for (int32_t n = 1; n <= n_seqs; n++) {
-        assert_status_ok(backend->attention_plan_set(stream, plan, b.seqs, n));
+    // Plans of one sequence each, set one after the other without waiting: each run sees its own.
+    for (int32_t i = 0; i < n_seqs; i++) {
+        assert_status_ok(backend->attention_plan_set(stream, plan, &b.seqs[i], 1));
         assert_status_ok(backend->graph_run(stream, graph));
     }
     float *out = device_read_bf16(stream, b.device_out, b.n_q);
