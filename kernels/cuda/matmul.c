@@ -3,7 +3,8 @@
  *
  * Mapping: up to 8 rows the small kernel, unless a measurement found the library faster; above, the library with the
  *          algorithm measured for the next larger bucket of rows, or with its own first guess where nothing was measured. Such
- *          a guess is kept, so that the library is asked once a shape.
+ *          a guess is kept, so that the library is asked once a shape. Where the library has no algorithm, as for rows at odd
+ *          addresses, the small kernel does 8 rows at a time.
  */
 #include <stdlib.h>
 
@@ -97,11 +98,29 @@ static status_t choose(struct cuda_matmul *matmul, const struct matmul_args *a,
     struct cuda_matmul_choice choice = {.shape = shape, .way = CUDA_MATMUL_SMALL};
     if (matmul->order == CUDA_MATMUL_SAME_BITS || a->n_rows > CUDA_MATMUL_SMALL_ROWS) {
         int n = 0;
-        choice.way = CUDA_MATMUL_LIBRARY;
-        TRY(cuda_matmul_lt_guess(matmul->lt, &shape, 1, &choice.algorithm, &n));
+        const status_t s = cuda_matmul_lt_guess(matmul->lt, &shape, 1, &choice.algorithm, &n);
+        if (s.code != STATUS_NOT_FOUND) {
+            TRY(s);
+            choice.way = CUDA_MATMUL_LIBRARY;
+        }
     }
     cuda_matmul_table_put(&matmul->table, &choice);
     *choice_out = choice;
+    return status_ok();
+}
+
+/* Any number of rows, 8 at a time. */
+static status_t run_small(struct backend_stream *stream, const struct matmul_args *a)
+{
+    for (int32_t row = 0; row < a->n_rows; row += CUDA_MATMUL_SMALL_ROWS) {
+        const size_t out_bytes = dtype_bytes(a->out_dtype);
+        const int32_t left = a->n_rows - row;
+        struct matmul_args piece = *a;
+        piece.x = (const uint16_t *)a->x + row * a->ld_x;
+        piece.out = (char *)a->out + (size_t)(row * a->ld_out) * out_bytes;
+        piece.n_rows = left < CUDA_MATMUL_SMALL_ROWS ? left : CUDA_MATMUL_SMALL_ROWS;
+        TRY(cuda_matmul_small(stream, &piece));
+    }
     return status_ok();
 }
 
@@ -109,7 +128,7 @@ status_t cuda_matmul_run(struct backend_stream *stream, const struct matmul_args
                          const struct cuda_matmul_choice *choice)
 {
     if (choice->way == CUDA_MATMUL_SMALL) {
-        return cuda_matmul_small(stream, a);
+        return run_small(stream, a);
     }
     return cuda_matmul_lt_run(stream->matmul->lt, stream, a, &choice->algorithm);
 }

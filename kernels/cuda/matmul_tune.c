@@ -121,13 +121,16 @@ static status_t tune_shape(const struct tuner *t, int32_t first, int32_t n_rows)
     if (n_rows <= CUDA_MATMUL_SMALL_ROWS) {
         candidates[n++] = (struct cuda_matmul_choice){.shape = shape, .way = CUDA_MATMUL_SMALL};
     }
-    TRY(cuda_matmul_lt_guess(t->matmul->lt, &shape, GUESSES, guesses, &n_guesses));
+    status_t s = cuda_matmul_lt_guess(t->matmul->lt, &shape, GUESSES, guesses, &n_guesses);
+    if (s.code != STATUS_NOT_FOUND) {
+        TRY(s);
+    }
     for (int i = 0; i < n_guesses; i++) {
         candidates[n++] = (struct cuda_matmul_choice){
             .shape = shape, .way = CUDA_MATMUL_LIBRARY, .algorithm = guesses[i]};
     }
     const struct cuda_matmul_choice *best = NULL;
-    status_t s = status_ok();
+    s = status_ok();
     for (int i = 0; i < n; i++) {
         s = measure(t, first, &candidates[i]);
         if (!status_is_ok(&s)) {
@@ -136,7 +139,7 @@ static status_t tune_shape(const struct tuner *t, int32_t first, int32_t n_rows)
         best = best == NULL || candidates[i].time_us < best->time_us ? &candidates[i] : best;
     }
     if (best == NULL) {
-        return s;
+        return s; // OK where there was nothing to choose from
     }
     cuda_matmul_table_put(&t->matmul->table, best);
     return status_ok();

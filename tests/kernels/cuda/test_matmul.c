@@ -151,6 +151,7 @@ static void test_matmul_takes_odd_shapes(void **state)
         {.n_rows = 4, .n_out = 7000, .n_in = 24, .out_dtype = DTYPE_F32},  // 4 warps a block
         {.n_rows = 9, .n_out = 21, .n_in = 100, .out_gap = 5, .out_dtype = DTYPE_F32},
         {.n_rows = 40, .n_out = 16, .n_in = 64, .out_dtype = DTYPE_BF16},
+        {.n_rows = 27, .n_out = 19, .n_in = 75, .out_gap = 2, .out_dtype = DTYPE_BF16},
     };
     struct backend_stream *stream = check_stream();
     for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {

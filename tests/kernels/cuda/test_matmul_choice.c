@@ -58,8 +58,10 @@ static void test_matmul_choice_is_made_once_a_shape(void **state)
         {3, 0, 1, CUDA_MATMUL_SMALL},    {4, 0, 1, CUDA_MATMUL_SMALL}, // bucket 4
         {8, 0, 2, CUDA_MATMUL_SMALL},    {9, 0, 3, CUDA_MATMUL_LIBRARY},
         {16, 0, 3, CUDA_MATMUL_LIBRARY}, {17, 0, 4, CUDA_MATMUL_LIBRARY},
-        {9, 1, 5, CUDA_MATMUL_LIBRARY},                                   // aligned to 2 bytes
-        {9, 0, 5, CUDA_MATMUL_LIBRARY},  {10, 4, 6, CUDA_MATMUL_LIBRARY}, // to 8
+        {9, 1, 5, CUDA_MATMUL_SMALL},    // aligned to 2 bytes: the library has nothing
+        {10, 2, 6, CUDA_MATMUL_LIBRARY}, // to 4
+        {10, 4, 7, CUDA_MATMUL_LIBRARY}, // to 8
+        {9, 0, 7, CUDA_MATMUL_LIBRARY},
     };
 
     for (size_t i = 0; i < sizeof calls / sizeof calls[0]; i++) {

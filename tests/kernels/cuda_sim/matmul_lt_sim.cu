@@ -1,7 +1,7 @@
 /*
  * matmul_lt_sim.cu - the simulator's twin of kernels/cuda/matmul_lt.c: a thread an output
  *
- * What:     knows one algorithm, words[0] == 1, and refuses others.
+ * What:     knows one algorithm, words[0] == 1, and refuses others; knows none for rows at odd addresses of 2 bytes.
  * Numerics: float32 sums in ascending k.
  */
 #include <stdlib.h>
@@ -67,7 +67,7 @@ extern "C" status_t cuda_matmul_lt_guess(struct cuda_matmul_lt *lt,
                                          const struct cuda_matmul_shape *shape, int max,
                                          struct cuda_matmul_algorithm *algorithms_out, int *n_out)
 {
-    if (max < 1 || shape->alignment < 2) {
+    if (max < 1 || shape->alignment < 4) {
         return status_errorf(STATUS_NOT_FOUND, "matmul: %d algorithms, alignment %d (device %d)",
                              max, shape->alignment, lt->stream->device);
     }
