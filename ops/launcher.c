@@ -123,20 +123,21 @@ static int start(const char *prefix, const char *name, int argc, char **argv)
     const char *const more = theirs != NULL ? theirs : "";
     char *loader = NULL, *libraries = NULL, *self = NULL, *program = NULL;
     char **args = calloc((size_t)argc + MAX_EXTRA, sizeof *args);
-    if (args == NULL || asprintf(&loader, "%s/lib/system/" LOADER, prefix) < 0 ||
-        asprintf(&libraries, "%s/lib/system%s%s", prefix, more[0] != '\0' ? ":" : "", more) < 0 ||
-        asprintf(&self, "%s/bin/%s", prefix, name) < 0 ||
-        asprintf(&program, "%s/libexec/%s", prefix, name) < 0) {
-        return fail("out of memory");
+    if (args != NULL && asprintf(&loader, "%s/lib/system/" LOADER, prefix) >= 0 &&
+        asprintf(&libraries, "%s/lib/system%s%s", prefix, more[0] != '\0' ? ":" : "", more) >= 0 &&
+        asprintf(&self, "%s/bin/%s", prefix, name) >= 0 &&
+        asprintf(&program, "%s/libexec/%s", prefix, name) >= 0) {
+        char *const head[] = {loader, "--library-path", libraries, "--argv0", self, program};
+        const size_t n_head = sizeof head / sizeof head[0];
+        memcpy(args, head, sizeof head);
+        for (int i = 1; i < argc; i++) {
+            args[n_head + (size_t)i - 1] = argv[i];
+        }
+        execv(loader, args);
     }
-    char *const head[] = {loader, "--library-path", libraries, "--argv0", self, program};
-    const size_t n_head = sizeof head / sizeof head[0];
-    memcpy(args, head, sizeof head);
-    for (int i = 1; i < argc; i++) {
-        args[n_head + (size_t)i - 1] = argv[i];
-    }
-    execv(loader, args);
-    return fail(loader);
+    const int code = fail("cannot start the program by way of the bundle's loader");
+    free(args);
+    return code; // the texts end with the process
 }
 
 int main(int argc, char **argv)

@@ -171,11 +171,11 @@ enum recording { RECORD, CALL };
 /* Seconds of one call. */
 static double time_op(struct bench *b, op_fn *op, void *user, enum recording recording)
 {
-    double seconds = time_calls(b, op, user, 1); // brings in code, chooses algorithms
+    (void)time_calls(b, op, user, 1); // brings in code, chooses algorithms
     if (b->quick) {
         return time_calls(b, op, user, 1);
     }
-    seconds = time_calls(b, op, user, 3);
+    const double seconds = time_calls(b, op, user, 3);
     const double wanted = 0.02 / seconds;
     const int n = wanted > MAX_CALLS ? MAX_CALLS : wanted < 3 ? 3 : (int)wanted;
     struct backend_graph *graph = NULL;
@@ -429,7 +429,7 @@ static int32_t *draw_lengths(struct bench *b, int32_t n, int32_t context, double
 {
     int32_t *const lengths = must_calloc((size_t)n, sizeof *lengths);
     for (int32_t i = 0; i < n; i++) {
-        const double wanted = context * exp(draw_normal(b, deviation));
+        const double wanted = context * exp((double)draw_normal(b, deviation));
         lengths[i] = wanted > 2.0 * context ? 2 * context : wanted < 16 ? 16 : (int32_t)wanted;
     }
     return lengths;
@@ -543,7 +543,7 @@ static void bench_swiglu(struct bench *b, int32_t m)
     const size_t n = (size_t)m * FFN;
     void *gate_up = device_random(b, 2 * n, b->elem), *out = device_new(b, n * (size_t)b->elem);
     struct swiglu_args args = {.gate_up = gate_up,
-                               .ld_in = 2 * FFN,
+                               .ld_in = (int64_t)2 * FFN,
                                .n_rows = m,
                                .n_columns = FFN,
                                .out = out,

@@ -80,7 +80,7 @@ static status_t open_bench(struct bench *b)
     TRY(must_calloc(n, sizeof *b->rows, &b->rows));
     TRY(must_calloc(n, sizeof *b->results, &b->results));
     TRY(must_calloc((size_t)b->context, sizeof *b->prompt, &b->prompt));
-    return must_calloc((size_t)(b->context + b->steps), sizeof *b->blocks, &b->blocks);
+    return must_calloc((size_t)b->context + (size_t)b->steps, sizeof *b->blocks, &b->blocks);
 }
 
 static void close_bench(struct bench *b)
