@@ -4,9 +4,9 @@
  * What:      a plan holds the splitter of attention_split.h, the step's units in device memory, and room for the partial
  *            results of splits. One launch a kind of work, with a fixed grid of blocks that take their units from the plan.
  * Graphs:    the decode kernel is always launched where the shape has one (group <= 32); the prefill kernel where the plan
- *            has work for it when the op is called. So a graph that is recorded with a plan of decode sequences (at most
- *            16 rows, queries x group, up to group 16; at most 32 above) stays valid for all such plans. attention_plan_set itself is
- *            never recorded.
+ *            has work for it when the op is called. So a graph recorded with a plan of decode sequences only is right for
+ *            all such plans, and for no others: a sequence is one of decode while n_queries * group is at most 16, or 32
+ *            for groups above 16. attention_plan_set itself is never recorded.
  * Ownership: the plan owns its memory; the stream outlives it.
  * Thread:    that of the stream.
  * Invariant: for shape.batch_invariant nothing is split, and a row's bits depend on its own sequence's n_queries and
@@ -56,6 +56,10 @@ static status_t prepare_kernel(const struct backend_stream *stream,
     TRY(cuda_status(cudaFuncSetAttribute(kernel->entry, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                          (int)kernel->shared_bytes),
                     "attention: shared memory", device));
+    TRY(cuda_status(cudaFuncSetAttribute(kernel->entry,
+                                         cudaFuncAttributePreferredSharedMemoryCarveout,
+                                         cudaSharedmemCarveoutMaxShared),
+                    "attention: shared memory", device));
     TRY(cuda_status(cudaOccupancyMaxActiveBlocksPerMultiprocessor(
                         &n_blocks, kernel->entry, kernel->n_threads, kernel->shared_bytes),
                     "attention: occupancy", device));
@@ -93,8 +97,9 @@ static status_t check_shape(const struct attention_shape *s)
 }
 
 /*
- * Costs in eighths of a tile of 64 keys. A decode tile is 16-32 KB from memory, a prefill tile four times the arithmetic of
- * a part's 128 rows of float32 that are written and read once more: estimates, not measured.
+ * Costs in eighths of the time a block takes for a tile of 64 keys. Estimates, not measured: a decode unit starts and ends in
+ * about the time of a tile, and merging reads 8 KB a part. A prefill part writes and reads again 128 rows of float32, 64 KB,
+ * which is about a tile's time each way.
  */
 static struct cuda_attention_split_options split_options(const struct attention_plan *plan)
 {
