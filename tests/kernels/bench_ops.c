@@ -15,7 +15,7 @@
 #include <string.h>
 
 #include "base/clock.h"
-#include "kernels/backend_plugin.h"
+#include "tests/reference/engine_backend.h"
 
 enum {
     HIDDEN = 4096,
@@ -28,6 +28,8 @@ enum {
     ROUNDS = 5,
     MAX_CALLS = 1024, /* in a round */
 };
+
+#define ROUND_S 0.02
 
 struct bench {
     const struct backend *backend;
@@ -172,12 +174,9 @@ enum recording { RECORD, CALL };
 static double time_op(struct bench *b, op_fn *op, void *user, enum recording recording)
 {
     (void)time_calls(b, op, user, 1); // brings in code, chooses algorithms
-    if (b->quick) {
-        return time_calls(b, op, user, 1);
-    }
-    const double seconds = time_calls(b, op, user, 3);
-    const double wanted = 0.02 / seconds;
-    const int n = wanted > MAX_CALLS ? MAX_CALLS : wanted < 3 ? 3 : (int)wanted;
+    const double wanted = b->quick ? 1 : ROUND_S / time_calls(b, op, user, 3);
+    const int n = wanted > MAX_CALLS ? MAX_CALLS : wanted < 1 ? 1 : (int)wanted;
+    const int n_rounds = b->quick ? 1 : ROUNDS;
     struct backend_graph *graph = NULL;
     if (recording == RECORD && b->backend->graph_begin != NULL) {
         require(b->backend->graph_begin(b->stream));
@@ -188,14 +187,14 @@ static double time_op(struct bench *b, op_fn *op, void *user, enum recording rec
         (void)time_graph(b, graph, n);
     }
     double rounds[ROUNDS];
-    for (int i = 0; i < ROUNDS; i++) {
+    for (int i = 0; i < n_rounds; i++) {
         rounds[i] = graph != NULL ? time_graph(b, graph, n) : time_calls(b, op, user, n);
     }
     if (graph != NULL) {
         b->backend->graph_free(graph);
     }
-    qsort(rounds, ROUNDS, sizeof *rounds, compare_doubles);
-    return rounds[ROUNDS / 2];
+    qsort(rounds, (size_t)n_rounds, sizeof *rounds, compare_doubles);
+    return rounds[n_rounds / 2];
 }
 
 struct cost {
@@ -206,13 +205,13 @@ struct cost {
 __attribute__((format(printf, 3, 4))) static void say(const char *suite, struct cost cost,
                                                       const char *format, ...)
 {
+    char sizes[256];
     va_list args;
-    printf("{\"suite\": \"%s\", ", suite);
     va_start(args, format);
-    vprintf(format, args);
+    vsnprintf(sizes, sizeof sizes, format, args);
     va_end(args);
-    printf(", \"seconds\": %.4g, \"bytes\": %.6g, \"flops\": %.6g}\n", cost.seconds, cost.bytes,
-           cost.flops);
+    printf("{\"suite\": \"%s\", %s, \"seconds\": %.4g, \"bytes\": %.6g, \"flops\": %.6g}\n", suite,
+           sizes, cost.seconds, cost.bytes, cost.flops);
     fflush(stdout);
 }
 
@@ -464,11 +463,11 @@ static void suite_decode(struct bench *b)
         {1, 32, 128}, {2, 16, 128}, {4, 8, 128}, {4, 8, 64}, {32, 1, 80},
     };
     static const int32_t batches[] = {1, 16, 64, 256}, contexts[] = {512, 2048, 8192};
-    if (b->quick) {
-        bench_decode(b, heads[2], 2, 64);
-        return;
-    }
     for (size_t h = 0; h < sizeof heads / sizeof heads[0]; h++) {
+        if (b->quick) {
+            bench_decode(b, heads[h], 2, 64);
+            continue;
+        }
         for (size_t i = 0; i < sizeof batches / sizeof batches[0]; i++) {
             for (size_t j = 0; j < sizeof contexts / sizeof contexts[0]; j++) {
                 bench_decode(b, heads[h], batches[i], contexts[j]);
@@ -717,7 +716,7 @@ int main(int argc, char **argv)
     struct bench b = {.backend = backend_cpu(), .random = 1};
     int at = 1;
     if (at + 1 < argc && strcmp(argv[at], "--device") == 0) {
-        require(backend_load(argv[at + 1], &b.backend));
+        require(engine_backend(argv[at + 1], &b.backend));
         at += 2;
     }
     if (at < argc && strcmp(argv[at], "--quick") == 0) {
