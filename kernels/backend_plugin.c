@@ -36,6 +36,30 @@ static status_t find(const char *name, char path[PATH_MAX])
         folder, folder, other != NULL ? other : "$" PLUGIN_PATH_VARIABLE " (not set)");
 }
 
+/*
+ * A machine without the device's driver has no use for the library, and opening it is not cheap: cuBLASLt's 540 MB leave 160 MB
+ * of memory behind.
+ */
+static status_t check_driver(const char *name)
+{
+    static const struct {
+        const char *backend, *driver;
+    } drivers[] = {{"cuda", "libcuda.so.1"}};
+
+    for (size_t i = 0; i < sizeof drivers / sizeof drivers[0]; i++) {
+        if (strcmp(name, drivers[i].backend) != 0) {
+            continue;
+        }
+        void *const driver = dlopen(drivers[i].driver, RTLD_LAZY | RTLD_LOCAL);
+        if (driver == NULL) {
+            return status_errorf(STATUS_UNAVAILABLE, "no CUDA driver: this machine has no %s",
+                                 drivers[i].driver);
+        }
+        (void)dlclose(driver);
+    }
+    return status_ok();
+}
+
 static status_t open_library(const char *name, const char *path, const struct backend **backend_out)
 {
     void *const library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
@@ -66,9 +90,10 @@ status_t backend_load(const char *name, const struct backend **backend_out)
     char path[PATH_MAX];
     const struct backend *backend = NULL;
     TRY(find(name, path));
+    TRY(check_driver(name));
     TRY(open_library(name, path, &backend));
     int n_devices = 0;
-    TRY(backend->devices(NULL, 0, &n_devices)); // says why when there is no driver
+    TRY(backend->devices(NULL, 0, &n_devices)); // says why when there is no device
     *backend_out = backend;
     return status_ok();
 }

@@ -63,7 +63,7 @@ static void test_backend_load_cuda_or_the_reason(void **state)
     }
     assert_null(backend);
     print_message("%s\n", s.msg);
-    // Where the plugin is built it is opened, and says itself what it lacks.
+    // Where the plugin is built, the driver is what is missing.
     assert_status_says(s, STATUS_UNAVAILABLE, built != NULL ? "no CUDA d" : "");
 }
 
