@@ -202,16 +202,17 @@ struct cost {
 };
 
 /* format: the sizes of the case, as members of a JSON object. */
-__attribute__((format(printf, 3, 4))) static void say(const char *suite, struct cost cost,
+__attribute__((format(printf, 3, 4))) static void say(const char *suite, const struct cost *cost,
                                                       const char *format, ...)
 {
     char sizes[256];
     va_list args;
     va_start(args, format);
+    // NOLINTNEXTLINE(clang-analyzer-valist.Uninitialized): it is begun right above
     vsnprintf(sizes, sizeof sizes, format, args);
     va_end(args);
     printf("{\"suite\": \"%s\", %s, \"seconds\": %.4g, \"bytes\": %.6g, \"flops\": %.6g}\n", suite,
-           sizes, cost.seconds, cost.bytes, cost.flops);
+           sizes, cost->seconds, cost->bytes, cost->flops);
     fflush(stdout);
 }
 
@@ -272,7 +273,7 @@ static void bench_matmul(struct bench *b, const char *suite, const int32_t shape
             .bytes = weight_bytes + (double)m * (n_in + n_out) * b->elem,
             .flops = 2.0 * (double)m * n_out * n_in,
         };
-        say(suite, cost, "\"m\": %d, \"n\": %d, \"k\": %d", rows[i], n_out, n_in);
+        say(suite, &cost, "\"m\": %d, \"n\": %d, \"k\": %d", rows[i], n_out, n_in);
         device_free(b, x);
         device_free(b, out);
     }
@@ -299,7 +300,7 @@ static void suite_base(struct bench *b)
                           .n_rows = (int32_t)(size >> 20)};
     const struct cost cost = {.seconds = time_op(b, run_copy, &strip, CALL),
                               .bytes = 2.0 * (double)size};
-    say("base", cost, "\"what\": \"copy\"");
+    say("base", &cost, "\"what\": \"copy\"");
     device_free(b, from);
     device_free(b, to);
     const int32_t n = b->quick ? 128 : 8192;
@@ -449,7 +450,7 @@ static void bench_decode(struct bench *b, struct heads heads, int32_t batch, int
         struct attention_case c = {
             .heads = heads, .n_seqs = batch, .n_queries = 1, .kv_tokens = lengths};
         const struct cost cost = time_attention(b, &c);
-        say("decode", cost,
+        say("decode", &cost,
             "\"kv_heads\": %d, \"group\": %d, \"head_dim\": %d, \"batch\": %d, \"context\": %d, "
             "\"lengths\": \"%s\"",
             heads.kv_heads, heads.group, heads.head_dim, batch, context, kinds[kind].name);
@@ -488,7 +489,7 @@ static void suite_prefill(struct bench *b)
             struct attention_case c = {
                 .heads = heads[h], .n_seqs = 1, .n_queries = list[i][0], .kv_tokens = &list[i][1]};
             const struct cost cost = time_attention(b, &c);
-            say("prefill", cost,
+            say("prefill", &cost,
                 "\"kv_heads\": %d, \"group\": %d, \"head_dim\": %d, \"queries\": %d, \"tokens\": %d",
                 heads[h].kv_heads, heads[h].group, heads[h].head_dim, list[i][0], list[i][1]);
         }
@@ -530,7 +531,7 @@ static void bench_add_norm(struct bench *b, int32_t m)
                                  .out = out};
     const struct cost cost = {.seconds = time_op(b, run_add_norm, &args, RECORD),
                               .bytes = (double)n * (8 + 2 * b->elem)};
-    say("elementwise", cost, "\"op\": \"add_norm\", \"m\": %d", m);
+    say("elementwise", &cost, "\"op\": \"add_norm\", \"m\": %d", m);
     device_free(b, x);
     device_free(b, delta);
     device_free(b, weight);
@@ -549,7 +550,7 @@ static void bench_swiglu(struct bench *b, int32_t m)
                                .ld_out = FFN};
     const struct cost cost = {.seconds = time_op(b, run_swiglu, &args, RECORD),
                               .bytes = (double)n * 3 * b->elem};
-    say("elementwise", cost, "\"op\": \"swiglu\", \"m\": %d", m);
+    say("elementwise", &cost, "\"op\": \"swiglu\", \"m\": %d", m);
     device_free(b, gate_up);
     device_free(b, out);
 }
@@ -601,7 +602,7 @@ static void bench_rope_append(struct bench *b, int32_t m)
     const double per_row = (2.0 * (HEADS + KV_HEADS) + KV_HEADS) * b->elem + 2.0 * KV_HEADS * 2;
     const struct cost cost = {.seconds = time_op(b, run_rope_append, &args, RECORD),
                               .bytes = (double)m * HEAD_DIM * per_row};
-    say("elementwise", cost, "\"op\": \"rope_append\", \"m\": %d", m);
+    say("elementwise", &cost, "\"op\": \"rope_append\", \"m\": %d", m);
     void *const all[] = {qkv, k_plane, v_plane, cosines, sines, d_positions, d_offsets, d_units};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
         device_free(b, all[i]);
@@ -669,8 +670,8 @@ static void bench_sampling(struct bench *b, int32_t n_vocab, int32_t batch,
                                .n_vocab = n_vocab};
     const struct cost cost = {.seconds = time_op(b, run_sample, &args, CALL),
                               .bytes = 4.0 * (double)n};
-    say("sampling", cost, "\"filter\": \"%s\", \"vocab\": %d, \"batch\": %d", filter->name, n_vocab,
-        batch);
+    say("sampling", &cost, "\"filter\": \"%s\", \"vocab\": %d, \"batch\": %d", filter->name,
+        n_vocab, batch);
     device_free(b, args.logits);
     free(args.results);
     free(rows);
