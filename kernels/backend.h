@@ -68,6 +68,21 @@ struct matmul_args {
     int out_dtype; /* the activation dtype, or DTYPE_F32 */
 };
 
+/* A matrix, and of which dtype its products are. */
+struct matmul_use {
+    const struct matrix *weight;
+    int out_dtype;
+};
+
+struct matmul_tune_args {
+    const struct matmul_use
+        *uses; /* all layers': those of a shape are measured in turn, so that weights come from
+                                    * memory as in a step */
+    int32_t n_uses;
+    int32_t max_rows;
+    const char *cache_dir; /* NULL: measure anew, keep nothing */
+};
+
 enum norm_kind {
     NORM_RMS,   /* y / sqrt(mean(y^2) + eps) * weight */
     NORM_LAYER, /* (y - mean(y)) / sqrt(mean((y - mean(y))^2) + eps) * weight + bias */
@@ -280,6 +295,12 @@ struct backend {
     /* Packs rows, converting with round to nearest even. Every row must be written before the first matmul. Blocks. */
     status_t (*matrix_write)(struct backend_stream *stream, const struct matrix_write_args *args);
     status_t (*random)(struct backend_stream *stream, const struct random_args *args); /* blocks */
+
+    /* Before the first step: measures which way to multiply is the fastest for each shape and number of rows up to
+     * max_rows. Blocks for seconds; takes and returns memory for the widest x and out. A cache that cannot be read or
+     * written is no failure: *cache_out says what became of it. NULL where there is one way. */
+    status_t (*matmul_tune)(struct backend_stream *stream, const struct matmul_tune_args *args,
+                            status_t *cache_out);
 
     /* -- attention's plans ---------------------------------------------------------------------- */
     status_t (*attention_plan_new)(struct backend_stream *stream,

@@ -29,8 +29,8 @@ status_t device_choose(struct group *group, int wanted, log_t log, struct device
     const status_t s = group_agree(group, find_cuda(group, &cuda));
     if (!status_is_ok(&s) && wanted == WORKER_DEVICE_CUDA) {
         // Not UNAVAILABLE: starting the group again would not help.
-        return status_errorf(STATUS_FAILED_PRECONDITION, "--device cuda: %s" STATUS_FIX "--device auto",
-                             s.msg);
+        return status_errorf(STATUS_FAILED_PRECONDITION,
+                             "--device cuda: %s" STATUS_FIX "--device auto", s.msg);
     }
     if (!status_is_ok(&s)) {
         log_write(&log, LOG_INFO, "computing on the CPU", "reason=\"%s\"", s.msg);

@@ -227,6 +227,36 @@ done:
     return s;
 }
 
+// ---- tuning ----
+
+/* Before KV pools take what memory is left. */
+static status_t tune(const struct engine *e)
+{
+    const struct backend *backend = e->options.backend;
+    if (!e->options.tune || backend->matmul_tune == NULL) {
+        return status_ok();
+    }
+    const size_t most = (size_t)e->spec->n_layers * WEIGHTS_MATRICES_OF_LAYER + 1;
+    struct matmul_use *uses = calloc(most, sizeof *uses);
+    if (uses == NULL) {
+        return status_errorf(STATUS_RESOURCE_EXHAUSTED, "no memory for a list of %zu matrices",
+                             most);
+    }
+    const struct matmul_tune_args args = {
+        .uses = uses,
+        .n_uses = weights_uses(&e->weights, uses),
+        .max_rows = e->options.max_num_batched_tokens,
+        .cache_dir = e->options.cache_dir,
+    };
+    status_t cache = status_ok();
+    const status_t s = backend->matmul_tune(e->stream, &args, &cache);
+    if (!status_is_ok(&cache)) {
+        log_status(&e->options.log, LOG_WARN, "cache of measured matmuls", &cache);
+    }
+    free(uses);
+    return s;
+}
+
 // ---- KV pool ----
 
 /* Blocks a lane needs when max_num_seqs sequences of max_model_len are spread over the lanes. */
@@ -448,6 +478,7 @@ static status_t build(struct engine *e)
 {
     TRY(load_weights(e));
     int64_t blocks_per_lane;
+    TRY(group_agree(e->group, tune(e)));
     TRY(size_pool(e, &blocks_per_lane));
     TRY(group_agree(e->group, alloc_rest(e, blocks_per_lane)));
     set_limits(e, blocks_per_lane);

@@ -10,6 +10,7 @@
  */
 #pragma once
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/log.h"
@@ -38,6 +39,8 @@ struct engine_options {
                               * host's available memory / ranks on the host, or what a device has left */
     double
         device_memory_share; /* of a device with memory of its own, what its ranks may use together */
+    bool tune;               /* true: measure the ways to multiply, where the backend has several */
+    const char *cache_dir;   /* what was measured is kept there; NULL: nowhere */
     int32_t threads;         /* 0: cores this process may use / ranks on the host, at least 1 */
     log_t log;
     void (*progress)(void *user, uint64_t bytes_done,

@@ -182,6 +182,36 @@ void weights_free(struct weights *w)
     memset(w, 0, sizeof *w);
 }
 
+// ---- what multiplies ----
+
+static int32_t add_use(const struct matrix *matrix, int out_dtype, struct matmul_use *uses,
+                       int32_t n)
+{
+    if (matrix != NULL) {
+        uses[n++] = (struct matmul_use){.weight = matrix, .out_dtype = out_dtype};
+    }
+    return n;
+}
+
+int32_t weights_uses(const struct weights *w, struct matmul_use *uses_out)
+{
+    const int activation = w->backend->activation;
+    int32_t n = add_use(w->head, DTYPE_F32, uses_out, 0);
+    for (int32_t i = 0; i < w->spec->n_layers; i++) {
+        const struct layer_weights *layer = &w->layers[i];
+        const struct matrix *const matrices[] = {
+            layer->qkv,       layer->o, layer->gate_up, layer->down, layer->attention_linear,
+            layer->ffn_linear};
+        for (size_t j = 0; j < sizeof matrices / sizeof matrices[0]; j++) {
+            n = add_use(matrices[j], activation, uses_out, n);
+        }
+        for (int32_t j = 0; j < PLAN_MAX_RUNS; j++) {
+            n = add_use(layer->kv[j], activation, uses_out, n);
+        }
+    }
+    return n;
+}
+
 // ---- loading ----
 
 struct loading {

@@ -65,6 +65,11 @@ struct weights_request {
 MUST_USE status_t weights_alloc(const struct weights_request *request, struct weights *weights_out);
 void weights_free(struct weights *weights); /* accepts zeroed weights */
 
+/* Every matrix and the dtype of its products, activation but for the head's float32; returns how many: at most
+ * WEIGHTS_MATRICES_OF_LAYER a layer and one. */
+#define WEIGHTS_MATRICES_OF_LAYER (PLAN_MAX_RUNS + 6)
+int32_t weights_uses(const struct weights *weights, struct matmul_use *uses_out);
+
 /* Bytes of the tensors done so far: ranks go through them in step, so that rank 0's count is about the group's. */
 struct weights_progress {
     void (*report)(void *user, uint64_t bytes_done, uint64_t bytes_total); /* may be NULL */

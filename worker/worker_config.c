@@ -24,6 +24,11 @@ const struct config_row worker_config_rows[] = {
      .default_text = "auto",
      .choices = "auto|cpu|cuda",
      .help = "where to compute"},
+    {.name = "cache-dir",
+     .type = CONFIG_STRING,
+     .offset = AT(cache_dir),
+     .help =
+         "keeps what a GPU measured of its ways to multiply; without it every start measures anew"},
     {.name = "threads",
      .type = CONFIG_INT,
      .offset = AT(threads),

@@ -19,8 +19,9 @@ struct worker_config {
     const char *model; /* overrides the assigned directory on hosts where it lies elsewhere */
     int64_t group;     /* -1: not started by a supervisor */
     int64_t generation;
-    int64_t threads; /* 0: cores / ranks of the host */
-    int device;      /* enum worker_device */
+    int64_t threads;       /* 0: cores / ranks of the host */
+    int device;            /* enum worker_device */
+    const char *cache_dir; /* NULL: nothing is kept from one start to the next */
     double connect_timeout_s;
     int64_t max_idle_sleep_us;
     bool bystander;

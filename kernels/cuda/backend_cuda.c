@@ -104,6 +104,7 @@ static const struct backend table = {
     .attention_plan_free = cuda_attention_plan_free,
     .attention_plan_set = cuda_attention_plan_set,
     .embedding = cuda_embedding,
+    .matmul_tune = cuda_matmul_tune,
     .matmul = cuda_matmul,
     .add_norm = cuda_add_norm,
     .rope_append = cuda_rope_append,

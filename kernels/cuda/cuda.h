@@ -94,6 +94,8 @@ status_t cuda_matrix_write(struct backend_stream *stream, const struct matrix_wr
 
 status_t cuda_embedding(struct backend_stream *stream, const struct embedding_args *a);
 status_t cuda_matmul(struct backend_stream *stream, const struct matmul_args *a);
+status_t cuda_matmul_tune(struct backend_stream *stream, const struct matmul_tune_args *args,
+                          status_t *cache_out);
 void cuda_matmul_free(struct cuda_matmul *matmul);   /* accepts NULL */
 void cuda_sample_free(struct cuda_sampler *sampler); /* accepts NULL */
 status_t cuda_add_norm(struct backend_stream *stream, const struct add_norm_args *a);

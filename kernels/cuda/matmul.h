@@ -131,26 +131,6 @@ status_t cuda_matmul_set_order(struct backend_stream *stream, enum cuda_matmul_o
 status_t cuda_matmul_run(struct backend_stream *stream, const struct matmul_args *a,
                          const struct cuda_matmul_choice *choice);
 
-struct cuda_matmul_use {
-    const struct matrix *weight;
-    int out_dtype;
-};
-
-struct cuda_matmul_tune_args {
-    const struct cuda_matmul_use
-        *uses; /* all layers': those of a shape are measured in turn, so that weights come
-                                           from memory as in a step */
-    int32_t n_uses;
-    int32_t max_rows;
-    const char *cache_dir; /* NULL: measure anew, keep nothing */
-};
-
-/* Measures every shape at every bucket up to max_rows, but what the file in cache_dir already has. Blocks for about a second; takes
- * and returns device memory for max_rows of the widest x and out. A cache that cannot be read or written is no failure:
- * *cache_out says what became of it. */
-status_t cuda_matmul_tune(struct backend_stream *stream, const struct cuda_matmul_tune_args *args,
-                          status_t *cache_out);
-
 #ifdef __cplusplus
 }
 #endif

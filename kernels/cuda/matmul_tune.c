@@ -17,7 +17,7 @@ enum { MAX_CANDIDATES = 9, GUESSES = 8, CALLS = 6, ROUNDS = 3, PATH_BYTES = 4096
 struct tuner {
     struct backend_stream *stream;
     struct cuda_matmul *matmul;
-    const struct cuda_matmul_tune_args *args;
+    const struct matmul_tune_args *args;
     void *x, *out;
     cudaEvent_t begin, end;
 };
@@ -27,7 +27,7 @@ static status_t checked(const struct tuner *t, cudaError_t error)
     return cuda_status(error, "matmul tune", t->stream->device);
 }
 
-static bool is_same(const struct cuda_matmul_use *a, const struct cuda_matmul_use *b)
+static bool is_same(const struct matmul_use *a, const struct matmul_use *b)
 {
     return a->weight->n_out == b->weight->n_out && a->weight->n_in == b->weight->n_in &&
            a->out_dtype == b->out_dtype;
@@ -38,7 +38,7 @@ static bool is_same(const struct cuda_matmul_use *a, const struct cuda_matmul_us
 /* The next use, after number `from`, of the shape of use `first`. */
 static int32_t next_alike(const struct tuner *t, int32_t first, int32_t from)
 {
-    const struct cuda_matmul_use *const uses = t->args->uses;
+    const struct matmul_use *const uses = t->args->uses;
     int32_t i = from;
     do {
         i = (i + 1) % t->args->n_uses;
@@ -56,7 +56,7 @@ static status_t run_round(const struct tuner *t, int32_t first,
                           const struct cuda_matmul_choice *choice, int32_t *use)
 {
     for (int i = 0; i < CALLS; i++) {
-        const struct cuda_matmul_use *const here = &t->args->uses[*use];
+        const struct matmul_use *const here = &t->args->uses[*use];
         const struct matmul_args call = {
             .weight = here->weight,
             .x = t->x,
@@ -92,7 +92,7 @@ static status_t measure(const struct tuner *t, int32_t first, struct cuda_matmul
 
 // ---- one shape ----
 
-static int32_t alignment_of(const struct cuda_matmul_use *use)
+static int32_t alignment_of(const struct matmul_use *use)
 {
     const uint64_t x = (uint64_t)ld_x(use->weight) * sizeof(uint16_t);
     const uint64_t out = (uint64_t)use->weight->n_out * dtype_bytes(use->out_dtype);
@@ -103,7 +103,7 @@ static int32_t alignment_of(const struct cuda_matmul_use *use)
 /* Puts the fastest way of use `first` for a bucket of rows into the table. */
 static status_t tune_shape(const struct tuner *t, int32_t first, int32_t n_rows)
 {
-    const struct cuda_matmul_use *const use = &t->args->uses[first];
+    const struct matmul_use *const use = &t->args->uses[first];
     const struct cuda_matmul_shape shape = {
         .n_out = use->weight->n_out,
         .n_in = use->weight->n_in,
@@ -145,7 +145,7 @@ static status_t tune_shape(const struct tuner *t, int32_t first, int32_t n_rows)
     return status_ok();
 }
 
-static bool is_first_of_shape(const struct cuda_matmul_tune_args *a, int32_t use)
+static bool is_first_of_shape(const struct matmul_tune_args *a, int32_t use)
 {
     for (int32_t i = 0; i < use; i++) {
         if (is_same(&a->uses[i], &a->uses[use])) {
@@ -210,7 +210,7 @@ static status_t acquire(struct tuner *t)
 {
     size_t max_in = 1, max_out_bytes = 1;
     for (int32_t i = 0; i < t->args->n_uses; i++) {
-        const struct cuda_matmul_use *const use = &t->args->uses[i];
+        const struct matmul_use *const use = &t->args->uses[i];
         const size_t n_in = (size_t)use->weight->n_in;
         const size_t out_bytes = (size_t)use->weight->n_out * dtype_bytes(use->out_dtype);
         max_in = n_in > max_in ? n_in : max_in;
@@ -240,7 +240,7 @@ static status_t key_of(const struct backend_stream *stream, struct cuda_matmul_k
     return status_ok();
 }
 
-status_t cuda_matmul_tune(struct backend_stream *stream, const struct cuda_matmul_tune_args *args,
+status_t cuda_matmul_tune(struct backend_stream *stream, const struct matmul_tune_args *args,
                           status_t *cache_out)
 {
     struct tuner t = {.stream = stream, .args = args};

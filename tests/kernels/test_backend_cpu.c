@@ -29,10 +29,10 @@ static void test_backend_cpu_refuses_bad_streams(void **state)
     assert_null(stream);
 }
 
-static void test_backend_cpu_has_every_op_but_graphs(void **state)
+static void test_backend_cpu_has_every_op_but_graphs_and_tuning(void **state)
 {
     (void)state;
-    // All members from devices on are function pointers: none but those of graphs may be missing.
+    // All members from devices on are function pointers: none but those of graphs and of tuning may be missing.
     const struct backend *cpu = backend_cpu();
     void *entries[(sizeof *cpu - offsetof(struct backend, devices)) / sizeof(void *)];
     memcpy(entries, (const char *)cpu + offsetof(struct backend, devices), sizeof entries);
@@ -40,7 +40,8 @@ static void test_backend_cpu_has_every_op_but_graphs(void **state)
     for (size_t i = 0; i < sizeof entries / sizeof entries[0]; i++) {
         n_missing += entries[i] == NULL;
     }
-    assert_int_equal(n_missing, 4);
+    assert_int_equal(n_missing, 5);
+    assert_null(cpu->matmul_tune);
     assert_null(cpu->graph_begin);
     assert_null(cpu->graph_end);
     assert_null(cpu->graph_run);
@@ -150,7 +151,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_backend_cpu_makes_streams),
         cmocka_unit_test(test_backend_cpu_refuses_bad_streams),
-        cmocka_unit_test(test_backend_cpu_has_every_op_but_graphs),
+        cmocka_unit_test(test_backend_cpu_has_every_op_but_graphs_and_tuning),
         cmocka_unit_test(test_backend_cpu_is_one_device),
         cmocka_unit_test(test_backend_cpu_copies_and_clears),
         cmocka_unit_test(test_backend_cpu_memory_is_aligned),

@@ -47,6 +47,7 @@ static status_t open_run(struct run *r, char **argv)
         .dtype = dtype,
         .kv_dtype = dtype,
         .device_memory_share = 0.9,
+        .tune = true,
         .max_num_seqs = 1,
         .max_num_batched_tokens = r->chunk,
         .max_model_len = r->spec.max_positions,

@@ -7,7 +7,7 @@ enum { N_LAYERS = 3, N_SHAPES = 2, N_BUCKETS = 6 /* 1 .. 32 */, MAX_ROWS = 20 };
 struct setting {
     struct backend_stream *stream;
     struct matrix *weights[N_LAYERS];
-    struct cuda_matmul_use uses[N_LAYERS];
+    struct matmul_use uses[N_LAYERS];
 };
 
 /* Two layers of one shape, and a head of another. */
@@ -25,8 +25,8 @@ static struct setting setting_new(void)
                                                 .src_dtype = DTYPE_F32,
                                                 .ld_src = n_in};
         assert_status_ok(cuda_matrix_write(s.stream, &write));
-        s.uses[i] = (struct cuda_matmul_use){.weight = s.weights[i],
-                                             .out_dtype = i == 2 ? DTYPE_F32 : DTYPE_BF16};
+        s.uses[i] = (struct matmul_use){.weight = s.weights[i],
+                                        .out_dtype = i == 2 ? DTYPE_F32 : DTYPE_BF16};
         free(w);
     }
     return s;
@@ -43,7 +43,7 @@ static void setting_free(struct setting *s)
 /* Tunes; returns the status of the cache. */
 static status_t tune(struct setting *s, const char *cache_dir)
 {
-    const struct cuda_matmul_tune_args args = {
+    const struct matmul_tune_args args = {
         .uses = s->uses, .n_uses = N_LAYERS, .max_rows = MAX_ROWS, .cache_dir = cache_dir};
     status_t cache = status_ok();
     assert_status_ok(cuda_matmul_tune(s->stream, &args, &cache));
