@@ -14,7 +14,7 @@
 #include <string.h>
 
 #include "base/clock.h"
-#include "kernels/backend_plugin.h"
+#include "tests/reference/engine_backend.h"
 #include "worker/engine.h"
 
 enum { MAX_ROWS = 2048, MAX_BATCHES = 16 };
@@ -55,7 +55,7 @@ static status_t must_calloc(size_t n, size_t size, void *memory_out)
 static status_t open_bench(struct bench *b)
 {
     const struct backend *backend = NULL;
-    TRY(backend_load(b->device, &backend));
+    TRY(engine_backend(b->device, &backend));
     TRY(spec_load(b->model, &b->spec));
     const struct plan_request request = {
         .tp = group_size(b->group), .pp = 1, .placement = PLAN_SHARE};
@@ -70,6 +70,7 @@ static status_t open_bench(struct bench *b)
         .max_num_seqs = b->max_batch,
         .max_num_batched_tokens = MAX_ROWS,
         .max_model_len = b->context + b->steps,
+        .device_memory_share = 0.9,
         .log = {.fd = 2, .level = LOG_WARN, .rank = group_rank(b->group), .module = "engine"},
     };
     TRY(engine_new(b->group, &b->spec, &b->plan, &options, &b->engine));
