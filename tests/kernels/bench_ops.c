@@ -248,6 +248,23 @@ static struct matrix *random_matrix(struct bench *b, int32_t n_out, int32_t n_in
     return matrix;
 }
 
+/* As an engine does when it starts. */
+static void tune(struct bench *b, const struct matmul_case *c, int32_t max_rows)
+{
+    struct matmul_use uses[MAX_COPIES];
+    if (b->backend->matmul_tune == NULL) {
+        return;
+    }
+    for (int i = 0; i < c->n_copies; i++) {
+        uses[i] = (struct matmul_use){.weight = c->weights[i], .out_dtype = b->backend->activation};
+    }
+    const struct matmul_tune_args args = {
+        .uses = uses, .n_uses = c->n_copies, .max_rows = max_rows};
+    status_t cache = status_ok();
+    require(b->backend->matmul_tune(b->stream, &args, &cache));
+    require(cache);
+}
+
 static void bench_matmul(struct bench *b, const char *suite, const int32_t shape[2],
                          const int32_t *rows, int n_rows)
 {
@@ -258,6 +275,7 @@ static void bench_matmul(struct bench *b, const char *suite, const int32_t shape
     for (int i = 0; i < c.n_copies; i++) {
         c.weights[i] = random_matrix(b, n_out, n_in);
     }
+    tune(b, &c, rows[n_rows - 1]);
     for (int i = 0; i < n_rows; i++) {
         const size_t m = (size_t)rows[i];
         void *x = device_random(b, m * (size_t)n_in, b->elem);

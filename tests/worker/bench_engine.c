@@ -22,6 +22,7 @@ enum { MAX_ROWS = 2048, MAX_BATCHES = 16 };
 struct bench {
     const char *device, *model;
     int32_t context, steps, max_batch;
+    int32_t max_rows; /* of a step */
     struct group *group;
     struct model_spec spec;
     struct plan plan;
@@ -68,9 +69,10 @@ static status_t open_bench(struct bench *b)
         .dtype = DTYPE_BF16,
         .kv_dtype = DTYPE_BF16,
         .max_num_seqs = b->max_batch,
-        .max_num_batched_tokens = MAX_ROWS,
+        .max_num_batched_tokens = b->max_rows,
         .max_model_len = b->context + b->steps,
         .device_memory_share = 0.9,
+        .tune = true,
         .log = {.fd = 2, .level = LOG_WARN, .rank = group_rank(b->group), .module = "engine"},
     };
     TRY(engine_new(b->group, &b->spec, &b->plan, &options, &b->engine));
@@ -142,14 +144,14 @@ static status_t fill_caches(struct bench *b, int32_t batch)
             b->prompt[at] = draw_token(b);
         }
         for (int32_t done = 0; done < b->context;) {
-            const int32_t room = MAX_ROWS - b->step.n_rows;
+            const int32_t room = b->max_rows - b->step.n_rows;
             const int32_t left = b->context - done;
             const struct step_seq seq = {.n_computed = done,
                                          .n_tokens = left < room ? left : room,
                                          .wants_logits = left <= room};
             TRY(add_seq(b, batch, i, seq, b->prompt + done));
             done += seq.n_tokens;
-            if (b->step.n_rows == MAX_ROWS) {
+            if (b->step.n_rows == b->max_rows) {
                 TRY(run_step(b));
             }
         }
@@ -231,6 +233,8 @@ static status_t run(struct bench *b, char **batches, int n)
     if (b->max_batch > MAX_ROWS || b->context < 1 || b->steps < 1) {
         return status_errorf(STATUS_INVALID_ARGUMENT, "batches are at most %d", MAX_ROWS);
     }
+    const int64_t rows = (int64_t)b->max_batch * b->context;
+    b->max_rows = rows < MAX_ROWS ? (int32_t)rows : MAX_ROWS;
     TRY(open_bench(b));
     double *times = NULL;
     TRY(must_calloc((size_t)b->steps, sizeof *times, &times));
