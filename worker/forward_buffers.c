@@ -119,7 +119,7 @@ static status_t add_attention(struct forward *f, int32_t layer, int32_t head)
 static status_t add_attentions(struct forward *f)
 {
     const struct plan *plan = f->parts.plan;
-    int64_t most = 0;
+    int64_t most = 1; // an array, also where no layer attends
     for (int32_t layer = 0; layer < plan->n_layers; layer++) {
         const int32_t class_index = plan->layers[layer].class_index;
         const bool split = class_index >= 0 && f->parts.pool->classes[class_index].split;

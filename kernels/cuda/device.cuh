@@ -17,7 +17,7 @@
 #include <stdint.h>
 
 /* Launches, and records nothing: cuda_launched (cuda.h) turns the error into a status. */
-#define KVASIR_LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                              \
+#define KVASIR_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
     (kernel)<<<(grid), (block), (shared_bytes), (stream)>>>(__VA_ARGS__)
 
 /* Dynamic shared memory of the kernel: `name` is a pointer to its first byte, 16-byte aligned. */
