@@ -87,7 +87,7 @@ static status_t check_shape(const struct attention_shape *s)
         s->block_tokens < CUDA_ATTENTION_PAGE || s->block_tokens % CUDA_ATTENTION_PAGE != 0 ||
         !(s->scale > 0.0f) || !isfinite(s->scale)) {
         return status_errorf(STATUS_INVALID_ARGUMENT,
-                             "cuda: attention: head dim %d (64, 80, 96 and 128 are supported), "
+                             "cuda: attention: head dim %d (32, 64, 80, 96 and 128 are supported), "
                              "blocks of %d tokens (multiples of %d), kv dtype %s (bfloat16), scale "
                              "%g",
                              s->head_dim, s->block_tokens, CUDA_ATTENTION_PAGE,

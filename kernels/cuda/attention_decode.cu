@@ -219,8 +219,9 @@ extern "C" const struct cuda_attention_kernel *cuda_attention_decode_kernel(int3
                                                                             int32_t rows)
 {
     static const struct cuda_attention_kernel kernels[] = {
-        DECODE_KERNEL(64, 1), DECODE_KERNEL(64, 2), DECODE_KERNEL(80, 1),  DECODE_KERNEL(80, 2),
-        DECODE_KERNEL(96, 1), DECODE_KERNEL(96, 2), DECODE_KERNEL(128, 1), DECODE_KERNEL(128, 2),
+        DECODE_KERNEL(32, 1),  DECODE_KERNEL(32, 2),  DECODE_KERNEL(64, 1), DECODE_KERNEL(64, 2),
+        DECODE_KERNEL(80, 1),  DECODE_KERNEL(80, 2),  DECODE_KERNEL(96, 1), DECODE_KERNEL(96, 2),
+        DECODE_KERNEL(128, 1), DECODE_KERNEL(128, 2),
     };
     for (const struct cuda_attention_kernel &kernel : kernels) {
         if (kernel.head_dim == head_dim && kernel.rows == rows) {

@@ -175,10 +175,8 @@ template <int HD> static void launch(const attention_view *view, int32_t grid, c
 extern "C" const struct cuda_attention_kernel *cuda_attention_prefill_kernel(int32_t head_dim)
 {
     static const struct cuda_attention_kernel kernels[] = {
-        PREFILL_KERNEL(64),
-        PREFILL_KERNEL(80),
-        PREFILL_KERNEL(96),
-        PREFILL_KERNEL(128),
+        PREFILL_KERNEL(32), PREFILL_KERNEL(64),  PREFILL_KERNEL(80),
+        PREFILL_KERNEL(96), PREFILL_KERNEL(128),
     };
     for (const struct cuda_attention_kernel &kernel : kernels) {
         if (kernel.head_dim == head_dim) {
