@@ -62,9 +62,9 @@ struct matmul_args {
     const struct matrix *weight;
     const void *x; /* [n_rows, n_in], activation, ld_x */
     int64_t ld_x;
-    int32_t n_rows;
     void *out; /* [n_rows, n_out], out_dtype, ld_out */
     int64_t ld_out;
+    int32_t n_rows;
     int out_dtype; /* the activation dtype, or DTYPE_F32 */
 };
 

@@ -25,7 +25,7 @@ status_t device_choose(struct group *group, int wanted, log_t log, struct device
     if (wanted == WORKER_DEVICE_CPU) {
         return status_ok();
     }
-    struct device_choice cuda;
+    struct device_choice cuda = {.backend = NULL};
     const status_t s = group_agree(group, find_cuda(group, &cuda));
     if (!status_is_ok(&s) && wanted == WORKER_DEVICE_CUDA) {
         // Not UNAVAILABLE: starting the group again would not help.

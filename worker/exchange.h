@@ -42,7 +42,7 @@ struct exchange {
 };
 
 MUST_USE status_t exchange_init(struct exchange *exchange, const struct exchange_parts *parts);
-void exchange_destroy(struct exchange *exchange); /* accepts a zeroed one */
+void exchange_destroy(struct exchange *x); /* accepts a zeroed one */
 
 /* The most bytes that a rank sends or receives at once in any layer of the plan, for max_rows rows. */
 int64_t exchange_max_bytes(const struct plan *plan, int32_t rank, int32_t max_rows, int dtype);

@@ -111,8 +111,8 @@ static void check_turns(const struct fixture *f)
     double want[MAX_WIDTH];
     for (int32_t row = 0; row < a->n_rows; row++) {
         const size_t q = (size_t)row * (size_t)a->ld_q, kv = (size_t)row * (size_t)a->ld_kv;
-        const size_t n_q = (size_t)(a->n_q_heads * a->head_dim);
-        const size_t n_kv = (size_t)(a->n_kv_heads * a->head_dim);
+        const size_t n_q = (size_t)a->n_q_heads * (size_t)a->head_dim;
+        const size_t n_kv = (size_t)a->n_kv_heads * (size_t)a->head_dim;
         turned(a, row, f->q + q, a->n_q_heads, want);
         assert_all_close(f->q_out + q, want, n_q, tolerance, "q");
         assert_same_bits(f->q_out + q + n_q, f->q + q + n_q, 2, "between rows of q");

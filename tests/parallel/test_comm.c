@@ -215,8 +215,8 @@ static void in_bytes(const int64_t *values, int32_t n, int64_t *bytes_out)
 static void test_comm_gather_v(void **state)
 {
     struct comm *comm = comm_of(state);
-    int64_t counts[16];
-    int64_t displs[16];
+    int64_t counts[16] = {0};
+    int64_t displs[16] = {0};
     for (int32_t k = 0; k < 60; k++) {
         const int64_t room = random_layout(comm->size, counts, displs);
         const int32_t root = (int32_t)test_random_below((uint64_t)comm->size);
@@ -244,7 +244,8 @@ static void test_comm_gather_v(void **state)
 /* Rank s sends table[s][r] elements to rank r: element(s * 16 + r, ...). */
 static void check_all_to_all(struct comm *comm, int64_t table[16][16], int32_t round)
 {
-    int64_t send_counts[16], send_displs[16], recv_counts[16], recv_displs[16];
+    int64_t send_counts[16] = {0}, send_displs[16] = {0};
+    int64_t recv_counts[16] = {0}, recv_displs[16] = {0};
     int64_t n_send = 0;
     int64_t n_recv = 0;
     const int32_t me = comm->rank;
