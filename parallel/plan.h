@@ -124,8 +124,13 @@ plan_interval_t plan_kv_weight_heads(const struct plan *plan, int32_t class_inde
 int32_t plan_kv_runs(const struct plan *plan, int32_t class_index, int32_t rank,
                      plan_run_t runs_out[PLAN_MAX_RUNS]);
 
-/* True when the rank computes k and v of the layer together with q: it has one run of KV heads, for every lane. */
-bool plan_fuses_kv(const struct plan *plan, int32_t layer, int32_t rank);
+/* True when the rank computes k and v of the class together with q: it has one run of KV heads, for every lane. */
+bool plan_fuses_kv(const struct plan *plan, int32_t class_index, int32_t rank);
+
+/* Most heads of a row in the layers of the plan that exchange queries: those held by KV head on the rank, and those on
+ * either side of a message. 0: no layer exchanges. */
+void plan_exchange_heads(const struct plan *plan, int32_t rank, int32_t *kv_side_out,
+                         int32_t *either_out);
 
 /* Units the rank needs in the class when every lane has n_blocks blocks, and where lane u's begin. */
 int64_t plan_units(const struct plan *plan, int32_t class_index, int32_t rank, int64_t n_blocks);

@@ -26,24 +26,14 @@ static uint64_t weight_bytes(const struct plan_memory_request *r, int32_t rank)
 
 // ---- buffers ----
 
-/* Floats that a row of a step needs where attention happens on another rank than its queries. */
+/* Floats that a row of a step needs where attention happens on another rank than its queries: queries and outputs as the KV
+ * heads lie, and messages both ways. */
 static int64_t exchange_floats(const struct plan *plan, int32_t rank)
 {
-    int64_t kv_side = 0;
-    int64_t either = 0;
-    for (int32_t layer = 0; layer < plan->n_layers; layer++) {
-        if (plan_attention_is_local(plan, layer)) {
-            continue;
-        }
-        const int32_t class_index = plan->layers[layer].class_index;
-        const int64_t group = plan->n_heads / plan->classes[class_index].n_kv_heads;
-        either = larger(either, length(plan_q_heads(plan, layer, rank)));
-        for (int32_t lane = 0; lane < plan->n_lanes; lane++) {
-            const int32_t *held;
-            kv_side = larger(kv_side, group * plan_held(plan, class_index, rank, lane, &held));
-        }
-    }
-    return 2 * (kv_side + larger(kv_side, either)) * plan->head_dim;
+    int32_t kv_side;
+    int32_t either;
+    plan_exchange_heads(plan, rank, &kv_side, &either);
+    return 2 * ((int64_t)kv_side + either) * plan->head_dim;
 }
 
 /* Queries with the keys and values computed beside them, and those that are computed apart. */
@@ -58,7 +48,7 @@ static void attention_floats(const struct plan *plan, int32_t rank, int64_t *bes
         }
         plan_run_t runs[PLAN_MAX_RUNS];
         const int32_t n = plan_kv_runs(plan, plan->layers[layer].class_index, rank, runs);
-        const bool fused = plan_fuses_kv(plan, layer, rank);
+        const bool fused = plan_fuses_kv(plan, plan->layers[layer].class_index, rank);
         int64_t keys = 0;
         for (int32_t i = 0; i < n; i++) {
             keys = larger(keys, runs[i].head_end - runs[i].head_begin);

@@ -144,11 +144,34 @@ int32_t plan_kv_runs(const struct plan *plan, int32_t class_index, int32_t rank,
     return n_runs;
 }
 
-bool plan_fuses_kv(const struct plan *plan, int32_t layer, int32_t rank)
+bool plan_fuses_kv(const struct plan *plan, int32_t class_index, int32_t rank)
 {
     plan_run_t runs[PLAN_MAX_RUNS];
-    const int32_t n = plan_kv_runs(plan, plan->layers[layer].class_index, rank, runs);
+    const int32_t n = plan_kv_runs(plan, class_index, rank, runs);
     return n == 1 && runs[0].lane_begin == 0 && runs[0].lane_end == plan->n_lanes;
+}
+
+void plan_exchange_heads(const struct plan *plan, int32_t rank, int32_t *kv_side_out,
+                         int32_t *either_out)
+{
+    int32_t kv_side = 0;
+    int32_t either = 0;
+    for (int32_t layer = 0; layer < plan->n_layers; layer++) {
+        if (plan_attention_is_local(plan, layer)) {
+            continue;
+        }
+        const int32_t class_index = plan->layers[layer].class_index;
+        const int32_t group = plan->n_heads / plan->classes[class_index].n_kv_heads;
+        const plan_interval_t q = plan_q_heads(plan, layer, rank);
+        either = q.end - q.begin > either ? q.end - q.begin : either;
+        for (int32_t lane = 0; lane < plan->n_lanes; lane++) {
+            const int32_t *held;
+            const int32_t n = group * plan_held(plan, class_index, rank, lane, &held);
+            kv_side = n > kv_side ? n : kv_side;
+        }
+    }
+    *kv_side_out = kv_side;
+    *either_out = kv_side > either ? kv_side : either;
 }
 
 int64_t plan_units(const struct plan *plan, int32_t class_index, int32_t rank, int64_t n_blocks)

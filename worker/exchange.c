@@ -223,30 +223,6 @@ status_t exchange_outputs(struct exchange *exchange, const struct exchange_step 
 
 // ---- memory ----
 
-/* Query heads of a row on the KV side at most, and on either side; 0 when no layer exchanges. */
-static void max_heads(const struct plan *plan, int32_t rank, int32_t *kv_side_out,
-                      int32_t *either_out)
-{
-    int32_t kv_side = 0;
-    int32_t either = 0;
-    for (int32_t layer = 0; layer < plan->n_layers; layer++) {
-        if (plan_attention_is_local(plan, layer)) {
-            continue;
-        }
-        const int32_t class_index = plan->layers[layer].class_index;
-        const int32_t group = plan->n_heads / plan->classes[class_index].n_kv_heads;
-        const plan_interval_t q = plan_q_heads(plan, layer, rank);
-        either = q.end - q.begin > either ? q.end - q.begin : either;
-        for (int32_t lane = 0; lane < plan->n_lanes; lane++) {
-            const int32_t *held;
-            const int32_t n = group * plan_held(plan, class_index, rank, lane, &held);
-            kv_side = n > kv_side ? n : kv_side;
-        }
-    }
-    *kv_side_out = kv_side;
-    *either_out = kv_side > either ? kv_side : either;
-}
-
 static status_t alloc_bytes(const struct exchange *x, int64_t n, char **out)
 {
     void *memory;
@@ -276,7 +252,7 @@ int64_t exchange_max_bytes(const struct plan *plan, int32_t rank, int32_t max_ro
 {
     int32_t kv_side;
     int32_t either;
-    max_heads(plan, rank, &kv_side, &either);
+    plan_exchange_heads(plan, rank, &kv_side, &either);
     return (int64_t)max_rows * plan->head_dim * (int64_t)dtype_bytes(dtype) * either;
 }
 
@@ -285,7 +261,7 @@ status_t exchange_init(struct exchange *exchange, const struct exchange_parts *p
     struct exchange made = {.parts = *parts};
     int32_t kv_side;
     int32_t either;
-    max_heads(parts->plan, parts->comm->rank, &kv_side, &either);
+    plan_exchange_heads(parts->plan, parts->comm->rank, &kv_side, &either);
     if (either > 0) {
         const int64_t row = parts->max_rows * head_bytes(&made);
         // A rank may hold nothing in the layers that exchange: buffers of one head are still buffers.

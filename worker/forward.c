@@ -134,30 +134,17 @@ static status_t send_step(struct forward *f, const struct step_plan *step)
                              (size_t)n * sizeof *rows);
 }
 
-/* True when the class's queries leave their rank: they are attended to in the exchange's rows, not in their own. */
-static bool is_exchanged(const struct forward *f, int32_t class_index)
-{
-    const struct plan *plan = f->parts.plan;
-    for (int32_t layer = 0; layer < plan->n_layers; layer++) {
-        if (plan->layers[layer].class_index == class_index) {
-            return !plan_attention_is_local(plan, layer);
-        }
-    }
-    return false;
-}
-
 static void list_sequences(struct forward *f, const struct step_plan *step,
                            const struct forward_attention *attention)
 {
     const struct kv_class *kv_class = &f->parts.pool->classes[attention->class_index];
-    const bool exchanged = is_exchanged(f, attention->class_index);
     int64_t offset = 0;
     for (int32_t i = 0; i < step->n_seqs; i++) {
         const struct step_seq *seq = &step->seqs[i];
         const struct kv_lane *lane = &kv_class->lanes[seq->lane];
         const int32_t n_heads = attention->head < 0 ? lane->n_heads : 1;
         const int64_t width = (int64_t)n_heads * attention->group * f->parts.spec->head_dim;
-        const int64_t ld = exchanged ? width : f->ld;
+        const int64_t ld = attention->exchanged ? width : f->ld;
         f->seqs[i] = (struct attention_seq){
             .n_queries = seq->n_tokens,
             .kv_tokens = seq->n_computed + seq->n_tokens,
@@ -272,7 +259,7 @@ static status_t project_queries(struct forward *f, const struct step_plan *step,
     args.q = f->qkv;
     args.ld_q = f->ld;
     args.n_q_heads = n_heads;
-    if (plan_fuses_kv(f->parts.plan, layer, f->parts.comm->rank)) {
+    if (kv_class->fused) {
         void *const k = element(f, f->qkv, (int64_t)n_heads * f->parts.spec->head_dim);
         const plan_run_t run = kv_class->runs[0];
         put_kv(f, &args, k, run.head_end - run.head_begin, f->ld);
@@ -353,7 +340,7 @@ static status_t attend_everywhere(struct forward *f, int32_t layer)
         return attend_by_head(f, layer);
     }
     const struct forward_attention *attention = forward_find_attention(f, layer, -1);
-    if (plan_attention_is_local(f->parts.plan, layer)) {
+    if (!attention->exchanged) {
         return attend(f, layer, attention, f->qkv, f->attended);
     }
     const int32_t *lane_rows = f->parts.pool->lane_rows;
@@ -369,7 +356,7 @@ static status_t attention_block(struct forward *f, const struct step_plan *step,
     const struct layer_weights *w = &f->parts.weights->layers[layer];
     TRY(norm(f, &w->attention_norm, NULL, step->n_rows));
     TRY(project_queries(f, step, layer));
-    if (!plan_fuses_kv(f->parts.plan, layer, f->parts.comm->rank)) {
+    if (!class_of(f, layer)->fused) {
         TRY(append_keys_and_values(f, layer));
     }
     TRY(attend_everywhere(f, layer));

@@ -15,6 +15,7 @@
  */
 #pragma once
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "kernels/backend.h"
@@ -50,6 +51,8 @@ struct forward_attention {
     int32_t class_index;
     int32_t head;  /* of those held; -1: all of them */
     int32_t group; /* query heads of a KV head */
+    bool
+        exchanged; /* queries leave their rank: they are attended to in the exchange's rows, not in their own */
     struct attention_plan *plan;
 };
 

@@ -34,7 +34,7 @@ static void widen_for_layer(const struct forward_parts *parts, int32_t layer, st
     const struct kv_class *kv_class = &parts->pool->classes[plan->layers[layer].class_index];
     const plan_interval_t q = plan_q_heads(plan, layer, rank);
     int64_t attention = (int64_t)(q.end - q.begin) * parts->spec->head_dim;
-    if (plan_fuses_kv(plan, layer, rank)) {
+    if (kv_class->fused) {
         attention += run_width(parts, kv_class->runs[0]);
     } else {
         for (int32_t i = 0; i < kv_class->n_runs; i++) {
@@ -109,7 +109,12 @@ static status_t add_attention(struct forward *f, int32_t layer, int32_t head)
         .max_tokens = f->limits.max_model_len,
     };
     struct forward_attention *to = &f->attentions[f->n_attentions];
-    *to = (struct forward_attention){.class_index = class_index, .head = head, .group = group};
+    *to = (struct forward_attention){
+        .class_index = class_index,
+        .head = head,
+        .group = group,
+        .exchanged = !plan_attention_is_local(f->parts.plan, layer),
+    };
     TRY(f->parts.backend->attention_plan_new(f->parts.stream, &shape, &to->plan));
     f->n_attentions++;
     return status_ok();

@@ -66,6 +66,7 @@ static status_t init_class(struct kv_pool *pool, int32_t class_index, int32_t ma
     struct kv_class *kv_class = &pool->classes[class_index];
     const struct plan *plan = pool->plan;
     kv_class->split = has_partial_groups(plan, class_index, pool->rank);
+    kv_class->fused = plan_fuses_kv(plan, class_index, pool->rank);
     kv_class->part_units = plan->n_lanes * pool->blocks_per_lane;
     kv_class->group = plan->n_heads / plan->classes[class_index].n_kv_heads;
     kv_class->n_runs = plan_kv_runs(plan, class_index, pool->rank, kv_class->runs);

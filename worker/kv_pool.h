@@ -32,6 +32,7 @@ struct kv_lane {
 
 struct kv_class {
     bool split;
+    bool fused;         /* k and v are computed with q: one run, every lane */
     int64_t part_units; /* split: units of one head's part */
     int32_t group;      /* query heads a KV head serves, over all ranks */
     int32_t n_runs;

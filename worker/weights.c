@@ -52,7 +52,7 @@ static status_t alloc_attention(struct weights *w, int32_t layer)
     const int32_t n_runs = plan_kv_runs(w->plan, w->plan->layers[layer].class_index, w->rank, runs);
     TRY(add_norm(w, &to->attention_norm));
     TRY(add_matrix(w, n_hidden, n_q, &to->o));
-    if (plan_fuses_kv(w->plan, layer, w->rank)) {
+    if (plan_fuses_kv(w->plan, w->plan->layers[layer].class_index, w->rank)) {
         const int32_t n_kv = (runs[0].head_end - runs[0].head_begin) * head_dim;
         return add_matrix(w, n_q + 2 * n_kv, n_hidden, &to->qkv);
     }
@@ -286,7 +286,7 @@ static status_t load_kv(struct loading *l, int32_t layer, enum weight which)
     const int32_t class_index = w->plan->layers[layer].class_index;
     const int32_t head_dim = w->spec->head_dim;
     const plan_interval_t q = plan_q_heads(w->plan, layer, w->rank);
-    const bool fused = plan_fuses_kv(w->plan, layer, w->rank);
+    const bool fused = plan_fuses_kv(w->plan, class_index, w->rank);
     for (int32_t r = 0; r < w->plan->tp; r++) {
         const plan_interval_t heads = plan_kv_weight_heads(w->plan, class_index, r);
         l->loader->wanted[r] = (plan_interval_t){heads.begin * head_dim, heads.end * head_dim};

@@ -24,6 +24,7 @@
 #include "base/philox.h"
 #include "kernels/cpu/convert.h"
 #include "kernels/cpu/cpu.h"
+#include "kernels/sample_check.h"
 
 enum { BLOCK = CPU_SAMPLE_BLOCK };
 
@@ -541,56 +542,9 @@ static void run_task(void *context, int64_t task, int thread)
     sample_row(plan, task, &plan->stream->scratch[thread]);
 }
 
-static status_t check_filters(const struct sample_row *row, int32_t index)
-{
-    const bool finite = row->temperature >= 0.0f && row->temperature < INFINITY;
-    if (!finite || !(row->top_p > 0.0f && row->top_p <= 1.0f) || row->top_k < 0 ||
-        !(row->min_p >= 0.0f && row->min_p < 1.0f)) {
-        return status_errorf(
-            STATUS_INVALID_ARGUMENT, "sample: row %d: temperature %g, top_k %d, top_p %g, min_p %g",
-            index, (double)row->temperature, row->top_k, (double)row->top_p, (double)row->min_p);
-    }
-    if (!(row->repetition > 0.0f && row->repetition < INFINITY) || !isfinite(row->presence) ||
-        !isfinite(row->frequency)) {
-        return status_errorf(STATUS_INVALID_ARGUMENT,
-                             "sample: row %d: penalties: repetition %g, presence %g, frequency %g",
-                             index, (double)row->repetition, (double)row->presence,
-                             (double)row->frequency);
-    }
-    return status_ok();
-}
-
-static status_t check_row(const struct sample_args *a, int32_t index)
-{
-    const struct sample_row *row = &a->rows[index];
-    TRY(check_filters(row, index));
-    if (row->logits < 0 || row->n_top < 0 || row->n_top > SAMPLE_MAX_TOP ||
-        row->n_top > a->n_vocab || row->first_token < 0 || row->n_tokens < 0 ||
-        row->first_token > a->n_tokens - row->n_tokens) {
-        return status_errorf(STATUS_INVALID_ARGUMENT,
-                             "sample: row %d: %d alternatives, tokens [%d, +%d) of %d", index,
-                             row->n_top, row->first_token, row->n_tokens, a->n_tokens);
-    }
-    for (int32_t i = 0; i < row->n_tokens; i++) {
-        const int32_t id = a->tokens[row->first_token + i].id;
-        if (id < 0 || id >= a->n_vocab) {
-            return status_errorf(STATUS_INVALID_ARGUMENT,
-                                 "sample: row %d: id %d, the vocabulary has %d", index, id,
-                                 a->n_vocab);
-        }
-    }
-    return status_ok();
-}
-
 status_t cpu_sample(struct backend_stream *stream, const struct sample_args *a)
 {
-    if (a->n_rows < 0 || a->n_vocab < 1 || a->n_vocab > CPU_MAX_VOCAB) {
-        return status_errorf(STATUS_INVALID_ARGUMENT, "sample: %d rows of %d ids, at most %d",
-                             a->n_rows, a->n_vocab, CPU_MAX_VOCAB);
-    }
-    for (int32_t i = 0; i < a->n_rows; i++) {
-        TRY(check_row(a, i));
-    }
+    TRY(sample_check(a, CPU_MAX_VOCAB));
     struct plan plan = {.args = a, .stream = stream};
     cpu_team_run(stream->n_threads, a->n_rows, run_task, &plan);
     return status_ok();

@@ -20,7 +20,8 @@ set(KVASIR_CUDA_FILES
     status.c
     stream.c
     swiglu.cu
-    ../cpu/convert.c)
+    ../cpu/convert.c
+    ../sample_check.c)
 
 # Those that call cuBLASLt; the simulator has a plain C twin of each.
 set(KVASIR_CUDA_LIBRARY_FILES
