@@ -1,7 +1,8 @@
 /*
  * Call tree of a step:
  *   forward_run
- *     send_step, plan_attention           what the device must know of the step
+ *     kv_pool_place, send_step, plan_attention    what the device must know of the step
+ *     compute, or run_recorded
  *     embed
  *     for each layer
  *       attention_block, or linear_block, or nothing
@@ -14,6 +15,11 @@
 #include "worker/forward.h"
 
 #include <string.h>
+
+/* How much there is to compute: of a step, or of a recorded one that is a little larger. */
+struct step_rows {
+    int32_t n_rows, n_logits;
+};
 
 // ---- small steps ----
 
@@ -108,17 +114,20 @@ static const struct kv_class *class_of(const struct forward *f, int32_t layer)
 
 // ---- before the layers ----
 
-static status_t send_array(struct forward *f, const struct device_array *array, const void *from,
-                           int32_t n)
+/* n of them, then the first one again until there are n_padded. */
+static status_t send_array(struct forward *f, const struct device_array *array, const int32_t *from,
+                           int32_t n, int32_t n_padded)
 {
-    const size_t size = (size_t)n * sizeof(int32_t);
-    if (size > 0) {
-        memcpy(array->host, from, size);
+    int32_t *to = array->host;
+    for (int32_t i = 0; i < n_padded; i++) {
+        to[i] = from[i < n ? i : 0];
     }
-    return device_array_send(array, f->parts.backend, f->parts.stream, size);
+    return device_array_send(array, f->parts.backend, f->parts.stream,
+                             (size_t)n_padded * sizeof *to);
 }
 
-static status_t send_step(struct forward *f, const struct step_plan *step)
+static status_t send_step(struct forward *f, const struct step_plan *step,
+                          const struct step_rows *padded)
 {
     int32_t *rows = f->logit_rows.host;
     int32_t n = 0;
@@ -127,9 +136,13 @@ static status_t send_step(struct forward *f, const struct step_plan *step)
             rows[n++] = step->seqs[i].first_row + step->seqs[i].n_tokens - 1;
         }
     }
-    TRY(send_array(f, &f->tokens, step->tokens, step->n_rows));
-    TRY(send_array(f, &f->positions, step->positions, step->n_rows));
-    TRY(send_array(f, &f->blocks, step->blocks, step->n_blocks));
+    while (n < padded->n_logits) {
+        rows[n] = n; // a row that only fills up
+        n++;
+    }
+    TRY(send_array(f, &f->tokens, step->tokens, step->n_rows, padded->n_rows));
+    TRY(send_array(f, &f->positions, step->positions, step->n_rows, padded->n_rows));
+    TRY(send_array(f, &f->blocks, step->blocks, step->n_blocks, step->n_blocks));
     return device_array_send(&f->logit_rows, f->parts.backend, f->parts.stream,
                              (size_t)n * sizeof *rows);
 }
@@ -168,7 +181,7 @@ static status_t plan_attention(struct forward *f, const struct step_plan *step)
     return status_ok();
 }
 
-static status_t embed(struct forward *f, const struct step_plan *step)
+static status_t embed(struct forward *f, const struct step_rows *step)
 {
     const struct weights *w = f->parts.weights;
     struct comm *comm = f->parts.comm;
@@ -198,7 +211,7 @@ static status_t embed(struct forward *f, const struct step_plan *step)
  * Each rank computes its own columns of the result and leaves the others zero, so that the sum over ranks is the same to
  * the bit for any number of them.
  */
-static status_t linear_block(struct forward *f, const struct step_plan *step,
+static status_t linear_block(struct forward *f, const struct step_rows *step,
                              const struct norm_weights *norm_weights, const struct matrix *matrix,
                              plan_interval_t rows)
 {
@@ -249,7 +262,7 @@ static void put_kv(const struct forward *f, struct rope_append_args *args, void 
     args->n_kv_heads = n_heads;
 }
 
-static status_t project_queries(struct forward *f, const struct step_plan *step, int32_t layer)
+static status_t project_queries(struct forward *f, const struct step_rows *step, int32_t layer)
 {
     const struct kv_class *kv_class = class_of(f, layer);
     const struct layer_weights *w = &f->parts.weights->layers[layer];
@@ -351,7 +364,7 @@ static status_t attend_everywhere(struct forward *f, int32_t layer)
     return exchange_outputs(&f->exchange, &outputs);
 }
 
-static status_t attention_block(struct forward *f, const struct step_plan *step, int32_t layer)
+static status_t attention_block(struct forward *f, const struct step_rows *step, int32_t layer)
 {
     const struct layer_weights *w = &f->parts.weights->layers[layer];
     TRY(norm(f, &w->attention_norm, NULL, step->n_rows));
@@ -388,14 +401,14 @@ static status_t ffn_columns(struct forward *f, int32_t n_rows, int32_t layer)
     return project_back(f, w->down, f->gate_up, 2 * (int64_t)n, n_rows);
 }
 
-static status_t ffn_block(struct forward *f, const struct step_plan *step, int32_t layer)
+static status_t ffn_block(struct forward *f, const struct step_rows *step, int32_t layer)
 {
     TRY(norm(f, &f->parts.weights->layers[layer].ffn_norm, NULL, step->n_rows));
     TRY(ffn_columns(f, step->n_rows, layer));
     return sum_partial(f, step->n_rows);
 }
 
-static status_t run_layer(struct forward *f, const struct step_plan *step, int32_t layer)
+static status_t run_layer(struct forward *f, const struct step_rows *step, int32_t layer)
 {
     const struct layer_weights *w = &f->parts.weights->layers[layer];
     const struct spec_layer *kind = &f->parts.spec->layers[layer];
@@ -445,7 +458,7 @@ static status_t gather_logits(struct forward *f, int32_t n_logits)
 }
 
 /* Only the rows whose logits are wanted go through the final norm and the head. */
-static status_t project_logits(struct forward *f, const struct step_plan *step)
+static status_t project_logits(struct forward *f, const struct step_rows *step)
 {
     if (step->n_logits == 0) {
         return status_ok();
@@ -468,20 +481,88 @@ static status_t project_logits(struct forward *f, const struct step_plan *step)
     return alone ? status_ok() : gather_logits(f, step->n_logits);
 }
 
-// ---- a step ----
-
-status_t forward_run(struct forward *f, const struct step_plan *step, const float **logits_out)
+/* All that the device does in a step: nothing here depends on the step but through arrays that have been sent. */
+static status_t compute(struct forward *f, const struct step_rows *step)
 {
-    TRY(kv_pool_place(f->parts.pool, step));
-    TRY(send_step(f, step));
-    TRY(plan_attention(f, step));
     if (step->n_rows > 0) {
         TRY(embed(f, step));
     }
     for (int32_t layer = 0; step->n_rows > 0 && layer < f->parts.spec->n_layers; layer++) {
         TRY(run_layer(f, step, layer));
     }
-    TRY(project_logits(f, step));
+    return project_logits(f, step);
+}
+
+// ---- recorded steps ----
+
+/* Steps of one token a sequence are many and short: launching their ops one by one would take longer than some of them run. */
+static bool is_recordable(const struct forward *f, const struct step_plan *step)
+{
+    return f->parts.backend->graph_begin != NULL && f->parts.comm->size == 1 && step->n_rows > 0 &&
+           step->n_rows == step->n_seqs && step->n_logits == step->n_rows;
+}
+
+/* A recording is of a fixed number of rows; those that a step does not fill begin with its first token, attend to nothing, and
+ * leave keys, values and logits where nobody reads them. */
+static int32_t padded_rows(const struct forward *f, int32_t n_rows)
+{
+    static const int32_t sizes[] = {1,  2,   4,   8,   16,  24,  32,  48,  64,
+                                    96, 128, 160, 192, 256, 384, 512, 768, 1024};
+    const int32_t most =
+        f->limits.max_rows < f->limits.max_seqs ? f->limits.max_rows : f->limits.max_seqs;
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        if (sizes[i] >= n_rows) {
+            return sizes[i] < most ? sizes[i] : most;
+        }
+    }
+    return n_rows;
+}
+
+static status_t record(struct forward *f, const struct step_rows *step,
+                       struct forward_recording *recording)
+{
+    const struct backend *backend = f->parts.backend;
+    TRY(backend->graph_begin(f->parts.stream));
+    const status_t computed = compute(f, step);
+    const status_t ended = backend->graph_end(f->parts.stream, &recording->graph);
+    return status_is_ok(&computed) ? ended : computed;
+}
+
+/* The first step of a size is computed as it comes, which lets ops choose and allocate what they need; the second is recorded. */
+static status_t run_recorded(struct forward *f, const struct step_rows *step)
+{
+    struct forward_recording *recording = f->recordings;
+    while (recording < f->recordings + f->n_recordings && recording->n_rows != step->n_rows) {
+        recording++;
+    }
+    if (recording == f->recordings + FORWARD_RECORDINGS) {
+        return compute(f, step);
+    }
+    if (recording == f->recordings + f->n_recordings) {
+        f->n_recordings++;
+        recording->n_rows = step->n_rows;
+        return compute(f, step);
+    }
+    if (recording->graph == NULL) {
+        TRY(record(f, step, recording));
+    }
+    return f->parts.backend->graph_run(f->parts.stream, recording->graph);
+}
+
+// ---- a step ----
+
+status_t forward_run(struct forward *f, const struct step_plan *step, const float **logits_out)
+{
+    const bool recordable = is_recordable(f, step);
+    struct step_rows rows = {.n_rows = step->n_rows, .n_logits = step->n_logits};
+    if (recordable) {
+        rows.n_rows = padded_rows(f, step->n_rows);
+        rows.n_logits = rows.n_rows;
+    }
+    TRY(kv_pool_place(f->parts.pool, step, rows.n_rows));
+    TRY(send_step(f, step, &rows));
+    TRY(plan_attention(f, step));
+    TRY(recordable ? run_recorded(f, &rows) : compute(f, &rows));
     TRY(f->parts.backend->stream_sync(f->parts.stream));
     *logits_out = f->parts.comm->rank == 0 ? f->logits : NULL;
     return status_ok();

@@ -56,6 +56,14 @@ struct forward_attention {
     struct attention_plan *plan;
 };
 
+/* A step of one token a sequence, kept as the device's list of ops. */
+struct forward_recording {
+    int32_t n_rows;
+    struct backend_graph *graph; /* NULL: seen once */
+};
+
+#define FORWARD_RECORDINGS 24
+
 struct forward {
     struct forward_parts parts;
     struct forward_limits limits;
@@ -82,8 +90,10 @@ struct forward {
     struct forward_attention *attentions;
     int32_t n_attentions;
     struct attention_seq *seqs; /* [max_seqs] */
-    int64_t *counts, *displs;   /* [ranks] */
-    struct strip *strips;       /* [ranks] */
+    struct forward_recording recordings[FORWARD_RECORDINGS];
+    int32_t n_recordings;
+    int64_t *counts, *displs; /* [ranks] */
+    struct strip *strips;     /* [ranks] */
 };
 
 MUST_USE status_t forward_init(struct forward *forward, const struct forward_parts *parts,

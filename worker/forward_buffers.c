@@ -307,6 +307,11 @@ void forward_destroy(struct forward *f)
     for (size_t i = 0; i < sizeof arrays / sizeof arrays[0]; i++) {
         device_array_destroy(arrays[i], backend, f->parts.stream);
     }
+    for (int32_t i = 0; i < f->n_recordings; i++) {
+        if (f->recordings[i].graph != NULL) {
+            backend->graph_free(f->recordings[i].graph);
+        }
+    }
     for (int32_t i = 0; i < f->n_attentions; i++) {
         backend->attention_plan_free(f->attentions[i].plan);
     }

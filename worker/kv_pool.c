@@ -86,13 +86,24 @@ static status_t init_class(struct kv_pool *pool, int32_t class_index, int32_t ma
 
 // ---- planes ----
 
-static status_t alloc_plane(struct kv_pool *pool, size_t size, void **plane_out)
+/* Steps that are recorded for more rows than they have put the keys and values of the others behind the last unit. */
+static size_t padding_bytes(const struct kv_pool *pool, const struct kv_class *kv_class)
+{
+    int32_t most = 0;
+    for (int32_t i = 0; i < kv_class->n_runs; i++) {
+        const int32_t n = kv_class->runs[i].head_end - kv_class->runs[i].head_begin;
+        most = n > most ? n : most;
+    }
+    return pool->backend->graph_begin != NULL ? (size_t)most * unit_bytes(pool) : 0;
+}
+
+static status_t alloc_plane(struct kv_pool *pool, size_t size, size_t padding, void **plane_out)
 {
     if (size == 0) {
         *plane_out = NULL;
         return status_ok();
     }
-    TRY(pool->backend->mem_alloc(pool->stream, size, plane_out));
+    TRY(pool->backend->mem_alloc(pool->stream, size + padding, plane_out));
     pool->bytes += size;
     return status_ok();
 }
@@ -106,10 +117,13 @@ static status_t alloc_planes(struct kv_pool *pool)
             continue; // it keeps nothing
         }
         const int64_t units = plan_units(plan, class_index, pool->rank, pool->blocks_per_lane);
+        struct kv_class *kv_class = &pool->classes[class_index];
         const size_t size = (size_t)units * unit_bytes(pool);
-        status_t s = alloc_plane(pool, size, &pool->layers[layer].k);
+        const size_t padding = padding_bytes(pool, kv_class);
+        kv_class->padding_unit = units;
+        status_t s = alloc_plane(pool, size, padding, &pool->layers[layer].k);
         if (status_is_ok(&s)) {
-            s = alloc_plane(pool, size, &pool->layers[layer].v);
+            s = alloc_plane(pool, size, padding, &pool->layers[layer].v);
         }
         if (!status_is_ok(&s)) {
             return status_wrapf(s, "KV pool of layer %d of %d", layer, plan->n_layers);
@@ -193,7 +207,7 @@ static void place_lanes(struct kv_pool *pool, const struct step_plan *step)
 }
 
 static status_t place_run(const struct kv_pool *pool, struct kv_class *kv_class, int32_t run_index,
-                          const struct step_plan *step)
+                          const struct step_plan *step, int32_t n_padding)
 {
     const plan_run_t run = kv_class->runs[run_index];
     int64_t *units = kv_class->units[run_index].host;
@@ -213,22 +227,25 @@ static status_t place_run(const struct kv_pool *pool, struct kv_class *kv_class,
         }
     }
     const int32_t n_rows = pool->lane_rows[run.lane_end] - first_row;
+    for (int32_t i = 0; i < n_padding; i++) {
+        units[n_rows + i] = kv_class->padding_unit;
+    }
     return device_array_send(&kv_class->units[run_index], pool->backend, pool->stream,
-                             (size_t)n_rows * sizeof *units);
+                             (size_t)(n_rows + n_padding) * sizeof *units);
 }
 
-status_t kv_pool_place(struct kv_pool *pool, const struct step_plan *step)
+status_t kv_pool_place(struct kv_pool *pool, const struct step_plan *step, int32_t n_rows)
 {
     int32_t *offsets = pool->offsets.host;
     place_lanes(pool, step);
-    for (int32_t row = 0; row < step->n_rows; row++) {
-        offsets[row] = step->positions[row] % PLAN_BLOCK_TOKENS;
+    for (int32_t row = 0; row < n_rows; row++) {
+        offsets[row] = row < step->n_rows ? step->positions[row] % PLAN_BLOCK_TOKENS : 0;
     }
     TRY(device_array_send(&pool->offsets, pool->backend, pool->stream,
-                          (size_t)step->n_rows * sizeof *offsets));
+                          (size_t)n_rows * sizeof *offsets));
     for (int32_t c = 0; c < pool->plan->n_classes; c++) {
         for (int32_t i = 0; i < pool->classes[c].n_runs; i++) {
-            TRY(place_run(pool, &pool->classes[c], i, step));
+            TRY(place_run(pool, &pool->classes[c], i, step, n_rows - step->n_rows));
         }
     }
     return status_ok();

@@ -32,9 +32,10 @@ struct kv_lane {
 
 struct kv_class {
     bool split;
-    bool fused;         /* k and v are computed with q: one run, every lane */
-    int64_t part_units; /* split: units of one head's part */
-    int32_t group;      /* query heads a KV head serves, over all ranks */
+    bool fused;           /* k and v are computed with q: one run, every lane */
+    int64_t part_units;   /* split: units of one head's part */
+    int64_t padding_unit; /* behind those of the plan: nothing in it is ever read */
+    int32_t group;        /* query heads a KV head serves, over all ranks */
     int32_t n_runs;
     plan_run_t runs[PLAN_MAX_RUNS];
     struct kv_lane *lanes; /* [n_lanes] */
@@ -75,8 +76,9 @@ struct kv_pool_request {
 MUST_USE status_t kv_pool_init(struct kv_pool *pool, const struct kv_pool_request *request);
 void kv_pool_destroy(struct kv_pool *pool); /* accepts a zeroed pool */
 
-/* Works out where the rows of a step go, and tells the device. */
-MUST_USE status_t kv_pool_place(struct kv_pool *pool, const struct step_plan *step);
+/* Works out where the rows of a step go, and tells the device. Rows from step->n_rows to n_rows, which a recorded step may
+ * have, go to the padding; only where the backend records. */
+MUST_USE status_t kv_pool_place(struct kv_pool *pool, const struct step_plan *step, int32_t n_rows);
 
 /* Bytes of one head's part of a split class's plane. */
 size_t kv_pool_part_bytes(const struct kv_pool *pool, const struct kv_class *kv_class);

@@ -52,6 +52,7 @@ void engine_driver_open(struct engine_driver *driver, struct group *group,
 {
     memset(driver, 0, sizeof *driver);
     driver->group = group;
+    driver->all_logits = options->all_logits;
     model_writer_spec(model, dir, &driver->spec);
     const struct plan_request request = {
         .tp = group_size(group), .pp = 1, .placement = options->placement};
@@ -120,7 +121,8 @@ static int32_t pack_step(struct engine_driver *driver, struct driver_seq *seqs, 
             .n_tokens = n_tokens,
             .n_blocks = (seq->n_done + n_tokens + PLAN_BLOCK_TOKENS - 1) / PLAN_BLOCK_TOKENS,
             // Some chunks want no logits, so that rows with and without stand side by side.
-            .wants_logits = seq->n_done + n_tokens == seq->n_tokens || (i + seq->n_done) % 3 != 0,
+            .wants_logits = driver->all_logits || seq->n_done + n_tokens == seq->n_tokens ||
+                            (i + seq->n_done) % 3 != 0,
         };
         assert_status_ok(step_plan_add(step, &entry, seq->tokens + seq->n_done, seq->blocks));
         added[n++] = i;

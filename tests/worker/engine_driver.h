@@ -22,6 +22,7 @@ struct engine_driver {
     struct engine *engine;
     struct step_plan step;
     int32_t next_block; /* of every lane */
+    bool all_logits;
 };
 
 struct driver_seq {
@@ -37,7 +38,8 @@ struct driver_options {
     int placement;
     int dtype, kv_dtype;
     int32_t max_rows;
-    int load; /* enum engine_load */
+    bool all_logits; /* every step of a sequence wants them; else two of three do, and the last */
+    int load;        /* enum engine_load */
     uint64_t weights_seed;
     int log_fd;                    /* of warnings; 0: nowhere */
     const struct backend *backend; /* NULL: the CPU's */

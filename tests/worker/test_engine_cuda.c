@@ -96,10 +96,10 @@ static void batch_free(struct batch *batch)
     }
 }
 
-/* The last token's logits, which every chunking computes. */
-static void check_last_row(const struct driver_seq *seq, const double *want, int32_t n_vocab)
+static void check_row(const struct driver_seq *seq, const double *want, int32_t token,
+                      int32_t n_vocab)
 {
-    const size_t at = (size_t)(seq->n_tokens - 1) * (size_t)n_vocab;
+    const size_t at = (size_t)token * (size_t)n_vocab;
     double largest = 0.0;
     for (int32_t i = 0; i < n_vocab; i++) {
         largest = fmax(largest, fabs(want[at + (size_t)i]));
@@ -109,7 +109,35 @@ static void check_last_row(const struct driver_seq *seq, const double *want, int
     }
 }
 
-static void check_shape(struct group *group, const struct test_model_shape *shape)
+/* Chunks of several tokens: the last token's logits, which every chunking computes. */
+static void check_chunks(struct engine_driver *driver, struct batch *batch)
+{
+    for (int32_t chunk = 13; chunk <= MAX_TOKENS; chunk += 27) {
+        engine_driver_run(driver, batch->seqs, N_SEQS, chunk);
+        for (int32_t i = 0; group_rank(driver->group) == 0 && i < N_SEQS; i++) {
+            check_row(&batch->seqs[i], batch->want[i], batch->seqs[i].n_tokens - 1,
+                      driver->spec.n_vocab);
+        }
+    }
+}
+
+/*
+ * One token a step, as in decoding: on one rank steps are recorded from the second of a size on, and three sequences run as
+ * the four that a recording is made for. Every token's logits are looked at.
+ */
+static void check_tokens(struct engine_driver *driver, struct batch *batch)
+{
+    engine_driver_run(driver, batch->seqs, N_SEQS, 1);
+    for (int32_t i = 0; group_rank(driver->group) == 0 && i < N_SEQS; i++) {
+        for (int32_t t = 0; t < batch->seqs[i].n_tokens; t++) {
+            check_row(&batch->seqs[i], batch->want[i], t, driver->spec.n_vocab);
+        }
+    }
+}
+
+typedef void check_fn(struct engine_driver *driver, struct batch *batch);
+
+static void check_shape(struct group *group, const struct test_model_shape *shape, check_fn *check)
 {
     char dir[TEST_PATH_BYTES];
     struct test_model model;
@@ -125,15 +153,11 @@ static void check_shape(struct group *group, const struct test_model_shape *shap
                                            .dtype = DTYPE_BF16,
                                            .kv_dtype = DTYPE_BF16,
                                            .max_rows = 48,
+                                           .all_logits = true,
                                            .backend = kvasir_cuda_backend(BACKEND_ABI)};
     engine_driver_open(&driver, group, &model, dir, &options);
     batch_make(&batch, &driver, &model);
-    for (int32_t chunk = 13; chunk <= MAX_TOKENS; chunk += 27) {
-        engine_driver_run(&driver, batch.seqs, N_SEQS, chunk);
-        for (int32_t i = 0; group_rank(group) == 0 && i < N_SEQS; i++) {
-            check_last_row(&batch.seqs[i], batch.want[i], driver.spec.n_vocab);
-        }
-    }
+    check(&driver, &batch);
     batch_free(&batch);
     engine_driver_close(&driver);
     engine_driver_dir_end(group, dir);
@@ -144,7 +168,15 @@ static void test_engine_cuda_matches_float64(void **state)
 {
     struct group *group = engine_driver_group(state);
     for (int32_t i = 0; i < N_SHAPES; i++) {
-        check_shape(group, &shapes[i]);
+        check_shape(group, &shapes[i], check_chunks);
+    }
+}
+
+static void test_engine_cuda_records_steps_of_one_token(void **state)
+{
+    struct group *group = engine_driver_group(state);
+    for (int32_t i = 0; i < N_SHAPES; i++) {
+        check_shape(group, &shapes[i], check_tokens);
     }
 }
 
@@ -152,6 +184,7 @@ int main(void)
 {
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_engine_cuda_matches_float64),
+        cmocka_unit_test(test_engine_cuda_records_steps_of_one_token),
     };
     return engine_driver_main(tests, sizeof tests / sizeof tests[0]);
 }
