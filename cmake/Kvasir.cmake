@@ -163,6 +163,10 @@ function(kvasir_test target)
     add_test(NAME ${target} COMMAND ${command})
     set_tests_properties(${target} PROPERTIES
         LABELS "${labels}" ENVIRONMENT "${environment}" TIMEOUT ${arg_TIMEOUT} PROCESSORS ${processors})
+    # Of two jobs one may remove the folder in /tmp in which the other is about to make its own.
+    if(arg_RANKS OR "parallel" IN_LIST arg_LINKS OR "worker_engine" IN_LIST arg_LINKS)
+        set_tests_properties(${target} PROPERTIES RESOURCE_LOCK open_mpi)
+    endif()
 endfunction()
 
 # The driver's main() and test_support stay out of the guided program: libFuzzer brings its own.
