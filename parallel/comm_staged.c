@@ -1,7 +1,8 @@
 #include "parallel/comm_staged.h"
 
 #include <stdlib.h>
-#include <string.h>
+
+#include "kernels/cpu/convert.h"
 
 /* Elements of a sum that are on their way at a time. */
 #define PIECE ((int64_t)1 << 20)
@@ -70,26 +71,6 @@ static status_t deliver_parts(struct comm_staged *c, void *to, const int64_t *co
 
 // ---- all_reduce ----
 
-static void widen(const uint16_t *from, int64_t n, float *to)
-{
-    for (int64_t i = 0; i < n; i++) {
-        const uint32_t bits = (uint32_t)from[i] << 16;
-        memcpy(&to[i], &bits, sizeof bits);
-    }
-}
-
-/* Round to nearest even; a NaN stays one. */
-static void narrow(const float *from, int64_t n, uint16_t *to)
-{
-    for (int64_t i = 0; i < n; i++) {
-        uint32_t bits;
-        memcpy(&bits, &from[i], sizeof bits);
-        const bool is_nan = (bits & 0x7FFFFFFFu) > 0x7F800000u;
-        const uint32_t rounded = bits + 0x7FFFu + (bits >> 16 & 1u);
-        to[i] = (uint16_t)((is_nan ? bits | 0x00400000u : rounded) >> 16);
-    }
-}
-
 static status_t reduce_piece(struct comm_staged *c, void *buf, int64_t n, int dtype)
 {
     struct comm *host = c->parts.host;
@@ -98,9 +79,9 @@ static status_t reduce_piece(struct comm_staged *c, void *buf, int64_t n, int dt
     if (dtype == DTYPE_F32) {
         TRY(host->ops->all_reduce(host, c->sent, n, DTYPE_F32));
     } else {
-        widen(c->sent, n, c->got);
+        cpu_convert(c->sent, DTYPE_BF16, n, c->got, DTYPE_F32);
         TRY(host->ops->all_reduce(host, c->got, n, DTYPE_F32));
-        narrow(c->got, n, c->sent);
+        cpu_convert(c->got, DTYPE_F32, n, c->sent, DTYPE_BF16);
     }
     return deliver(c, buf, c->sent, n_bytes);
 }

@@ -13,11 +13,11 @@
 struct plan {
     const struct add_norm_args *args;
     const struct cpu_isa *isa;
-    int64_t rows_per_task;
 };
 
-static void run_row(const struct plan *plan, int64_t i)
+static void run_row(void *context, int64_t i)
 {
+    const struct plan *plan = context;
     const struct add_norm_args *a = plan->args;
     const int64_t at = (a->rows != NULL ? a->rows[i] : i) * a->n_columns;
     float *const x = a->x + at;
@@ -35,18 +35,6 @@ static void run_row(const struct plan *plan, int64_t i)
     }
 }
 
-static void run_task(void *context, int64_t task, int thread)
-{
-    (void)thread;
-    const struct plan *plan = context;
-    const int64_t n_rows = plan->args->n_rows;
-    const int64_t begin = task * plan->rows_per_task;
-    const int64_t end = begin + plan->rows_per_task < n_rows ? begin + plan->rows_per_task : n_rows;
-    for (int64_t i = begin; i < end; i++) {
-        run_row(plan, i);
-    }
-}
-
 status_t cpu_add_norm(struct backend_stream *stream, const struct add_norm_args *a)
 {
     const bool is_norm = a->kind == NORM_RMS || (a->kind == NORM_LAYER && a->bias != NULL);
@@ -56,8 +44,6 @@ status_t cpu_add_norm(struct backend_stream *stream, const struct add_norm_args 
                              a->n_columns, a->kind, (const void *)a->bias);
     }
     struct plan plan = {.args = a, .isa = stream->isa};
-    plan.rows_per_task = cpu_items_per_task(a->n_rows, a->n_columns / 4);
-    const int64_t n_tasks = (a->n_rows + plan.rows_per_task - 1) / plan.rows_per_task;
-    cpu_team_run(stream->n_threads, n_tasks, run_task, &plan);
+    cpu_team_rows(stream, a->n_rows, a->n_columns / 4, run_row, &plan);
     return status_ok();
 }

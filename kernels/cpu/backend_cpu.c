@@ -201,6 +201,33 @@ int64_t cpu_items_per_task(int64_t n_items, int64_t item_cost)
     return per_task < n_items || n_items < 1 ? per_task : n_items;
 }
 
+struct row_tasks {
+    cpu_row_fn *fn;
+    void *context;
+    int64_t n_rows, rows_per_task;
+};
+
+static void run_rows(void *context, int64_t task, int thread)
+{
+    (void)thread;
+    const struct row_tasks *t = context;
+    const int64_t begin = task * t->rows_per_task;
+    const int64_t left = t->n_rows - begin;
+    const int64_t end = begin + (left < t->rows_per_task ? left : t->rows_per_task);
+    for (int64_t row = begin; row < end; row++) {
+        t->fn(t->context, row);
+    }
+}
+
+void cpu_team_rows(const struct backend_stream *stream, int64_t n_rows, int64_t row_cost,
+                   cpu_row_fn *fn, void *context)
+{
+    struct row_tasks tasks = {.fn = fn, .context = context, .n_rows = n_rows};
+    tasks.rows_per_task = cpu_items_per_task(n_rows, row_cost);
+    const int64_t n_tasks = (n_rows + tasks.rows_per_task - 1) / tasks.rows_per_task;
+    cpu_team_run(stream->n_threads, n_tasks, run_rows, &tasks);
+}
+
 // ---- the table ----
 
 /* Every op blocks until it is done, allocates nothing, and reports only arguments it cannot take. */

@@ -55,6 +55,11 @@ void cpu_team_run(int n_threads, int64_t n_tasks, cpu_task_fn *fn, void *context
  * vector operations, roughly nanoseconds. */
 int64_t cpu_items_per_task(int64_t n_items, int64_t item_cost);
 
+/* Runs fn for rows [0, n_rows), several to a task as row_cost (see above) suggests. */
+typedef void cpu_row_fn(void *context, int64_t row);
+void cpu_team_rows(const struct backend_stream *stream, int64_t n_rows, int64_t row_cost,
+                   cpu_row_fn *fn, void *context);
+
 /* ---- matrix ------------------------------------------------------------------------------------ */
 
 /*

@@ -14,27 +14,20 @@
 struct plan {
     const struct random_args *args;
     const struct cpu_isa *isa;
-    int64_t rows_per_task;
 };
 
-static void run_task(void *context, int64_t task, int thread)
+static void run_row(void *context, int64_t i)
 {
-    (void)thread;
     const struct plan *plan = context;
     const struct random_args *a = plan->args;
-    const int64_t begin = task * plan->rows_per_task;
-    const int64_t left = a->n_rows - begin;
-    const int64_t end = begin + (left < plan->rows_per_task ? left : plan->rows_per_task);
-    for (int64_t i = begin; i < end; i++) {
-        const struct cpu_random_row row = {
-            .seed = a->seed,
-            .tensor = a->tensor,
-            .row = (uint32_t)(a->row_begin + i),
-            .unit = (float)(a->deviation / DEVIATION_OF_SUM),
-        };
-        plan->isa->random_row(&row, a->column_begin, a->column_begin + a->n_columns,
-                              a->out + i * a->n_columns);
-    }
+    const struct cpu_random_row row = {
+        .seed = a->seed,
+        .tensor = a->tensor,
+        .row = (uint32_t)(a->row_begin + i),
+        .unit = (float)(a->deviation / DEVIATION_OF_SUM),
+    };
+    plan->isa->random_row(&row, a->column_begin, a->column_begin + a->n_columns,
+                          a->out + i * a->n_columns);
 }
 
 status_t cpu_random(struct backend_stream *stream, const struct random_args *a)
@@ -44,12 +37,7 @@ status_t cpu_random(struct backend_stream *stream, const struct random_args *a)
         return status_errorf(STATUS_INVALID_ARGUMENT, "random: rows [%d, +%d), columns [%d, +%d)",
                              a->row_begin, a->n_rows, a->column_begin, a->n_columns);
     }
-    struct plan plan = {
-        .args = a,
-        .isa = stream->isa,
-        .rows_per_task = cpu_items_per_task(a->n_rows, (int64_t)a->n_columns),
-    };
-    cpu_team_run(stream->n_threads, (a->n_rows + plan.rows_per_task - 1) / plan.rows_per_task,
-                 run_task, &plan);
+    struct plan plan = {.args = a, .isa = stream->isa};
+    cpu_team_rows(stream, a->n_rows, (int64_t)a->n_columns, run_row, &plan);
     return status_ok();
 }

@@ -18,7 +18,6 @@
 struct plan {
     const struct rope_append_args *args;
     const struct cpu_isa *isa;
-    int64_t rows_per_task;
 };
 
 static void turn(const struct plan *plan, float *x, int32_t n_heads, int64_t row)
@@ -44,8 +43,9 @@ static void store(const float *src, int32_t n, int kv_dtype, void *plane, int64_
     }
 }
 
-static void run_row(const struct plan *plan, int64_t row)
+static void run_row(void *context, int64_t row)
 {
+    const struct plan *plan = context;
     const struct rope_append_args *a = plan->args;
     turn(plan, (float *)a->q + row * a->ld_q, a->n_q_heads, row);
     if (a->n_kv_heads == 0) {
@@ -60,18 +60,6 @@ static void run_row(const struct plan *plan, int64_t row)
         const int64_t at = (unit * a->block_tokens + a->offsets[row]) * a->head_dim;
         store(k + from, a->head_dim, a->kv_dtype, a->k_plane, at);
         store(v + from, a->head_dim, a->kv_dtype, a->v_plane, at);
-    }
-}
-
-static void run_task(void *context, int64_t task, int thread)
-{
-    (void)thread;
-    const struct plan *plan = context;
-    const int64_t n_rows = plan->args->n_rows;
-    const int64_t begin = task * plan->rows_per_task;
-    const int64_t end = begin + plan->rows_per_task < n_rows ? begin + plan->rows_per_task : n_rows;
-    for (int64_t row = begin; row < end; row++) {
-        run_row(plan, row);
     }
 }
 
@@ -121,8 +109,6 @@ status_t cpu_rope_append(struct backend_stream *stream, const struct rope_append
     struct plan plan = {.args = a, .isa = stream->isa};
     const int64_t turned = (int64_t)(a->n_q_heads + a->n_kv_heads) * a->rotary_dim / 8;
     const int64_t stored = (int64_t)a->n_kv_heads * a->head_dim / 2;
-    plan.rows_per_task = cpu_items_per_task(a->n_rows, turned + stored);
-    const int64_t n_tasks = (a->n_rows + plan.rows_per_task - 1) / plan.rows_per_task;
-    cpu_team_run(stream->n_threads, n_tasks, run_task, &plan);
+    cpu_team_rows(stream, a->n_rows, turned + stored, run_row, &plan);
     return status_ok();
 }
