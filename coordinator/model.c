@@ -82,7 +82,6 @@ static status_t make_plan(const struct coordinator_config *config, struct model 
 static struct plan_memory_request memory_request(const struct model *model,
                                                  const struct coordinator_config *config)
 {
-    const uint64_t kv_bytes = (uint64_t)config->kv_cache_memory_bytes;
     struct plan_memory_request request = {
         .plan = &model->plan,
         .spec = &model->spec,
@@ -92,10 +91,7 @@ static struct plan_memory_request memory_request(const struct model *model,
         .max_rows = (int32_t)config->max_num_batched_tokens,
         .max_model_len = (int32_t)model->context_tokens,
     };
-    request.blocks_per_lane =
-        kv_bytes > 0
-            ? plan_memory_blocks_in(&model->plan, model->kv_dtype, kv_bytes)
-            : plan_memory_blocks_wanted(&model->plan, request.max_seqs, request.max_model_len);
+    plan_memory_set_kv(&request, (uint64_t)config->kv_cache_memory_bytes);
     return request;
 }
 

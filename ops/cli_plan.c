@@ -55,12 +55,7 @@ static status_t memory_request(const struct plan_print_args *args, const struct 
                                struct plan_memory_request *request_out)
 {
     const int32_t most = args->spec->max_positions;
-    if (options->max_model_len > most) {
-        return status_errorf(STATUS_INVALID_ARGUMENT,
-                             "--max-model-len %lld is more than the model's %d" STATUS_FIX
-                             "leave it out, or use at most %d",
-                             (long long)options->max_model_len, most, most);
-    }
+    TRY(spec_check_context(args->spec, options->max_model_len));
     struct plan_memory_request request = {
         .plan = args->plan,
         .spec = args->spec,
@@ -70,10 +65,7 @@ static status_t memory_request(const struct plan_print_args *args, const struct 
         .max_rows = (int32_t)options->max_num_batched_tokens,
         .max_model_len = options->max_model_len > 0 ? (int32_t)options->max_model_len : most,
     };
-    request.blocks_per_lane =
-        options->kv_cache_bytes > 0
-            ? plan_memory_blocks_in(args->plan, args->kv_dtype, (uint64_t)options->kv_cache_bytes)
-            : plan_memory_blocks_wanted(args->plan, request.max_seqs, request.max_model_len);
+    plan_memory_set_kv(&request, (uint64_t)options->kv_cache_bytes);
     *request_out = request;
     return status_ok();
 }

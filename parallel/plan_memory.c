@@ -124,6 +124,14 @@ int64_t plan_memory_blocks_in(const struct plan *plan, int kv_dtype, uint64_t kv
     return least;
 }
 
+void plan_memory_set_kv(struct plan_memory_request *request, uint64_t kv_bytes)
+{
+    request->blocks_per_lane =
+        kv_bytes > 0
+            ? plan_memory_blocks_in(request->plan, request->kv_dtype, kv_bytes)
+            : plan_memory_blocks_wanted(request->plan, request->max_seqs, request->max_model_len);
+}
+
 static double megabytes(uint64_t bytes)
 {
     return (double)bytes / 1e6;

@@ -39,5 +39,8 @@ int64_t plan_memory_blocks_wanted(const struct plan *plan, int32_t max_seqs, int
 /* KV blocks of a lane that fit kv_bytes on every rank. */
 int64_t plan_memory_blocks_in(const struct plan *plan, int kv_dtype, uint64_t kv_bytes);
 
+/* Fills in blocks_per_lane: those that fit kv_bytes on every rank, or for 0 those that all sequences need. */
+void plan_memory_set_kv(struct plan_memory_request *request, uint64_t kv_bytes);
+
 /* A line for each rank, in MB. */
 MUST_USE status_t plan_memory_print(const struct plan_memory_request *request, struct bytes *out);

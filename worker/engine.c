@@ -259,13 +259,6 @@ static status_t tune(const struct engine *e)
 
 // ---- KV pool ----
 
-/* Blocks a lane needs when max_num_seqs sequences of max_model_len are spread over the lanes. */
-static int64_t wanted_blocks(const struct engine *e)
-{
-    const int64_t lanes = e->plan->n_lanes;
-    return (e->options.max_num_seqs + lanes - 1) / lanes * blocks_per_seq(e);
-}
-
 static struct plan_memory_request memory_request(const struct engine *e, int64_t blocks_per_lane)
 {
     return (struct plan_memory_request){
@@ -336,7 +329,8 @@ static status_t affordable_blocks(const struct engine *e, int64_t block_bytes, i
             " bytes are available for each rank of %.60s" STATUS_FIX "--kv-cache-memory %" PRIu64,
             asked, budget.available, budget.where, (uint64_t)((double)budget.available * 0.9));
     }
-    int64_t blocks = wanted_blocks(e);
+    int64_t blocks =
+        plan_memory_blocks_wanted(e->plan, e->options.max_num_seqs, e->options.max_model_len);
     if (asked > 0) {
         blocks = (int64_t)(asked / (uint64_t)block_bytes);
     } else if (budget.available > 0) {
