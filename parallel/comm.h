@@ -1,8 +1,9 @@
 /*
  * comm.h - the table of collectives
  *
- * What:      what ranks of a group say to each other inside a step. mpi: between host memories. staged: between devices by
- *            way of host memory and mpi, for ranks that share a device and for machines without NCCL.
+ * What:      what ranks of a group say to each other inside a step. mpi: between host memories. shm: likewise, for ranks of
+ *            one host. staged: between devices by way of host memory and one of these, for ranks that share a device and for
+ *            machines without NCCL.
  * Memory:    all_reduce, gather_v and all_to_all_v take memory of the comm's device and are ordered as an op on the stream
  *            they were made with; broadcast, send and recv take host memory and block.
  * Units:     n of all_reduce is elements; everything else is bytes.

@@ -25,6 +25,7 @@
 #include <unistd.h>
 
 #include "parallel/comm_mpi.h"
+#include "parallel/comm_shm.h"
 
 #define ROLE_BYTES     32
 #define MESSAGE_TAG    1
@@ -174,7 +175,13 @@ static status_t open_parts(struct group *group, const char *role)
     if (group->requests == NULL) {
         return status_errorf(STATUS_RESOURCE_EXHAUSTED, "no memory for %d ranks", group->size);
     }
-    return comm_mpi_new(group->ranks, &group->comm);
+    struct comm *mpi = NULL;
+    TRY(comm_mpi_new(group->ranks, &mpi));
+    group->comm = mpi;
+    // Ranks of one host speak through memory they share.
+    return group->size > 1 && group->host_size == group->size
+               ? comm_shm_new(group->ranks, mpi, &group->comm)
+               : status_ok();
 }
 
 status_t group_open(const char *role, struct group **group_out)

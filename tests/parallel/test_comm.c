@@ -1,7 +1,7 @@
 /*
- * Runs under mpirun with several rank counts, over MPI and, with the argument "staged", by way of host memory
- * for a device that is the CPU. Every rank draws the same random numbers, so each knows what
- * all of them do, and computes what it must get without asking.
+ * Runs under mpirun with several rank counts, over what the group chose (shared memory, as all ranks are here), with the
+ * argument "mpi" over MPI, and with "staged" by way of host memory for a device that is the CPU. Every rank draws
+ * the same random numbers, so each knows what all of them do, and computes what it must get without asking.
  */
 #include "tests/support/test.h"
 
@@ -11,6 +11,7 @@
 
 #include "kernels/backend.h"
 #include "parallel/comm.h"
+#include "parallel/comm_mpi.h"
 #include "parallel/comm_staged.h"
 #include "parallel/group.h"
 
@@ -18,7 +19,7 @@
 #define POISON (-12345.0f)
 
 struct fixture {
-    bool staged;
+    const char *kind; /* "group", "mpi", "staged" */
     struct group *group;
     struct backend_stream *stream;
     struct comm *comm;
@@ -96,10 +97,10 @@ static void check_all_reduce(struct comm *comm, int64_t n, int32_t round)
 static void test_comm_all_reduce_adds_in_rank_order(void **state)
 {
     struct comm *comm = comm_of(state);
-    // Around the change of method for 2, 3 and 4 ranks, and beyond what the scratch holds.
+    // Around the change of method for 2, 3 and 4 ranks, and beyond what the scratch or a slot holds.
     static const int64_t sizes[] = {
-        0,     1,     2,     3,     5,     100,   4097,          10922,        10923,
-        16384, 16385, 32768, 32769, 65537, 99991, (1 << 20) - 3, (1 << 20) + 1};
+        0,     1,     2,     3,     5,     100,   4096,  4097,   8192,          8193,         10922,
+        10923, 16384, 16385, 32768, 32769, 65537, 99991, 262145, (1 << 20) - 3, (1 << 20) + 1};
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
         check_all_reduce(comm, sizes[i], (int32_t)i);
     }
@@ -125,7 +126,7 @@ static uint16_t nearest(float x)
     return under < over || (under == over && below % 2 == 0) ? below : (uint16_t)(below + 1);
 }
 
-/* bfloat16 sums in float32, rounded once; MPI itself knows none. */
+/* bfloat16 sums in float32, rounded once: between devices alone. */
 static void test_comm_all_reduce_of_bfloat16(void **state)
 {
     enum { N = 5000 };
@@ -135,7 +136,7 @@ static void test_comm_all_reduce_of_bfloat16(void **state)
     for (int64_t i = 0; i < N; i++) {
         x[i] = nearest(element(comm->rank, i, 7));
     }
-    if (strcmp(comm->ops->name, "mpi") == 0) {
+    if (strcmp(comm->ops->name, "staged") != 0) {
         assert_status_says(comm->ops->all_reduce(comm, x, N, DTYPE_BF16), STATUS_INVALID_ARGUMENT,
                            "bfloat16");
         return;
@@ -392,7 +393,9 @@ static void test_comm_refuses_counts_that_mpi_cannot_say(void **state)
 static void test_comm_is_the_table_asked_for(void **state)
 {
     const struct fixture *fixture = *state;
-    assert_string_equal(fixture->comm->ops->name, fixture->staged ? "staged" : "mpi");
+    const bool shares = strcmp(fixture->kind, "group") == 0 && fixture->comm->size > 1;
+    const char *alone = strcmp(fixture->kind, "group") == 0 ? "mpi" : fixture->kind;
+    assert_string_equal(fixture->comm->ops->name, shares ? "shm" : alone);
     assert_int_equal(fixture->comm->size, group_size(fixture->group));
     assert_int_equal(fixture->comm->rank, group_rank(fixture->group));
 }
@@ -414,21 +417,24 @@ static status_t set_up(struct fixture *fixture)
 {
     TRY(group_open("test", &fixture->group));
     fixture->comm = group_comm(fixture->group);
-    return fixture->staged ? make_staged(fixture) : status_ok();
+    if (strcmp(fixture->kind, "mpi") == 0) {
+        return comm_mpi_new(MPI_COMM_WORLD, &fixture->comm);
+    }
+    return strcmp(fixture->kind, "staged") == 0 ? make_staged(fixture) : status_ok();
 }
 
 static void tear_down(struct fixture *fixture)
 {
-    if (fixture->staged) {
+    if (fixture->comm != group_comm(fixture->group)) {
         fixture->comm->ops->free(fixture->comm);
-        backend_cpu()->stream_free(fixture->stream);
     }
+    backend_cpu()->stream_free(fixture->stream);
     group_close(fixture->group);
 }
 
 int main(int argc, char **argv)
 {
-    struct fixture fixture = {.staged = argc > 1 && strcmp(argv[1], "staged") == 0};
+    struct fixture fixture = {.kind = argc > 1 ? argv[1] : "group"};
     const status_t s = set_up(&fixture);
     if (!status_is_ok(&s)) {
         fprintf(stderr, "%s\n", s.msg);
