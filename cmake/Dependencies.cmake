@@ -2,7 +2,6 @@
 
 find_package(PkgConfig REQUIRED)
 find_package(Threads REQUIRED)
-find_package(OpenMP REQUIRED COMPONENTS C)
 find_package(MPI REQUIRED COMPONENTS C)
 find_package(ZLIB REQUIRED)
 

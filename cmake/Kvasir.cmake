@@ -153,10 +153,6 @@ function(kvasir_test target)
         set(command ${MPIEXEC_EXECUTABLE} --oversubscribe --bind-to none -n ${arg_RANKS} ${command})
         set(processors 2)
     endif()
-    if(KVASIR_SANITIZE MATCHES "thread")
-        # libgomp's barriers are invisible to the thread sanitizer.
-        list(APPEND environment OMP_NUM_THREADS=1)
-    endif()
     if(NOT arg_TIMEOUT)
         set(arg_TIMEOUT 60)
     endif()
@@ -205,5 +201,5 @@ function(kvasir_report)
                    "tests: ${KVASIR_TESTS}")
     message(STATUS "libraries: MPI ${MPI_C_VERSION}, grpc ${GRPC_VERSION}, protobuf-c "
                    "${PROTOBUF_C_VERSION}, jansson ${JANSSON_VERSION}, utf8proc ${UTF8PROC_VERSION}, "
-                   "microhttpd ${MICROHTTPD_VERSION}, OpenMP ${OpenMP_C_VERSION}")
+                   "microhttpd ${MICROHTTPD_VERSION}")
 endfunction()

@@ -161,6 +161,6 @@ status_t cpu_attention(struct backend_stream *stream, struct attention_plan *pla
                        const struct attention_args *a)
 {
     struct run run = {.plan = plan, .args = a, .stream = stream};
-    cpu_team_run(stream->n_threads, plan->tasks[plan->n_seqs], run_task, &run);
+    cpu_team_run(stream->team, plan->tasks[plan->n_seqs], run_task, &run);
     return status_ok();
 }

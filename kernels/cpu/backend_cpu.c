@@ -92,6 +92,15 @@ static const struct cpu_isa *find_isa(const char *name)
     return NULL;
 }
 
+static void stream_free(struct backend_stream *stream)
+{
+    if (stream != NULL) {
+        cpu_team_free(stream->team);
+        cpu_mem_free(stream->scratch);
+        free(stream);
+    }
+}
+
 status_t cpu_stream_new_isa(int n_threads, const char *isa, struct backend_stream **stream_out)
 {
     if (n_threads < 1 || n_threads > CPU_MAX_THREADS) {
@@ -102,17 +111,22 @@ status_t cpu_stream_new_isa(int n_threads, const char *isa, struct backend_strea
     if (found == NULL) {
         return status_errorf(STATUS_UNIMPLEMENTED, "this machine has no instruction set '%s'", isa);
     }
-    void *scratch = NULL;
-    TRY(cpu_mem_reserve((size_t)n_threads * sizeof(struct cpu_scratch), &scratch));
-
     struct backend_stream *stream = calloc(1, sizeof *stream);
     if (stream == NULL) {
-        cpu_mem_free(scratch);
         return status_errorf(STATUS_RESOURCE_EXHAUSTED, "out of memory for a stream");
     }
     stream->n_threads = n_threads;
     stream->isa = found;
-    stream->scratch = scratch;
+    void *scratch = NULL;
+    status_t s = cpu_mem_reserve((size_t)n_threads * sizeof(struct cpu_scratch), &scratch);
+    if (status_is_ok(&s)) {
+        stream->scratch = scratch;
+        s = cpu_team_new(n_threads, &stream->team);
+    }
+    if (!status_is_ok(&s)) {
+        stream_free(stream);
+        return s;
+    }
     *stream_out = stream;
     return status_ok();
 }
@@ -120,14 +134,6 @@ status_t cpu_stream_new_isa(int n_threads, const char *isa, struct backend_strea
 static status_t stream_new(const struct stream_options *options, struct backend_stream **stream_out)
 {
     return cpu_stream_new_isa(options->n_threads, "auto", stream_out);
-}
-
-static void stream_free(struct backend_stream *stream)
-{
-    if (stream != NULL) {
-        cpu_mem_free(stream->scratch);
-        free(stream);
-    }
 }
 
 /* Ops here have finished when they return. */
@@ -225,7 +231,7 @@ void cpu_team_rows(const struct backend_stream *stream, int64_t n_rows, int64_t 
     struct row_tasks tasks = {.fn = fn, .context = context, .n_rows = n_rows};
     tasks.rows_per_task = cpu_items_per_task(n_rows, row_cost);
     const int64_t n_tasks = (n_rows + tasks.rows_per_task - 1) / tasks.rows_per_task;
-    cpu_team_run(stream->n_threads, n_tasks, run_rows, &tasks);
+    cpu_team_run(stream->team, n_tasks, run_rows, &tasks);
 }
 
 // ---- the table ----

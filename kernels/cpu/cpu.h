@@ -28,8 +28,11 @@ struct cpu_scratch {
     double histogram[1 << 11];                      /* sample */
 };
 
+struct cpu_team;
+
 struct backend_stream {
     int n_threads;
+    struct cpu_team *team; /* of n_threads, the caller of an op included */
     const struct cpu_isa *isa;
     struct cpu_scratch *scratch; /* [n_threads] */
 };
@@ -44,12 +47,13 @@ MUST_USE status_t cpu_stream_new_isa(int n_threads, const char *isa,
 /* Runs one task; thread is in [0, n_threads) and no two tasks run on one at the same time. */
 typedef void cpu_task_fn(void *context, int64_t task, int thread);
 
-/*
- * Runs tasks [0, n_tasks), in any order, and returns when all are done. On the calling thread alone when there
- * is one thread or one task. team_openmp.c is the product's; team_threads.c stands in for it under the thread
- * sanitizer, which does not see libgomp's barriers.
- */
-void cpu_team_run(int n_threads, int64_t n_tasks, cpu_task_fn *fn, void *context);
+/* Starts n_threads - 1 threads; the caller of cpu_team_run is the other one, always the same at a time. */
+MUST_USE status_t cpu_team_new(int n_threads, struct cpu_team **team_out);
+void cpu_team_free(struct cpu_team *team); /* accepts NULL */
+
+/* Runs tasks [0, n_tasks), in any order, and returns when all are done. On the calling thread alone when there is one task,
+ * or no team (NULL). */
+void cpu_team_run(struct cpu_team *team, int64_t n_tasks, cpu_task_fn *fn, void *context);
 
 /* How many of n_items to give to one task so that a task is worth waking a thread for; at least 1. `item_cost` is in
  * vector operations, roughly nanoseconds. */

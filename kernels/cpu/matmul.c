@@ -161,7 +161,7 @@ status_t cpu_matmul(struct backend_stream *stream, const struct matmul_args *a)
 
     const int64_t n_groups = (w->n_panels - 1) / plan.panels_per_task + 1;
     const int64_t macs = (int64_t)a->n_rows * w->n_out * w->n_in;
-    cpu_team_run(macs < SERIAL_MACS ? 1 : stream->n_threads, n_groups * plan.n_row_blocks, run_task,
+    cpu_team_run(macs < SERIAL_MACS ? NULL : stream->team, n_groups * plan.n_row_blocks, run_task,
                  &plan);
     return status_ok();
 }

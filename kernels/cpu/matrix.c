@@ -239,7 +239,6 @@ status_t cpu_matrix_write(struct backend_stream *stream, const struct matrix_wri
     struct write_plan plan = {.args = a, .first_panel = a->row_begin / CPU_PANEL};
     plan.n_panels = (a->row_begin + a->n_rows - 1) / CPU_PANEL - plan.first_panel + 1;
     plan.panels_per_task = (int32_t)cpu_items_per_task(plan.n_panels, matrix->n_words);
-    cpu_team_run(stream->n_threads, (plan.n_panels - 1) / plan.panels_per_task + 1, run_task,
-                 &plan);
+    cpu_team_run(stream->team, (plan.n_panels - 1) / plan.panels_per_task + 1, run_task, &plan);
     return status_ok();
 }

@@ -546,6 +546,6 @@ status_t cpu_sample(struct backend_stream *stream, const struct sample_args *a)
 {
     TRY(sample_check(a, CPU_MAX_VOCAB));
     struct plan plan = {.args = a, .stream = stream};
-    cpu_team_run(stream->n_threads, a->n_rows, run_task, &plan);
+    cpu_team_run(stream->team, a->n_rows, run_task, &plan);
     return status_ok();
 }

@@ -41,7 +41,7 @@ status_t cpu_swiglu(struct backend_stream *stream, const struct swiglu_args *a)
     struct plan plan = {.args = a, .isa = stream->isa};
     plan.tasks_per_row = (a->n_columns + COLUMNS - 1) / COLUMNS;
     const int64_t elements = (int64_t)a->n_rows * a->n_columns;
-    const int n_threads = elements > COLUMNS ? stream->n_threads : 1;
-    cpu_team_run(n_threads, a->n_rows * plan.tasks_per_row, run_task, &plan);
+    cpu_team_run(elements > COLUMNS ? stream->team : NULL, a->n_rows * plan.tasks_per_row, run_task,
+                 &plan);
     return status_ok();
 }

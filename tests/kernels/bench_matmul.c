@@ -69,15 +69,40 @@ static void fma_task(void *context, int64_t task, int thread)
     flops[task] = __builtin_cpu_supports("avx512f") ? fma_avx512() : fma_avx2();
 }
 
-static double fma_peak(int n_threads)
+static double fma_peak(const struct backend_stream *stream)
 {
+    const int n_threads = stream->n_threads;
     double best = 0.0;
     double flops[CPU_MAX_THREADS] = {0};
     for (int round = 0; round < ROUNDS; round++) {
         const double begin = seconds(n_threads);
-        cpu_team_run(n_threads, n_threads, fma_task, flops);
+        cpu_team_run(stream->team, n_threads, fma_task, flops);
         const double speed = flops[0] * n_threads / (seconds(n_threads) - begin) * 1e-9;
         best = speed > best ? speed : best;
+    }
+    return best;
+}
+
+static void empty_task(void *context, int64_t task, int thread)
+{
+    (void)context;
+    (void)task;
+    (void)thread;
+}
+
+/* What a job costs beside its tasks, one of which each thread could take. */
+static double empty_job_us(const struct backend_stream *stream)
+{
+    enum { JOBS = 2000 };
+
+    double best = 1e9;
+    for (int round = 0; round < ROUNDS; round++) {
+        const double begin = seconds(stream->n_threads);
+        for (int i = 0; i < JOBS; i++) {
+            cpu_team_run(stream->team, stream->n_threads, empty_task, NULL);
+        }
+        const double us = (seconds(stream->n_threads) - begin) * 1e6 / JOBS;
+        best = us < best ? us : best;
     }
     return best;
 }
@@ -103,15 +128,16 @@ static void read_task(void *context, int64_t task, int thread)
     (void)sink;
 }
 
-static double read_speed(int n_threads)
+static double read_speed(const struct backend_stream *stream)
 {
+    const int n_threads = stream->n_threads;
     void *data = NULL;
     require(cpu_mem_alloc(READ_BYTES, &data));
     memset(data, 1, READ_BYTES);
     double best = 0.0;
     for (int round = 0; round < ROUNDS; round++) {
         const double begin = seconds(n_threads);
-        cpu_team_run(n_threads, READ_BYTES / READ_STRETCH, read_task, data);
+        cpu_team_run(stream->team, READ_BYTES / READ_STRETCH, read_task, data);
         const double speed = READ_BYTES / (seconds(n_threads) - begin) * 1e-9;
         best = speed > best ? speed : best;
     }
@@ -213,10 +239,10 @@ int main(int argc, char **argv)
     struct backend_stream *stream = NULL;
     require(cpu_stream_new_isa(n_threads, argc > 2 ? argv[2] : "auto", &stream));
 
-    const double peak = fma_peak(n_threads);
-    const double read = read_speed(n_threads);
-    printf("%s, %d threads: fp32 FMA %.0f GFLOP/s, memory read %.1f GB/s\n", stream->isa->name,
-           n_threads, peak, read);
+    const double peak = fma_peak(stream);
+    const double read = read_speed(stream);
+    printf("%s, %d threads: fp32 FMA %.0f GFLOP/s, memory read %.1f GB/s, an empty job %.2f us\n",
+           stream->isa->name, n_threads, peak, read, empty_job_us(stream));
     bench_dtype(stream, DTYPE_F32, peak, read);
     bench_dtype(stream, DTYPE_BF16, peak, read);
     backend_cpu()->stream_free(stream);

@@ -1,6 +1,8 @@
 #include "tests/kernels/kernel_check.h"
 
+#include <sched.h>
 #include <stdatomic.h>
+#include <time.h>
 
 static void test_backend_cpu_makes_streams(void **state)
 {
@@ -124,16 +126,68 @@ static void test_team_runs_every_task_once(void **state)
 {
     (void)state;
     static const int64_t counts[] = {0, 1, 2, THREADS, TASKS};
-    for (size_t i = 0; i < sizeof counts / sizeof counts[0]; i++) {
-        for (int n_threads = 1; n_threads <= THREADS; n_threads++) {
+    for (int n_threads = 1; n_threads <= THREADS; n_threads++) {
+        struct cpu_team *team = NULL;
+        assert_status_ok(cpu_team_new(n_threads, &team));
+        for (size_t i = 0; i < sizeof counts / sizeof counts[0]; i++) {
             struct tally tally = {.clashes = 0};
-            cpu_team_run(n_threads, counts[i], count_task, &tally);
+            cpu_team_run(team, counts[i], count_task, &tally);
             for (int64_t task = 0; task < TASKS; task++) {
                 assert_int_equal(tally.runs[task], task < counts[i]);
             }
             assert_int_equal(tally.clashes, 0);
         }
+        cpu_team_free(team);
     }
+    cpu_team_free(NULL);
+}
+
+/* A task that takes some others' time, so that members do come: it waits until another thread has been seen, or long enough. */
+struct meeting {
+    _Atomic uint32_t threads; /* bits */
+    int32_t sum[64];          /* [n_tasks]: plain memory, which jobs hand from thread to thread */
+};
+
+static void meet(void *context, int64_t task, int thread)
+{
+    struct meeting *meeting = context;
+    atomic_fetch_or(&meeting->threads, 1u << thread);
+    for (int i = 0; i < 1000 && atomic_load(&meeting->threads) == 1u << thread; i++) {
+        sched_yield();
+    }
+    meeting->sum[task]++;
+}
+
+/* Jobs at once and after pauses in which members fall asleep; what one job wrote the next reads. */
+static void test_team_runs_many_jobs(void **state)
+{
+    enum { JOBS = 800 };
+
+    (void)state;
+    struct cpu_team *team = NULL;
+    struct meeting meeting = {.threads = 0};
+    uint32_t threads = 0;
+    assert_status_ok(cpu_team_new(THREADS, &team));
+    for (int i = 0; i < JOBS; i++) {
+        atomic_store(&meeting.threads, 0);
+        cpu_team_run(team, 2 + i % 63, meet, &meeting);
+        threads |= atomic_load(&meeting.threads);
+        if (test_random_below(50) == 0) {
+            const struct timespec pause = {.tv_nsec = (long)test_random_below(2000000)};
+            nanosleep(&pause, NULL);
+        }
+    }
+    int32_t n_runs = 0;
+    for (int i = 0; i < 64; i++) {
+        n_runs += meeting.sum[i];
+    }
+    int32_t want = 0;
+    for (int i = 0; i < JOBS; i++) {
+        want += 2 + i % 63;
+    }
+    assert_int_equal(n_runs, want);
+    assert_int_equal(threads, (1u << THREADS) - 1);
+    cpu_team_free(team);
 }
 
 static void test_team_tasks_are_worth_a_thread(void **state)
@@ -157,6 +211,7 @@ int main(void)
         cmocka_unit_test(test_backend_cpu_memory_is_aligned),
         cmocka_unit_test(test_backend_cpu_memory_that_is_not_there_is_a_status),
         cmocka_unit_test(test_team_runs_every_task_once),
+        cmocka_unit_test(test_team_runs_many_jobs),
         cmocka_unit_test(test_team_tasks_are_worth_a_thread),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
