@@ -4,8 +4,8 @@
  * What:      what ranks of a group say to each other inside a step. mpi: between host memories. shm: likewise, for ranks of
  *            one host. staged: between devices by way of host memory and one of these, for ranks that share a device and for
  *            machines without NCCL.
- * Memory:    all_reduce, gather_v and all_to_all_v take memory of the comm's device and are ordered as an op on the stream
- *            they were made with; broadcast, send and recv take host memory and block.
+ * Memory:    all_reduce, gather_v, all_to_all_v and broadcast_device take memory of the comm's device and are ordered as an op
+ *            on the stream they were made with; broadcast, send and recv take host memory and block.
  * Units:     n of all_reduce is elements; everything else is bytes.
  * Thread:    owner:the rank's main thread.
  * Collective: yes, unless said otherwise: all ranks, same order, same counts where they must match.
@@ -38,6 +38,9 @@ struct comm_ops {
     status_t (*all_to_all_v)(struct comm *comm, const void *send, const int64_t *send_counts,
                              const int64_t *send_displs, void *recv, const int64_t *recv_counts,
                              const int64_t *recv_displs);
+
+    /* Device memory, ordered as an op on the stream: root's n_bytes on every rank. */
+    status_t (*broadcast_device)(struct comm *comm, void *buf, int64_t n_bytes, int32_t root);
 
     status_t (*broadcast)(struct comm *comm, void *data, size_t size_bytes, int32_t root);
 

@@ -200,6 +200,11 @@ static status_t mpi_broadcast(struct comm *comm, void *data, size_t size_bytes, 
     return status_ok();
 }
 
+static status_t mpi_broadcast_device(struct comm *comm, void *buf, int64_t n_bytes, int32_t root)
+{
+    return mpi_broadcast(comm, buf, (size_t)n_bytes, root);
+}
+
 static status_t mpi_send(struct comm *comm, const void *data, size_t size_bytes, int32_t to,
                          int32_t tag)
 {
@@ -252,6 +257,7 @@ static const struct comm_ops table = {
     .all_reduce = mpi_all_reduce,
     .gather_v = mpi_gather_v,
     .all_to_all_v = mpi_all_to_all_v,
+    .broadcast_device = mpi_broadcast_device,
     .broadcast = mpi_broadcast,
     .send = mpi_send,
     .recv = mpi_recv,

@@ -331,6 +331,23 @@ static status_t shm_all_to_all_v(struct comm *comm, const void *send, const int6
 
 // NOLINTEND(readability-function-size)
 
+static status_t shm_broadcast_device(struct comm *comm, void *buf, int64_t n_bytes, int32_t root)
+{
+    struct comm_shm *c = self_of(comm);
+    for (int64_t at = 0; at < n_bytes; at += c->slot_bytes) {
+        const int64_t now = part_bytes(n_bytes, at, c->slot_bytes);
+        begin(c);
+        if (comm->rank == root) {
+            put(slot_of(c, root), buf, at, now);
+        }
+        say(c);
+        if (comm->rank != root) {
+            take(buf, at, slot_of(c, root), now);
+        }
+    }
+    return status_ok();
+}
+
 static status_t shm_broadcast(struct comm *comm, void *data, size_t size_bytes, int32_t root)
 {
     struct comm *mpi = self_of(comm)->mpi;
@@ -377,6 +394,7 @@ static const struct comm_ops table = {
     .all_reduce = shm_all_reduce,
     .gather_v = shm_gather_v,
     .all_to_all_v = shm_all_to_all_v,
+    .broadcast_device = shm_broadcast_device,
     .broadcast = shm_broadcast,
     .send = shm_send,
     .recv = shm_recv,

@@ -136,6 +136,19 @@ static status_t staged_all_to_all_v(struct comm *comm, const void *send, const i
 
 // NOLINTEND(readability-function-size)
 
+static status_t staged_broadcast_device(struct comm *comm, void *buf, int64_t n_bytes, int32_t root)
+{
+    struct comm_staged *c = self_of(comm);
+    struct comm *host = c->parts.host;
+    TRY(check_room(c, "broadcast_device", n_bytes));
+    if (comm->rank == root) {
+        TRY(fetch(c, buf, n_bytes));
+        return host->ops->broadcast(host, c->sent, (size_t)n_bytes, root);
+    }
+    TRY(host->ops->broadcast(host, c->got, (size_t)n_bytes, root));
+    return deliver(c, buf, c->got, n_bytes);
+}
+
 static status_t staged_broadcast(struct comm *comm, void *data, size_t size_bytes, int32_t root)
 {
     struct comm *host = self_of(comm)->parts.host;
@@ -172,6 +185,7 @@ static const struct comm_ops table = {
     .all_reduce = staged_all_reduce,
     .gather_v = staged_gather_v,
     .all_to_all_v = staged_all_to_all_v,
+    .broadcast_device = staged_broadcast_device,
     .broadcast = staged_broadcast,
     .send = staged_send,
     .recv = staged_recv,
