@@ -30,6 +30,7 @@
 
 struct backend_stream; /* an order of execution: the CPU's is a thread team, CUDA's a stream */
 struct backend_graph;  /* a recorded sequence of ops */
+struct backend_mark;   /* a place in a stream's order */
 struct attention_plan; /* how one step's attention is cut into work, for layers of one shape */
 struct matrix;         /* packed weights on the device */
 
@@ -46,7 +47,10 @@ struct device_info {
     int32_t capability;   /* compute capability * 10: 80, 90; 0 on the CPU */
 };
 
-/* out[i, :] = table[ids[i] - row_begin, :], or zeros where ids[i] is not in [row_begin, row_end). */
+/*
+ * out[i, :] = table[ids[i] - row_begin, :], or zeros where ids[i] is not in [row_begin, row_end). An id below 0 stands for
+ * drawn[-1 - ids[i]]: what a sample op left there. Without such an element the row is zeros.
+ */
 struct embedding_args {
     const void *table; /* [row_end - row_begin, n_columns], dtype */
     int dtype;
@@ -54,7 +58,9 @@ struct embedding_args {
     int32_t n_columns;
     const int32_t *ids; /* [n_rows] */
     int32_t n_rows;
-    float *out; /* [n_rows, n_columns] */
+    float *out;           /* [n_rows, n_columns] */
+    const int32_t *drawn; /* [n_drawn]; NULL where n_drawn is 0 */
+    int32_t n_drawn;
 };
 
 /* out[m, n] = sum_k x[m, k] * w[n, k]; fp32 accumulation in an order fixed by n_in alone. */
@@ -214,7 +220,9 @@ struct sample_token {
  * Philox keyed by (seed, sample, position).
  */
 struct sample_row {
-    int64_t logits; /* element of sample_args.logits at which the row begins */
+    int64_t
+        logits; /* element of sample_args.logits at which the row begins; -1: nothing is drawn, a row that only
+                     * fills up a recording */
     uint64_t seed;
     uint32_t sample;   /* which of n */
     uint32_t position; /* index of the token being drawn in its sequence */
@@ -229,6 +237,12 @@ struct sample_row {
     int32_t first_token, n_tokens; /* of sample_args.tokens; an id twice: with equal values */
     int32_t only_listed;           /* 1: ids that are not among these tokens are out */
     int32_t n_top;                 /* alternatives wanted, at most SAMPLE_MAX_TOP */
+
+    /* Of sample_args.drawn, where there is one. */
+    int32_t slot; /* where the id goes; -1: nowhere */
+    int32_t
+        pending_slot; /* its own slot, or -1. The id that lies there counts as generated once more than the tokens
+                           * say, whether or not they list it: it was drawn when they could not be known yet */
 };
 
 struct sample_result {
@@ -242,12 +256,14 @@ struct sample_result {
 
 struct sample_args {
     float *logits;                     /* rows of [n_vocab]; the op may write to them */
-    const struct sample_row *rows;     /* [n_rows], host */
-    const struct sample_token *tokens; /* [n_tokens], host */
+    const struct sample_row *rows;     /* [n_rows] */
+    const struct sample_token *tokens; /* [n_tokens] */
     int32_t n_tokens;
-    struct sample_result *results; /* [n_rows], host; there once the stream has been synchronised */
+    struct sample_result *results; /* [n_rows] */
     int32_t n_rows;
     int32_t n_vocab;
+    int32_t *drawn; /* [n_drawn]: the last id of each slot; NULL where n_drawn is 0 */
+    int32_t n_drawn;
 };
 
 struct backend {
@@ -270,6 +286,15 @@ struct backend {
     status_t (*graph_end)(struct backend_stream *stream, struct backend_graph **graph_out);
     status_t (*graph_run)(struct backend_stream *stream, struct backend_graph *graph);
     void (*graph_free)(struct backend_graph *graph); /* accepts NULL */
+
+    /* A mark is set behind all ops so far, as often as one likes. Waiting for it does not wait for what came after it; one that was
+     * never set is passed. mark_wait reports faults of the ops before it. */
+    status_t (*mark_new)(struct backend_stream *stream, struct backend_mark **mark_out);
+    void (*mark_free)(struct backend_mark *mark); /* accepts NULL */
+    status_t (*mark_set)(struct backend_stream *stream, struct backend_mark *mark);
+    bool (*mark_passed)(
+        const struct backend_mark *mark); /* also after a fault, which mark_wait then reports */
+    status_t (*mark_wait)(struct backend_mark *mark);
 
     /* -- memory: at least 64-byte aligned, not initialised; blocking ---------------------------- */
     status_t (*mem_alloc)(struct backend_stream *stream, size_t size, void **ptr_out);
@@ -319,6 +344,7 @@ struct backend {
     status_t (*attention)(struct backend_stream *stream, struct attention_plan *plan,
                           const struct attention_args *args);
     status_t (*swiglu)(struct backend_stream *stream, const struct swiglu_args *args);
+    /* Where device memory is not the host's, rows and tokens are not looked at before: sample_check does it on the host. */
     status_t (*sample)(struct backend_stream *stream, const struct sample_args *args);
 };
 

@@ -25,12 +25,19 @@ static status_t check_row(const struct sample_args *a, int32_t index)
 {
     const struct sample_row *row = &a->rows[index];
     TRY(check_filters(row, index));
-    if (row->logits < 0 || row->n_top < 0 || row->n_top > SAMPLE_MAX_TOP ||
+    if (row->logits < -1 || row->n_top < 0 || row->n_top > SAMPLE_MAX_TOP ||
         row->n_top > a->n_vocab || row->first_token < 0 || row->n_tokens < 0 ||
         row->first_token > a->n_tokens - row->n_tokens) {
         return status_errorf(STATUS_INVALID_ARGUMENT,
                              "sample: row %d: %d alternatives, tokens [%d, +%d) of %d", index,
                              row->n_top, row->first_token, row->n_tokens, a->n_tokens);
+    }
+    const bool to_slot = row->slot >= -1 && row->slot < a->n_drawn;
+    const bool of_own = row->pending_slot == -1 || row->pending_slot == row->slot;
+    if (a->n_drawn > 0 && (!to_slot || !of_own)) {
+        return status_errorf(STATUS_INVALID_ARGUMENT,
+                             "sample: row %d: slot %d of %d, pending in slot %d", index, row->slot,
+                             a->n_drawn, row->pending_slot);
     }
     for (int32_t i = 0; i < row->n_tokens; i++) {
         const int32_t id = a->tokens[row->first_token + i].id;
@@ -45,7 +52,8 @@ static status_t check_row(const struct sample_args *a, int32_t index)
 
 status_t sample_check(const struct sample_args *a, int32_t max_vocab)
 {
-    if (a->n_rows < 0 || a->n_tokens < 0 || a->n_vocab < 1 || a->n_vocab > max_vocab) {
+    if (a->n_rows < 0 || a->n_tokens < 0 || a->n_drawn < 0 || a->n_vocab < 1 ||
+        a->n_vocab > max_vocab) {
         return status_errorf(STATUS_INVALID_ARGUMENT,
                              "sample: %d rows of %d ids, at most %d; %d tokens", a->n_rows,
                              a->n_vocab, max_vocab, a->n_tokens);

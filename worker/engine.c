@@ -11,6 +11,7 @@
 #include "worker/forward.h"
 #include "worker/host.h"
 #include "worker/kv_pool.h"
+#include "worker/step_queue.h"
 #include "worker/weights.h"
 #include "worker/weights_check.h"
 
@@ -33,6 +34,7 @@ struct engine {
     struct weights weights;
     struct kv_pool pool;
     struct forward forward;
+    struct step_queue steps;
     uint64_t bytes_read;
 };
 
@@ -422,6 +424,7 @@ static status_t alloc_rest(struct engine *e, int64_t blocks_per_lane)
         .kv_dtype = e->options.kv_dtype,
         .blocks_per_lane = blocks_per_lane,
         .max_rows = e->options.max_num_batched_tokens,
+        .max_steps = e->options.max_steps,
     };
     TRY(kv_pool_init(&e->pool, &request));
     const struct forward_parts parts = {
@@ -438,8 +441,11 @@ static status_t alloc_rest(struct engine *e, int64_t blocks_per_lane)
         .max_rows = e->options.max_num_batched_tokens,
         .max_model_len = e->options.max_model_len,
         .max_blocks = (int32_t)(e->options.max_num_seqs * blocks_per_seq(e)),
+        .max_sample_tokens = e->options.max_num_seqs * STEP_SAMPLE_TOKENS,
+        .max_steps = e->options.max_steps,
     };
-    return forward_init(&e->forward, &parts, &limits);
+    TRY(forward_init(&e->forward, &parts, &limits));
+    return step_queue_init(&e->steps, &e->forward);
 }
 
 static void set_limits(struct engine *e, int64_t blocks_per_lane)
@@ -451,6 +457,7 @@ static void set_limits(struct engine *e, int64_t blocks_per_lane)
         .n_lanes = e->plan->n_lanes,
         .n_vocab = e->spec->n_vocab,
         .blocks_per_lane = blocks_per_lane,
+        .max_sample_tokens = e->options.max_num_seqs * STEP_SAMPLE_TOKENS,
     };
 }
 
@@ -499,6 +506,7 @@ status_t engine_new(struct group *group, const struct model_spec *spec, const st
     e->spec = spec;
     e->plan = plan;
     e->options = *options;
+    e->options.max_steps = options->max_steps > 0 ? options->max_steps : 1;
     e->rank = group_rank(group);
     s = build(e);
     if (!status_is_ok(&s)) {
@@ -514,6 +522,7 @@ void engine_free(struct engine *e)
     if (e == NULL) {
         return;
     }
+    step_queue_destroy(&e->steps);
     forward_destroy(&e->forward);
     kv_pool_destroy(&e->pool);
     weights_free(&e->weights);
@@ -559,20 +568,45 @@ static status_t check_step(const struct engine *e, const struct step_plan *plan)
     return status_ok();
 }
 
-status_t engine_step(struct engine *e, const struct step_plan *plan, const float **logits_out)
+status_t engine_submit(struct engine *e, const struct step_plan *plan,
+                       const struct step_sampling *sampling)
 {
     TRY(check_step(e, plan));
-    const status_t s = forward_run(&e->forward, plan, logits_out);
+    const status_t s = step_queue_submit(&e->steps, plan, sampling);
     return status_is_ok(&s) ? s : status_wrapf(s, "step %" PRIu64, plan->step);
 }
 
-status_t engine_sample(struct engine *e, const struct sample_args *args)
+status_t engine_collect(struct engine *e, struct sample_result *results_out)
 {
-    struct sample_args mine = *args;
-    mine.logits = e->forward.logits;
-    mine.n_vocab = e->spec->n_vocab;
-    TRY(e->options.backend->sample(e->stream, &mine));
-    return e->options.backend->stream_sync(e->stream);
+    return step_queue_collect(&e->steps, results_out);
+}
+
+bool engine_full(const struct engine *e)
+{
+    return e->steps.n_under_way == e->steps.max_steps;
+}
+
+bool engine_ready(const struct engine *e)
+{
+    return step_queue_ready(&e->steps);
+}
+
+void engine_rest(struct engine *e)
+{
+    step_queue_rest(&e->steps);
+}
+
+const struct step_times *engine_times(const struct engine *e)
+{
+    return &e->steps.times;
+}
+
+status_t engine_step(struct engine *e, const struct step_plan *plan, const float **logits_out)
+{
+    TRY(engine_submit(e, plan, NULL));
+    TRY(engine_collect(e, NULL));
+    *logits_out = e->rank == 0 ? e->forward.logits : NULL;
+    return status_ok();
 }
 
 status_t engine_read_logits(struct engine *e, int32_t n_logits, float *logits_out)

@@ -2,11 +2,11 @@
  * engine.h - one rank's share of a model: weights, KV pools, and the step
  *
  * What:      engine_new loads the slices of the weights the plan gives this rank and allocates everything a step
- *            needs; engine_step computes one step plan together with the other ranks.
+ *            needs; engine_submit computes one step plan together with the other ranks.
  * Ownership: the engine owns weights, pools and buffers; spec and plan are borrowed and must outlive it.
  * Thread:    owner:the rank's main thread (the backend's own team computes inside).
- * Collective: engine_new and engine_step: yes.
- * Errors:    engine_new agrees: every rank returns the same status. After a failed engine_step the group is finished.
+ * Collective: engine_new, engine_submit and engine_step: yes.
+ * Errors:    engine_new agrees: every rank returns the same status. After a failed step the group is finished.
  */
 #pragma once
 
@@ -22,6 +22,7 @@
 #include "worker/step_plan.h"
 
 struct engine;
+struct step_times; /* worker/step_queue.h */
 
 enum engine_load { ENGINE_LOAD_CHECKPOINT, ENGINE_LOAD_DUMMY };
 
@@ -34,6 +35,7 @@ struct engine_options {
     int dtype;    /* weights on the device: DTYPE_F32 or DTYPE_BF16 */
     int kv_dtype; /* DTYPE_F32 or DTYPE_BF16 */
     int32_t max_num_seqs, max_num_batched_tokens, max_model_len;
+    int32_t max_steps; /* under way at once; 0: 1 */
     uint64_t
         kv_cache_bytes; /* per rank; 0: what max_num_seqs sequences of max_model_len need, but at most 40 % of the
                               * host's available memory / ranks on the host, or what a device has left */
@@ -62,12 +64,28 @@ uint64_t engine_kv_bytes(const struct engine *engine);
 /* Bytes of tensors this rank read from the checkpoint; over all ranks each byte is read once. */
 uint64_t engine_bytes_read(const struct engine *engine);
 
-/* Computes the step. On rank 0 *logits_out is device memory [n_logits, n_vocab] in the order of the sequences that want
- * them, valid until the next step; NULL elsewhere. */
+/*
+ * Steps are computed strictly in the order of submit. submit puts one behind those under way, of which there are less than
+ * options.max_steps; plan and sampling may change on return. sampling: rank 0, what to draw from the step's logits; NULL
+ * elsewhere, and where nothing is drawn. The ids stay on the device as what placeholders of later steps stand for.
+ */
+MUST_USE status_t engine_submit(struct engine *engine, const struct step_plan *plan,
+                                const struct step_sampling *sampling);
+
+/* Waits for the oldest step under way, and no longer; results_out [n_logits]: what it drew. May be NULL. Not collective. */
+MUST_USE status_t engine_collect(struct engine *engine, struct sample_result *results_out);
+
+bool engine_full(const struct engine *engine);  /* max_steps are under way: collect first */
+bool engine_ready(const struct engine *engine); /* engine_collect would not wait */
+
+/* There is no work: the time until the next step is no gap between steps. */
+void engine_rest(struct engine *engine);
+const struct step_times *engine_times(const struct engine *engine);
+
+/* Submit without drawing, and collect. On rank 0 *logits_out is device memory [n_logits, n_vocab] in the order of the
+ * sequences that want them, valid until the next step; NULL elsewhere. */
 MUST_USE status_t engine_step(struct engine *engine, const struct step_plan *plan,
                               const float **logits_out);
 
-/* Rank 0, after a step that had logits, not collective: samples from them, or brings n_logits rows to the host. The engine
- * fills in logits and n_vocab; the results are there on return. */
-MUST_USE status_t engine_sample(struct engine *engine, const struct sample_args *args);
+/* Rank 0, after a step that had logits, not collective: brings n_logits rows to the host. */
 MUST_USE status_t engine_read_logits(struct engine *engine, int32_t n_logits, float *logits_out);

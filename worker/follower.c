@@ -29,9 +29,11 @@ static status_t obey_assign(struct group *group, const struct member_options *op
 
 static status_t obey_step(struct member *member, const struct bytes_reader *frame)
 {
-    const float *logits;
     TRY(step_plan_unpack(&member->step, frame->data + frame->at, frame->size - frame->at));
-    return engine_step(member->engine, &member->step, &logits);
+    if (engine_full(member->engine)) {
+        TRY(engine_collect(member->engine, NULL));
+    }
+    return engine_submit(member->engine, &member->step, NULL);
 }
 
 static status_t obey(struct group *group, const struct member_options *options,

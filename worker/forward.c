@@ -10,7 +10,7 @@
  *         attend | attend_by_head | exchange_queries, attend, exchange_outputs
  *         project_out, sum over ranks
  *       ffn_block, or linear_block, or nothing; sum over ranks
- *     project_logits, gather_logits
+ *     project_logits, gather_logits, draw
  */
 #include "worker/forward.h"
 
@@ -19,6 +19,7 @@
 /* How much there is to compute: of a step, or of a recorded one that is a little larger. */
 struct step_rows {
     int32_t n_rows, n_logits;
+    int32_t n_sampled; /* rank 0: n_logits, or 0 where nothing is drawn */
 };
 
 // ---- small steps ----
@@ -115,10 +116,10 @@ static const struct kv_class *class_of(const struct forward *f, int32_t layer)
 // ---- before the layers ----
 
 /* n of them, then the first one again until there are n_padded. */
-static status_t send_array(struct forward *f, const struct device_array *array, const int32_t *from,
+static status_t send_array(struct forward *f, struct device_array *array, const int32_t *from,
                            int32_t n, int32_t n_padded)
 {
-    int32_t *to = array->host;
+    int32_t *to = device_array_host(array);
     for (int32_t i = 0; i < n_padded; i++) {
         to[i] = from[i < n ? i : 0];
     }
@@ -129,7 +130,7 @@ static status_t send_array(struct forward *f, const struct device_array *array, 
 static status_t send_step(struct forward *f, const struct step_plan *step,
                           const struct step_rows *padded)
 {
-    int32_t *rows = f->logit_rows.host;
+    int32_t *rows = device_array_host(&f->logit_rows);
     int32_t n = 0;
     for (int32_t i = 0; i < step->n_seqs; i++) {
         if (step->seqs[i].wants_logits) {
@@ -195,6 +196,8 @@ static status_t embed(struct forward *f, const struct step_rows *step)
         .ids = f->tokens.device,
         .n_rows = step->n_rows,
         .out = f->x,
+        .drawn = f->drawn,
+        .n_drawn = f->limits.max_seqs,
     };
     f->pending = 0;
     TRY(f->parts.backend->embedding(f->parts.stream, &args));
@@ -481,6 +484,15 @@ static status_t project_logits(struct forward *f, const struct step_rows *step)
     return alone ? status_ok() : gather_logits(f, step->n_logits);
 }
 
+/* With several ranks all of them come here for the same steps, whether rank 0 draws or not. */
+static status_t draw(struct forward *f, const struct step_rows *step)
+{
+    if (step->n_sampled > 0) {
+        TRY(forward_sample(f, step->n_sampled));
+    }
+    return step->n_logits > 0 ? forward_share_drawn(f) : status_ok();
+}
+
 /* All that the device does in a step: nothing here depends on the step but through arrays that have been sent. */
 static status_t compute(struct forward *f, const struct step_rows *step)
 {
@@ -490,7 +502,8 @@ static status_t compute(struct forward *f, const struct step_rows *step)
     for (int32_t layer = 0; step->n_rows > 0 && layer < f->parts.spec->n_layers; layer++) {
         TRY(run_layer(f, step, layer));
     }
-    return project_logits(f, step);
+    TRY(project_logits(f, step));
+    return draw(f, step);
 }
 
 // ---- recorded steps ----
@@ -532,7 +545,8 @@ static status_t record(struct forward *f, const struct step_rows *step,
 static status_t run_recorded(struct forward *f, const struct step_rows *step)
 {
     struct forward_recording *recording = f->recordings;
-    while (recording < f->recordings + f->n_recordings && recording->n_rows != step->n_rows) {
+    while (recording < f->recordings + f->n_recordings &&
+           (recording->n_rows != step->n_rows || recording->n_sampled != step->n_sampled)) {
         recording++;
     }
     if (recording == f->recordings + FORWARD_RECORDINGS) {
@@ -541,6 +555,7 @@ static status_t run_recorded(struct forward *f, const struct step_rows *step)
     if (recording == f->recordings + f->n_recordings) {
         f->n_recordings++;
         recording->n_rows = step->n_rows;
+        recording->n_sampled = step->n_sampled;
         return compute(f, step);
     }
     if (recording->graph == NULL) {
@@ -551,19 +566,26 @@ static status_t run_recorded(struct forward *f, const struct step_rows *step)
 
 // ---- a step ----
 
-status_t forward_run(struct forward *f, const struct step_plan *step, const float **logits_out)
+status_t forward_run(struct forward *f, const struct step_plan *step,
+                     const struct step_sampling *sampling, struct sample_result *results_out)
 {
+    const struct backend *backend = f->parts.backend;
+    const bool samples = sampling != NULL && step->n_logits > 0;
     const bool recordable = is_recordable(f, step);
     struct step_rows rows = {.n_rows = step->n_rows, .n_logits = step->n_logits};
     if (recordable) {
         rows.n_rows = padded_rows(f, step->n_rows);
         rows.n_logits = rows.n_rows;
     }
+    rows.n_sampled = samples ? rows.n_logits : 0;
     TRY(kv_pool_place(f->parts.pool, step, rows.n_rows));
     TRY(send_step(f, step, &rows));
     TRY(plan_attention(f, step));
+    if (samples) {
+        TRY(forward_send_sampling(f, sampling, step->n_logits, rows.n_sampled));
+    }
     TRY(recordable ? run_recorded(f, &rows) : compute(f, &rows));
-    TRY(f->parts.backend->stream_sync(f->parts.stream));
-    *logits_out = f->parts.comm->rank == 0 ? f->logits : NULL;
-    return status_ok();
+    return samples ? backend->download(f->parts.stream, results_out, f->results,
+                                       (size_t)step->n_logits * sizeof *results_out)
+                   : status_ok();
 }

@@ -43,6 +43,8 @@ struct forward_parts {
 struct forward_limits {
     int32_t max_seqs, max_rows, max_model_len;
     int32_t max_blocks; /* of a step, over all sequences */
+    int32_t max_sample_tokens;
+    int32_t max_steps; /* under way at once */
 };
 
 /* Layers whose attention is cut into work in the same way share this: a lane class, or one KV head of a split class together
@@ -59,10 +61,11 @@ struct forward_attention {
 /* A step of one token a sequence, kept as the device's list of ops. */
 struct forward_recording {
     int32_t n_rows;
+    int32_t n_sampled;           /* rows that are drawn from: all or none */
     struct backend_graph *graph; /* NULL: seen once */
 };
 
-#define FORWARD_RECORDINGS 24
+#define FORWARD_RECORDINGS 40
 
 struct forward {
     struct forward_parts parts;
@@ -87,6 +90,12 @@ struct forward {
     struct device_array blocks;            /* int32 [max_blocks] */
     struct device_array logit_rows;        /* int32 [max_seqs]: rows whose logits are wanted */
 
+    int32_t *drawn; /* [max_seqs]: the last id of each slot */
+    /* Rank 0. */
+    struct device_array sample_rows;   /* struct sample_row [max_seqs] */
+    struct device_array sample_tokens; /* struct sample_token [max_sample_tokens] */
+    struct sample_result *results;     /* [max_seqs] */
+
     struct forward_attention *attentions;
     int32_t n_attentions;
     struct attention_seq *seqs; /* [max_seqs] */
@@ -107,6 +116,17 @@ const struct forward_attention *forward_find_attention(const struct forward *f, 
 /* The rank's query heads of a held KV head of a split class, in the layer. */
 plan_interval_t forward_query_heads(const struct forward_parts *parts, int32_t layer, int32_t head);
 
-/* *logits_out on rank 0: device memory [n_logits, n_vocab], valid until the next step; NULL elsewhere. */
+/*
+ * Puts the step into the stream, behind the one before; step and sampling may change on return. On rank 0 its logits are then in
+ * forward->logits until the next step's, and, unless sampling is NULL, what is drawn comes to results_out
+ * [n_logits], host memory of host_alloc. sampling is NULL on the other ranks.
+ */
 MUST_USE status_t forward_run(struct forward *forward, const struct step_plan *step,
-                              const float **logits_out);
+                              const struct step_sampling *sampling,
+                              struct sample_result *results_out);
+
+/* The drawing, in forward_sample.c: what it needs, the op, and its ids to the other ranks. */
+MUST_USE status_t forward_send_sampling(struct forward *f, const struct step_sampling *sampling,
+                                        int32_t n_rows, int32_t n_padded);
+MUST_USE status_t forward_sample(struct forward *f, int32_t n_rows);
+MUST_USE status_t forward_share_drawn(struct forward *f);

@@ -214,18 +214,40 @@ static status_t alloc_step(struct forward *f)
     const struct {
         struct device_array *array;
         int32_t n;
+        size_t size;
     } arrays[] = {
-        {&f->tokens, f->limits.max_rows},
-        {&f->positions, f->limits.max_rows},
-        {&f->blocks, f->limits.max_blocks},
-        {&f->logit_rows, f->limits.max_seqs},
+        {&f->tokens, f->limits.max_rows, sizeof(int32_t)},
+        {&f->positions, f->limits.max_rows, sizeof(int32_t)},
+        {&f->blocks, f->limits.max_blocks, sizeof(int32_t)},
+        {&f->logit_rows, f->limits.max_seqs, sizeof(int32_t)},
+        // On rank 0:
+        {&f->sample_rows, f->limits.max_seqs, sizeof(struct sample_row)},
+        {&f->sample_tokens, f->limits.max_sample_tokens, sizeof(struct sample_token)},
     };
 
-    for (size_t i = 0; i < sizeof arrays / sizeof arrays[0]; i++) {
+    const size_t n_arrays = sizeof arrays / sizeof arrays[0] - (f->parts.comm->rank == 0 ? 0 : 2);
+
+    for (size_t i = 0; i < n_arrays; i++) {
         TRY(device_array_init(arrays[i].array, f->parts.backend, f->parts.stream,
-                              (size_t)arrays[i].n * sizeof(int32_t)));
+                              (size_t)arrays[i].n * arrays[i].size, f->limits.max_steps));
     }
     return status_ok();
+}
+
+/* Ids that were never drawn are 0, which every vocabulary has. */
+static status_t alloc_drawn(struct forward *f)
+{
+    const struct backend *backend = f->parts.backend;
+    const size_t drawn_bytes = (size_t)f->limits.max_seqs * sizeof *f->drawn;
+    void *memory = NULL;
+    TRY(backend->mem_alloc(f->parts.stream, drawn_bytes, &memory));
+    f->drawn = memory;
+    if (f->parts.comm->rank == 0) {
+        TRY(backend->mem_alloc(f->parts.stream, (size_t)f->limits.max_seqs * sizeof *f->results,
+                               &memory));
+        f->results = memory;
+    }
+    return backend->zero(f->parts.stream, f->drawn, drawn_bytes);
 }
 
 // ---- angles ----
@@ -266,6 +288,7 @@ static status_t init(struct forward *f)
     TRY(alloc_rows(f));
     TRY(alloc_seqs(f));
     TRY(alloc_step(f));
+    TRY(alloc_drawn(f));
     const struct exchange_parts exchange = {
         .backend = f->parts.backend,
         .stream = f->parts.stream,
@@ -298,12 +321,14 @@ void forward_destroy(struct forward *f)
     if (backend == NULL) {
         return;
     }
-    void *const buffers[] = {f->x,       f->normed, f->partial, f->qkv,      f->kv,  f->attended,
-                             f->gate_up, f->logits, f->slice,   f->gathered, f->cos, f->sin};
+    void *const buffers[] = {f->x,        f->normed,  f->partial, f->qkv,    f->kv,
+                             f->attended, f->gate_up, f->logits,  f->slice,  f->gathered,
+                             f->cos,      f->sin,     f->drawn,   f->results};
     for (size_t i = 0; i < sizeof buffers / sizeof buffers[0]; i++) {
         backend->mem_free(f->parts.stream, buffers[i]);
     }
-    struct device_array *const arrays[] = {&f->tokens, &f->positions, &f->blocks, &f->logit_rows};
+    struct device_array *const arrays[] = {&f->tokens,     &f->positions,   &f->blocks,
+                                           &f->logit_rows, &f->sample_rows, &f->sample_tokens};
     for (size_t i = 0; i < sizeof arrays / sizeof arrays[0]; i++) {
         device_array_destroy(arrays[i], backend, f->parts.stream);
     }

@@ -79,7 +79,7 @@ static status_t init_class(struct kv_pool *pool, int32_t class_index, int32_t ma
     }
     for (int32_t i = 0; i < kv_class->n_runs; i++) {
         TRY(device_array_init(&kv_class->units[i], pool->backend, pool->stream,
-                              (size_t)max_rows * sizeof(int64_t)));
+                              (size_t)max_rows * sizeof(int64_t), pool->max_steps));
     }
     return status_ok();
 }
@@ -143,7 +143,7 @@ static status_t init(struct kv_pool *pool, int32_t max_rows)
         return no_memory();
     }
     TRY(device_array_init(&pool->offsets, pool->backend, pool->stream,
-                          (size_t)max_rows * sizeof(int32_t)));
+                          (size_t)max_rows * sizeof(int32_t), pool->max_steps));
     for (int32_t c = 0; c < plan->n_classes; c++) {
         TRY(init_class(pool, c, max_rows));
     }
@@ -159,6 +159,7 @@ status_t kv_pool_init(struct kv_pool *pool, const struct kv_pool_request *reques
         .rank = request->rank,
         .kv_dtype = request->kv_dtype,
         .blocks_per_lane = request->blocks_per_lane,
+        .max_steps = request->max_steps,
     };
     const status_t s = init(&made, request->max_rows);
     if (!status_is_ok(&s)) {
@@ -210,7 +211,7 @@ static status_t place_run(const struct kv_pool *pool, struct kv_class *kv_class,
                           const struct step_plan *step, int32_t n_padding)
 {
     const plan_run_t run = kv_class->runs[run_index];
-    int64_t *units = kv_class->units[run_index].host;
+    int64_t *units = device_array_host(&kv_class->units[run_index]);
     const int32_t first_row = pool->lane_rows[run.lane_begin];
     for (int32_t i = 0; i < step->n_seqs; i++) {
         const struct step_seq *seq = &step->seqs[i];
@@ -236,7 +237,7 @@ static status_t place_run(const struct kv_pool *pool, struct kv_class *kv_class,
 
 status_t kv_pool_place(struct kv_pool *pool, const struct step_plan *step, int32_t n_rows)
 {
-    int32_t *offsets = pool->offsets.host;
+    int32_t *offsets = device_array_host(&pool->offsets);
     place_lanes(pool, step);
     for (int32_t row = 0; row < n_rows; row++) {
         offsets[row] = row < step->n_rows ? step->positions[row] % PLAN_BLOCK_TOKENS : 0;

@@ -54,6 +54,7 @@ struct kv_pool {
     int32_t rank;
     int kv_dtype;
     int64_t blocks_per_lane;
+    int32_t max_steps;
     uint64_t bytes;
     struct kv_class *classes; /* [n_classes] */
     struct kv_planes *layers; /* [n_layers]; NULL planes: the layer keeps nothing here */
@@ -71,6 +72,7 @@ struct kv_pool_request {
     int kv_dtype;
     int64_t blocks_per_lane;
     int32_t max_rows;
+    int32_t max_steps; /* under way at once */
 };
 
 MUST_USE status_t kv_pool_init(struct kv_pool *pool, const struct kv_pool_request *request);

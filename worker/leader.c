@@ -1,5 +1,6 @@
 #include "worker/leader.h"
 
+#include <pthread.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,6 +13,7 @@
 #include "worker/leader_link.h"
 #include "worker/member.h"
 #include "worker/scheduler.h"
+#include "worker/step_runner.h"
 
 #define FLUSH_NS (2 * NS_PER_S)
 
@@ -26,16 +28,21 @@ struct leader {
     log_t log;
     struct leader_link *link;
     struct member member;
-    struct scheduler *scheduler;
+    struct step_runner runner;
     struct bytes frame; /* the control frame being made */
-    bool stop;          /* told to stop */
     bool dissolved; /* the group has agreed on a failure: the followers wait for no further frame */
     bool broken;    /* a step failed: they are inside a collective */
 
+    /* What follows belongs to the leader's thread while the group serves, and so does the link. */
+    struct scheduler *scheduler;
+    status_t served;             /* how serving ended */
+    bool stop;                   /* told to stop */
+    bool resting;                /* nothing was left to do when the last step ended */
+    uint64_t step_began_ns;      /* the oldest step under way; 0: none is */
+    struct step_job **free_jobs; /* [n_jobs] */
+    int32_t n_free;
+
     /* Of one step, [max_num_seqs] each; tops: [max_num_seqs][SAMPLE_MAX_TOP]. */
-    struct sample_row *rows;
-    struct sample_token *row_tokens;
-    struct sample_result *results;
     struct scheduler_output *outputs;
     struct wire_seq_output *wire_outputs;
     struct wire_token_info *tokens;
@@ -167,15 +174,11 @@ static status_t await_assignment(struct leader *l, struct leader_event **event_o
 
 static status_t allocate_step_arrays(struct leader *l, size_t n)
 {
-    l->rows = calloc(n, sizeof *l->rows);
-    l->row_tokens = calloc(n * SCHEDULER_MAX_STOP_IDS, sizeof *l->row_tokens);
-    l->results = calloc(n, sizeof *l->results);
     l->outputs = calloc(n, sizeof *l->outputs);
     l->wire_outputs = calloc(n, sizeof *l->wire_outputs);
     l->tokens = calloc(n, sizeof *l->tokens);
     l->tops = calloc(n * SAMPLE_MAX_TOP, sizeof *l->tops);
-    if (l->rows == NULL || l->row_tokens == NULL || l->results == NULL || l->outputs == NULL ||
-        l->wire_outputs == NULL || l->tokens == NULL || l->tops == NULL) {
+    if (l->outputs == NULL || l->wire_outputs == NULL || l->tokens == NULL || l->tops == NULL) {
         return status_errorf(STATUS_RESOURCE_EXHAUSTED, "leader: no memory for %zu sequences", n);
     }
     return status_ok();
@@ -215,6 +218,35 @@ static status_t say_ready(struct leader *l, double load_seconds)
     return s;
 }
 
+static void wake_leader(void *user)
+{
+    const struct leader *l = user;
+    leader_link_wake(l->link);
+}
+
+static status_t make_runner(struct leader *l, int32_t n_jobs)
+{
+    const struct step_runner_parts parts = {
+        .group = l->group,
+        .engine = l->member.engine,
+        .frame = &l->frame,
+        .n_jobs = n_jobs,
+        .log = l->log,
+        .wake = wake_leader,
+        .user = l,
+    };
+    l->free_jobs = calloc((size_t)n_jobs, sizeof(struct step_job *));
+    if (l->free_jobs == NULL) {
+        return status_errorf(STATUS_RESOURCE_EXHAUSTED, "leader: out of memory");
+    }
+    TRY(step_runner_init(&l->runner, &parts));
+    while (l->n_free < n_jobs) {
+        l->free_jobs[l->n_free] = &l->runner.jobs[l->n_free];
+        l->n_free++;
+    }
+    return status_ok();
+}
+
 static status_t open_group(struct leader *l, const struct wire_coordinator_message *message)
 {
     const uint64_t begin_ns = clock_now_ns(l->clock);
@@ -241,8 +273,10 @@ static status_t open_group(struct leader *l, const struct wire_coordinator_messa
         .n_lanes = limits->n_lanes,
         .blocks_per_lane = limits->blocks_per_lane,
         .n_vocab = limits->n_vocab,
+        .max_steps = 1 + (int32_t)l->config->steps_ahead,
     };
     TRY(scheduler_new(&config, &l->scheduler));
+    TRY(make_runner(l, config.max_steps));
     TRY(allocate_step_arrays(l, (size_t)config.max_seqs));
     return say_ready(l, (double)(clock_now_ns(l->clock) - begin_ns) / 1e9);
 }
@@ -314,11 +348,11 @@ static status_t on_event(struct leader *l, const struct leader_event *event)
     }
 }
 
-/* Takes in everything that has arrived; waits for something when there is no work. */
-static status_t take_events(struct leader *l, bool idle)
+/* Waits for an event, or until a step is done, and takes in everything that has arrived. */
+static status_t take_events(struct leader *l)
 {
     status_t s = status_ok();
-    struct leader_event *event = leader_link_take(l->link, idle ? UINT64_MAX : 0);
+    struct leader_event *event = leader_link_take(l->link, UINT64_MAX);
     while (event != NULL && s.code == STATUS_OK && !l->stop) {
         s = on_event(l, event);
         leader_event_free(event);
@@ -351,7 +385,7 @@ static void describe_token(const struct scheduler_output *output, struct wire_to
     }
 }
 
-static status_t say_step(struct leader *l, int32_t n_outputs, uint64_t step_ns)
+static status_t say_step(struct leader *l, const struct step_job *job, int32_t n_outputs)
 {
     for (int32_t i = 0; i < n_outputs; i++) {
         const struct scheduler_output *output = &l->outputs[i];
@@ -370,72 +404,94 @@ static status_t say_step(struct leader *l, int32_t n_outputs, uint64_t step_ns)
                             : status_ok()};
     }
     const struct wire_worker_message m = {.kind = WIRE_WORKER_STEP_RESULT,
-                                          .step_result = {.step = l->member.step.step,
-                                                          .step_ns = step_ns,
+                                          .step_result = {.step = job->plan.step,
+                                                          .step_ns = job->step_ns,
                                                           .outputs = l->wire_outputs,
                                                           .n_outputs = (size_t)n_outputs,
                                                           .load = current_load(l)}};
     return say(l, &m);
 }
 
-/* The step everyone computes. A failure here leaves the group inside a collective. */
-static status_t compute(struct leader *l)
+static int32_t n_under_way(const struct leader *l)
 {
-    const float *logits; // sampled where they are
-    TRY(command(l, CONTROL_STEP));
-    TRY(step_plan_pack(&l->member.step, &l->frame));
-    TRY(broadcast_frame(l));
-    return engine_step(l->member.engine, &l->member.step, &logits);
+    return l->runner.parts.n_jobs - l->n_free;
 }
 
-static status_t sample(struct leader *l)
+static status_t take_step(struct leader *l, struct step_job *job)
 {
-    const struct step_plan *step = &l->member.step;
-    const int32_t n_tokens = scheduler_sample_rows(l->scheduler, step, l->rows, l->row_tokens);
-    const struct sample_args args = {
-        .rows = l->rows,
-        .tokens = l->row_tokens,
-        .n_tokens = n_tokens,
-        .results = l->results,
-        .n_rows = step->n_logits,
-    };
-    return engine_sample(l->member.engine, &args);
-}
-
-static status_t run_step(struct leader *l)
-{
-    const uint64_t begin_ns = clock_now_ns(l->clock);
-    status_t s = compute(l);
-    if (s.code == STATUS_OK) {
-        s = sample(l);
-    }
-    if (s.code != STATUS_OK) {
-        l->broken = true;
-        return s;
-    }
-    const int32_t n = scheduler_apply(l->scheduler, &l->member.step, l->results, l->outputs);
+    TRY(job->status);
+    const int32_t n = scheduler_apply(l->scheduler, &job->plan, job->results, l->outputs);
     log_write(&l->log, LOG_TRACE, "step", "step=%llu seqs=%d rows=%d us=%llu",
-              (unsigned long long)l->member.step.step, l->member.step.n_seqs, l->member.step.n_rows,
-              (unsigned long long)((clock_now_ns(l->clock) - begin_ns) / 1000));
-    return n > 0 ? say_step(l, n, clock_now_ns(l->clock) - begin_ns) : status_ok();
+              (unsigned long long)job->plan.step, job->plan.n_seqs, job->plan.n_rows,
+              (unsigned long long)(job->step_ns / 1000));
+    const status_t s = n > 0 ? say_step(l, job, n) : status_ok();
+    l->free_jobs[l->n_free++] = job;
+    l->step_began_ns = n_under_way(l) > 0 ? clock_now_ns(l->clock) : 0;
+    return s;
+}
+
+static status_t take_steps(struct leader *l)
+{
+    for (struct step_job *job; (job = step_runner_take(&l->runner)) != NULL;) {
+        TRY(take_step(l, job));
+    }
+    return status_ok();
+}
+
+/* As many as there are jobs for. */
+static status_t make_steps(struct leader *l)
+{
+    while (l->n_free > 0) {
+        struct step_job *job = l->free_jobs[l->n_free - 1];
+        if (scheduler_schedule(l->scheduler, &job->plan) == 0) {
+            l->resting = n_under_way(l) == 0;
+            break;
+        }
+        job->n_tokens = scheduler_sample_rows(l->scheduler, &job->plan, job->rows, job->tokens);
+        job->after_rest = l->resting;
+        l->resting = false;
+        if (n_under_way(l) == 0) {
+            l->step_began_ns = clock_now_ns(l->clock);
+        }
+        l->n_free--;
+        TRY(step_runner_post(&l->runner, job));
+    }
+    const struct wire_load load = current_load(l);
+    leader_link_set_load(l->link, &load, l->step_began_ns);
+    return status_ok();
+}
+
+static status_t lead_steps(struct leader *l)
+{
+    while (!l->stop) {
+        TRY(take_events(l));
+        TRY(take_steps(l));
+        if (!l->stop) {
+            TRY(make_steps(l));
+        }
+    }
+    return status_ok();
+}
+
+static void *leader_main(void *arg)
+{
+    struct leader *l = arg;
+    l->served = lead_steps(l);
+    step_runner_close(&l->runner);
+    return NULL;
 }
 
 static status_t serve(struct leader *l)
 {
-    bool idle = true;
-    while (!l->stop) {
-        TRY(take_events(l, idle));
-        if (l->stop) {
-            break;
-        }
-        idle = scheduler_schedule(l->scheduler, &l->member.step) == 0;
-        const struct wire_load load = current_load(l);
-        leader_link_set_load(l->link, &load, idle ? 0 : clock_now_ns(l->clock));
-        if (!idle) {
-            TRY(run_step(l));
-        }
+    pthread_t thread;
+    l->resting = true;
+    if (pthread_create(&thread, NULL, leader_main, l) != 0) {
+        return status_errorf(STATUS_RESOURCE_EXHAUSTED, "leader: cannot start a thread");
     }
-    return status_ok();
+    const status_t computed = step_runner_run(&l->runner);
+    pthread_join(thread, NULL);
+    l->broken = computed.code != STATUS_OK;
+    return l->broken ? computed : l->served;
 }
 
 /* ---- life --------------------------------------------------------------------------------------- */
@@ -461,11 +517,10 @@ static void leader_destroy(struct leader *l)
 {
     leader_link_close(l->link);
     scheduler_free(l->scheduler);
+    step_runner_destroy(&l->runner);
     member_close(&l->member);
     bytes_destroy(&l->frame);
-    free(l->rows);
-    free(l->row_tokens);
-    free(l->results);
+    free(l->free_jobs);
     free(l->outputs);
     free(l->wire_outputs);
     free(l->tokens);

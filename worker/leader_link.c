@@ -16,7 +16,7 @@ struct leader_link {
     struct mailbox mailbox;
     struct rpc_channel *channel;
     struct rpc_call *call;
-    struct bytes out; /* owner: main */
+    struct bytes out; /* owner: who sends */
     log_t log;
     pthread_t signal_thread;
 
@@ -250,6 +250,11 @@ void leader_link_close(struct leader_link *link)
 struct leader_event *leader_link_take(struct leader_link *link, uint64_t timeout_ns)
 {
     return mailbox_take(&link->mailbox, timeout_ns);
+}
+
+void leader_link_wake(struct leader_link *link)
+{
+    mailbox_wake(&link->mailbox);
 }
 
 status_t leader_link_send(struct leader_link *link, const struct wire_worker_message *message)

@@ -2,10 +2,11 @@
  * leader_link.h - the leader's end of WorkerLink: a mailbox in, messages out
  *
  * What:      one bidi call to the coordinator. What arrives, the end of the call, and SIGTERM or SIGINT become events
- *            in one mailbox, which the leader's main thread takes from. A thread of its own sends a heartbeat every
- *            second, also while the main thread loads weights or computes a long step.
+ *            in one mailbox, which one thread takes from. A thread of its own sends a heartbeat every second, also while
+ *            weights are loaded or a long step is computed.
  * Ownership: an event belongs to its taker; free with leader_event_free.
- * Thread:    open, take, send, close: owner:main. Callbacks run on gRPC's poller.
+ * Thread:    open, close: owner:main. take, send, set_load, flush: one thread at a time: main, and while the group serves the
+ *            leader's. wake: any. Callbacks run on gRPC's poller.
  * Errors:    send fails with UNAVAILABLE when the coordinator is gone.
  */
 #pragma once
@@ -28,8 +29,9 @@ struct leader_event {
 MUST_USE status_t leader_link_open(const char *coordinator, log_t log, struct leader_link **out);
 void leader_link_close(struct leader_link *link); /* accepts NULL */
 
-/* NULL after timeout_ns. */
+/* NULL after timeout_ns, or once after leader_link_wake. */
 struct leader_event *leader_link_take(struct leader_link *link, uint64_t timeout_ns);
+void leader_link_wake(struct leader_link *link);
 void leader_event_free(struct leader_event *event);
 
 MUST_USE status_t leader_link_send(struct leader_link *link,

@@ -42,6 +42,7 @@ status_t member_open(struct group *group, const struct wire_assign *assign,
         .max_num_seqs = (int32_t)assign->max_num_seqs,
         .max_num_batched_tokens = (int32_t)assign->max_num_batched_tokens,
         .max_model_len = (int32_t)assign->max_model_len,
+        .max_steps = 1 + (int32_t)options->config->steps_ahead,
         .kv_cache_bytes = assign->kv_cache_bytes,
         .device_memory_share = assign->gpu_memory_utilization,
         .threads = options->config->threads > 0 ? (int32_t)options->config->threads

@@ -30,7 +30,7 @@ struct member {
     struct model_spec spec;
     struct plan plan;
     struct engine *engine;
-    struct step_plan step;
+    struct step_plan step; /* followers: the one obeyed */
 };
 
 struct member_options {

@@ -12,14 +12,31 @@ struct sequence {
     struct scheduler_request request; /* its lists are the copies below */
     int32_t *stop_ids;
     uint64_t arrival;
-    int32_t *tokens; /* [n_tokens], room for prompt + completion */
-    int32_t n_tokens;
+    int32_t
+        *tokens; /* [n_tokens + n_pending], room for prompt + completion; placeholders at the end */
+    int32_t n_tokens;  /* that are known */
+    int32_t n_pending; /* drawn in plans that are not applied */
     int32_t n_prompt;
-    int32_t n_computed;
-    int32_t n_now; /* tokens of the step being made */
-    int32_t lane;  /* while running */
+    int32_t n_computed; /* in plans made so far */
+    int32_t n_now;      /* tokens of the step being made */
+    int32_t lane, slot; /* while running */
     int32_t *blocks;
     int32_t n_blocks;
+    int32_t n_rows; /* of the plans not applied that name it */
+    bool gone;      /* finished or cancelled: it lives on until those are applied */
+};
+
+/* A sequence of a plan that is not applied. */
+struct planned_seq {
+    struct sequence *seq;
+    int32_t position; /* in the completion, of what is drawn */
+    bool has_pending; /* the token before it was not known */
+};
+
+struct planned_step {
+    uint64_t step;
+    struct planned_seq *seqs; /* [max_seqs], in the plan's order */
+    int32_t n_seqs;
 };
 
 struct scheduler {
@@ -29,8 +46,10 @@ struct scheduler {
     int32_t n_running;
     struct sequence **waiting; /* [max_waiting + max_seqs], by (priority, arrival) */
     int32_t n_waiting;
-    struct sequence **in_step; /* [max_seqs]: the sequences of the last plan, in its order */
-    int32_t n_in_step;
+    int32_t *free_slots; /* [max_seqs], the next one last */
+    int32_t n_free_slots;
+    struct planned_step *planned; /* [max_steps]: a ring of the plans not applied */
+    int32_t n_planned, next_planned;
     uint64_t n_arrivals;
     uint64_t n_preemptions;
     uint64_t n_steps;
@@ -39,6 +58,30 @@ struct scheduler {
 static int32_t blocks_for(int32_t n_tokens)
 {
     return (n_tokens + PLAN_BLOCK_TOKENS - 1) / PLAN_BLOCK_TOKENS;
+}
+
+static status_t allocate(struct scheduler *s)
+{
+    const size_t n_seqs = (size_t)s->config.max_seqs;
+    const size_t n_steps = (size_t)s->config.max_steps;
+    s->running = calloc(n_seqs, sizeof(struct sequence *));
+    s->waiting = calloc(n_seqs + (size_t)s->config.max_waiting, sizeof(struct sequence *));
+    s->free_slots = calloc(n_seqs, sizeof *s->free_slots);
+    s->planned = calloc(n_steps, sizeof *s->planned);
+    bool allocated =
+        s->running != NULL && s->waiting != NULL && s->free_slots != NULL && s->planned != NULL;
+    for (size_t i = 0; allocated && i < n_steps; i++) {
+        s->planned[i].seqs = calloc(n_seqs, sizeof *s->planned[i].seqs);
+        allocated = s->planned[i].seqs != NULL;
+    }
+    if (!allocated) {
+        return status_errorf(STATUS_RESOURCE_EXHAUSTED, "scheduler: out of memory");
+    }
+    while (s->n_free_slots < s->config.max_seqs) {
+        s->free_slots[s->n_free_slots] = s->config.max_seqs - 1 - s->n_free_slots;
+        s->n_free_slots++;
+    }
+    return block_pool_init(&s->pool, s->config.n_lanes, s->config.blocks_per_lane);
 }
 
 status_t scheduler_new(const struct scheduler_config *config, struct scheduler **out)
@@ -60,14 +103,8 @@ status_t scheduler_new(const struct scheduler_config *config, struct scheduler *
         return status_errorf(STATUS_RESOURCE_EXHAUSTED, "scheduler: out of memory");
     }
     s->config = *config;
-    const size_t n_seqs = (size_t)config->max_seqs;
-    s->running = calloc(n_seqs, sizeof(struct sequence *));
-    s->in_step = calloc(n_seqs, sizeof(struct sequence *));
-    s->waiting = calloc(n_seqs + (size_t)config->max_waiting, sizeof(struct sequence *));
-    const bool allocated = s->running != NULL && s->in_step != NULL && s->waiting != NULL;
-    const status_t status =
-        allocated ? block_pool_init(&s->pool, config->n_lanes, config->blocks_per_lane)
-                  : status_errorf(STATUS_RESOURCE_EXHAUSTED, "scheduler: out of memory");
+    s->config.max_steps = config->max_steps > 0 ? config->max_steps : 1;
+    const status_t status = allocate(s);
     if (status.code != STATUS_OK) {
         scheduler_free(s);
         return status;
@@ -95,14 +132,48 @@ static void free_sequences(struct sequence **list, int32_t n)
     free(list);
 }
 
+static struct planned_step *oldest_planned(const struct scheduler *s)
+{
+    const int32_t n = s->config.max_steps;
+    return &s->planned[(s->next_planned - s->n_planned + n) % n];
+}
+
+/* The plan that was made last. */
+static const struct planned_step *newest_planned(const struct scheduler *s)
+{
+    const int32_t n = s->config.max_steps;
+    return &s->planned[(s->next_planned - 1 + n) % n];
+}
+
+/* The oldest plan holds its sequences no longer. */
+static void drop_planned(struct scheduler *s)
+{
+    const struct planned_step *step = oldest_planned(s);
+    for (int32_t i = 0; i < step->n_seqs; i++) {
+        struct sequence *seq = step->seqs[i].seq;
+        seq->n_rows--;
+        if (seq->gone && seq->n_rows == 0) {
+            sequence_free(seq);
+        }
+    }
+    s->n_planned--;
+}
+
 void scheduler_free(struct scheduler *s)
 {
     if (s == NULL) {
         return;
     }
+    while (s->n_planned > 0) { // those that are gone are nowhere else
+        drop_planned(s);
+    }
+    for (int32_t i = 0; s->planned != NULL && i < s->config.max_steps; i++) {
+        free(s->planned[i].seqs);
+    }
+    free(s->planned);
+    free(s->free_slots);
     free_sequences(s->running, s->n_running);
     free_sequences(s->waiting, s->n_waiting);
-    free(s->in_step);
     block_pool_destroy(&s->pool);
     free(s);
 }
@@ -233,14 +304,19 @@ static void remove_at(struct sequence **list, int32_t *n, int32_t at)
     (*n)--;
 }
 
-static void release_blocks(struct scheduler *s, struct sequence *seq)
+/* Takes a running sequence off the device: whoever gets its blocks and its slot next is computed after what it still has there. */
+static void stop_running(struct scheduler *s, int32_t at)
 {
+    struct sequence *seq = s->running[at];
+    remove_at(s->running, &s->n_running, at);
     while (seq->n_blocks > 0) {
         block_pool_give(&s->pool, seq->lane, seq->blocks[--seq->n_blocks]);
     }
+    s->free_slots[s->n_free_slots++] = seq->slot;
 }
 
-bool scheduler_cancel(struct scheduler *s, uint64_t seq_id)
+/* Wherever it is; a sequence that plans still name is freed with the last of them. False when it is in neither list. */
+static bool remove_sequence(struct scheduler *s, uint64_t seq_id)
 {
     int32_t at = 0;
     struct sequence *seq = find(s->waiting, s->n_waiting, seq_id, &at);
@@ -251,20 +327,41 @@ bool scheduler_cancel(struct scheduler *s, uint64_t seq_id)
         if (seq == NULL) {
             return false;
         }
-        remove_at(s->running, &s->n_running, at);
-        release_blocks(s, seq);
+        stop_running(s, at);
     }
-    sequence_free(seq);
+    seq->gone = true;
+    if (seq->n_rows == 0) {
+        sequence_free(seq);
+    }
     return true;
+}
+
+bool scheduler_cancel(struct scheduler *s, uint64_t seq_id)
+{
+    return remove_sequence(s, seq_id);
 }
 
 /* ---- making a step ------------------------------------------------------------------------------ */
 
+/* Known and pending ones. */
+static int32_t n_all_tokens(const struct sequence *seq)
+{
+    return seq->n_tokens + seq->n_pending;
+}
+
+/* Its last token is there or pending, which needs no computing; or its last but one is not known, and then there is one to wait for:
+ * sampling can take account of one pending token. */
+static bool must_wait(const struct scheduler *s, const struct sequence *seq)
+{
+    const int32_t n = n_all_tokens(seq);
+    return n - seq->n_prompt >= seq->request.max_tokens || n >= s->config.max_model_len ||
+           seq->n_pending > 1;
+}
+
 static void preempt(struct scheduler *s, int32_t at)
 {
     struct sequence *seq = s->running[at];
-    remove_at(s->running, &s->n_running, at);
-    release_blocks(s, seq);
+    stop_running(s, at);
     seq->n_computed = 0;
     seq->n_now = 0;
     s->n_preemptions++;
@@ -314,8 +411,8 @@ static void schedule_running(struct scheduler *s, enum pass pass, int32_t *budge
 {
     for (int32_t i = 0; i<s->n_running && * budget> 0;) {
         struct sequence *seq = s->running[i];
-        const int32_t missing = seq->n_tokens - seq->n_computed;
-        if (seq->n_now > 0 || (missing == 1) != (pass == PASS_DECODE)) {
+        const int32_t missing = n_all_tokens(seq) - seq->n_computed;
+        if (seq->n_now > 0 || (missing == 1) != (pass == PASS_DECODE) || must_wait(s, seq)) {
             i++;
             continue;
         }
@@ -345,11 +442,12 @@ static void admit_waiting(struct scheduler *s, int32_t *budget)
         const int32_t lane = block_pool_emptiest_lane(&s->pool);
         // One block stays free for each sequence that runs there, else the newcomer is preempted as soon as they grow.
         const int32_t wanted = blocks_for(seq->n_tokens) + n_running_in_lane(s, lane);
-        if (wanted > block_pool_free_count(&s->pool, lane)) {
+        if (wanted > block_pool_free_count(&s->pool, lane) || seq->n_pending > 0) {
             return; // first come, first served: nothing overtakes the head of the queue
         }
         remove_at(s->waiting, &s->n_waiting, 0);
         seq->lane = lane;
+        seq->slot = s->free_slots[--s->n_free_slots];
         s->running[s->n_running++] = seq;
         const int32_t missing = seq->n_tokens - seq->n_computed;
         const int32_t n = missing < *budget ? missing : *budget;
@@ -361,30 +459,52 @@ static void admit_waiting(struct scheduler *s, int32_t *budget)
     }
 }
 
+/* The sequence's part of the plan: from now on its tokens count as computed, and what it draws is pending. */
+static void emit_sequence(struct sequence *seq, struct step_plan *plan, struct planned_step *to)
+{
+    const struct step_seq row = {
+        .seq_id = seq->request.seq_id,
+        .lane = seq->lane,
+        .slot = seq->slot,
+        .n_computed = seq->n_computed,
+        .n_tokens = seq->n_now,
+        .n_blocks = blocks_for(seq->n_computed + seq->n_now),
+        .wants_logits = seq->n_computed + seq->n_now == n_all_tokens(seq),
+    };
+    const status_t added = step_plan_add(plan, &row, seq->tokens + seq->n_computed, seq->blocks);
+    assert(added.code == STATUS_OK); // the plan was made with this scheduler's limits
+    (void)added;
+    to->seqs[to->n_seqs++] = (struct planned_seq){
+        .seq = seq,
+        .position = n_all_tokens(seq) - seq->n_prompt,
+        .has_pending = seq->n_pending > 0,
+    };
+    seq->n_rows++;
+    seq->n_computed += seq->n_now;
+    seq->n_now = 0;
+    if (row.wants_logits) {
+        seq->tokens[n_all_tokens(seq)] = step_placeholder(seq->slot);
+        seq->n_pending++;
+    }
+}
+
 /* Writes the planned sequences lane by lane, so that every lane's rows are contiguous. */
 static int32_t emit(struct scheduler *s, struct step_plan *plan)
 {
-    s->n_in_step = 0;
+    struct planned_step *to = &s->planned[s->next_planned];
+    *to = (struct planned_step){.step = s->n_steps, .seqs = to->seqs};
     for (int32_t lane = 0; lane < s->config.n_lanes; lane++) {
         for (int32_t i = 0; i < s->n_running; i++) {
             struct sequence *seq = s->running[i];
-            if (seq->lane != lane || seq->n_now == 0) {
-                continue;
+            if (seq->lane == lane && seq->n_now > 0) {
+                emit_sequence(seq, plan, to);
             }
-            const struct step_seq row = {
-                .seq_id = seq->request.seq_id,
-                .lane = lane,
-                .n_computed = seq->n_computed,
-                .n_tokens = seq->n_now,
-                .n_blocks = blocks_for(seq->n_computed + seq->n_now),
-                .wants_logits = seq->n_computed + seq->n_now == seq->n_tokens,
-            };
-            const status_t added =
-                step_plan_add(plan, &row, seq->tokens + seq->n_computed, seq->blocks);
-            assert(added.code == STATUS_OK); // the plan was made with this scheduler's limits
-            (void)added;
-            s->in_step[s->n_in_step++] = seq;
         }
+    }
+    if (to->n_seqs > 0) {
+        plan->step = s->n_steps++;
+        s->next_planned = (s->next_planned + 1) % s->config.max_steps;
+        s->n_planned++;
     }
     return plan->n_rows;
 }
@@ -392,10 +512,7 @@ static int32_t emit(struct scheduler *s, struct step_plan *plan)
 int32_t scheduler_schedule(struct scheduler *s, struct step_plan *plan)
 {
     step_plan_clear(plan);
-    plan->step = s->n_steps++;
-    for (int32_t i = 0; i < s->n_running; i++) {
-        s->running[i]->n_now = 0;
-    }
+    assert(s->n_planned < s->config.max_steps);
     int32_t budget = s->config.max_rows;
     const uint64_t preempted_before = s->n_preemptions;
     schedule_running(s, PASS_DECODE, &budget);
@@ -415,10 +532,10 @@ static int32_t n_generated(const struct sequence *seq)
 }
 
 /* Until min_tokens are there nothing may stop the sequence. */
-static int32_t list_tokens(const struct sequence *seq, struct sample_token *tokens)
+static int32_t list_tokens(const struct planned_seq *planned, struct sample_token *tokens)
 {
-    const struct scheduler_request *r = &seq->request;
-    const int32_t n = n_generated(seq) < r->min_tokens ? r->n_stop_ids : 0;
+    const struct scheduler_request *r = &planned->seq->request;
+    const int32_t n = planned->position < r->min_tokens ? r->n_stop_ids : 0;
     for (int32_t i = 0; i < n; i++) {
         tokens[i] = (struct sample_token){.id = r->stop_ids[i], .bias = -INFINITY};
     }
@@ -428,15 +545,17 @@ static int32_t list_tokens(const struct sequence *seq, struct sample_token *toke
 int32_t scheduler_sample_rows(const struct scheduler *s, const struct step_plan *plan,
                               struct sample_row *rows, struct sample_token *tokens)
 {
+    const struct planned_step *step = newest_planned(s);
     int32_t at = 0;
     int32_t n_tokens = 0;
+    assert(s->n_planned > 0 && plan->step == step->step);
     for (int32_t i = 0; i < plan->n_seqs; i++) {
         if (!plan->seqs[i].wants_logits) {
             continue;
         }
-        const struct sequence *seq = s->in_step[i];
-        const struct scheduler_request *r = &seq->request;
-        const int32_t n = list_tokens(seq, tokens + n_tokens);
+        const struct planned_seq *planned = &step->seqs[i];
+        const struct scheduler_request *r = &planned->seq->request;
+        const int32_t n = list_tokens(planned, tokens + n_tokens);
         rows[at] = (struct sample_row){
             .logits = (int64_t)at * s->config.n_vocab,
             .temperature = r->temperature,
@@ -445,11 +564,13 @@ int32_t scheduler_sample_rows(const struct scheduler *s, const struct step_plan 
             .min_p = r->min_p,
             .seed = r->seed,
             .sample = r->sample,
-            .position = (uint32_t)n_generated(seq),
+            .position = (uint32_t)planned->position,
             .repetition = 1.0f,
             .first_token = n_tokens,
             .n_tokens = n,
             .n_top = r->n_top > 0 ? r->n_top : 0,
+            .slot = plan->seqs[i].slot,
+            .pending_slot = planned->has_pending ? plan->seqs[i].slot : -1,
         };
         at++;
         n_tokens += n;
@@ -471,43 +592,43 @@ static int finish_of(const struct scheduler *s, const struct sequence *seq,
     return SCHEDULER_GOES_ON;
 }
 
-static void finish(struct scheduler *s, struct sequence *seq)
+/* The sequence's next token is known. */
+static struct scheduler_output take_result(struct scheduler *s, struct sequence *seq,
+                                           const struct sample_result *result)
 {
-    int32_t at = 0;
-    (void)find(s->running, s->n_running, seq->request.seq_id, &at);
-    remove_at(s->running, &s->n_running, at);
-    release_blocks(s, seq);
-    sequence_free(seq);
+    struct scheduler_output out = {.seq_id = seq->request.seq_id,
+                                   .position = n_generated(seq),
+                                   .n_top = seq->request.n_top,
+                                   .finish = SCHEDULER_ERROR,
+                                   .result = result};
+    seq->n_pending--;
+    if (!result->nan) {
+        seq->tokens[seq->n_tokens++] = result->id;
+        out.finish = finish_of(s, seq, result);
+    }
+    if (out.finish != SCHEDULER_GOES_ON) {
+        (void)remove_sequence(s, seq->request.seq_id);
+    }
+    return out;
 }
 
 int32_t scheduler_apply(struct scheduler *s, const struct step_plan *plan,
                         const struct sample_result *results, struct scheduler_output *outputs)
 {
+    const struct planned_step *step = oldest_planned(s);
+    int32_t n_results = 0;
     int32_t n_outputs = 0;
-    assert(plan->n_seqs == s->n_in_step);
+    assert(s->n_planned > 0 && plan->step == step->step);
     for (int32_t i = 0; i < plan->n_seqs; i++) {
-        struct sequence *seq = s->in_step[i];
-        seq->n_computed += seq->n_now;
-        seq->n_now = 0;
         if (!plan->seqs[i].wants_logits) {
             continue;
         }
-        const struct sample_result *result = &results[n_outputs];
-        struct scheduler_output *out = &outputs[n_outputs++];
-        *out = (struct scheduler_output){.seq_id = seq->request.seq_id,
-                                         .position = n_generated(seq),
-                                         .n_top = seq->request.n_top,
-                                         .finish = SCHEDULER_ERROR,
-                                         .result = result};
-        if (!result->nan) {
-            seq->tokens[seq->n_tokens++] = result->id;
-            out->finish = finish_of(s, seq, result);
-        }
-        if (out->finish != SCHEDULER_GOES_ON) {
-            finish(s, seq);
+        const struct sample_result *result = &results[n_results++];
+        if (!step->seqs[i].seq->gone) {
+            outputs[n_outputs++] = take_result(s, step->seqs[i].seq, result);
         }
     }
-    s->n_in_step = 0;
+    drop_planned(s);
     return n_outputs;
 }
 
@@ -535,10 +656,11 @@ static status_t mark_lane(const struct scheduler *s, int32_t lane, uint8_t *seen
         if (seq->lane != lane) {
             continue;
         }
-        if (seq->n_computed >= seq->n_tokens) {
-            return status_errorf(STATUS_INTERNAL, "sequence %llu: %d computed of %d tokens",
+        if (seq->n_computed >= n_all_tokens(seq) || seq->n_pending > seq->n_rows) {
+            return status_errorf(STATUS_INTERNAL,
+                                 "sequence %llu: %d computed of %d tokens, %d pending in %d plans",
                                  (unsigned long long)seq->request.seq_id, seq->n_computed,
-                                 seq->n_tokens);
+                                 n_all_tokens(seq), seq->n_pending, seq->n_rows);
         }
         for (int32_t b = 0; b < seq->n_blocks; b++) {
             const int32_t id = seq->blocks[b];
@@ -553,8 +675,25 @@ static status_t mark_lane(const struct scheduler *s, int32_t lane, uint8_t *seen
     return status_ok();
 }
 
+static status_t check_slots(const struct scheduler *s)
+{
+    if (s->n_free_slots + s->n_running != s->config.max_seqs) {
+        return status_errorf(STATUS_INTERNAL, "%d free slots with %d running of %d",
+                             s->n_free_slots, s->n_running, s->config.max_seqs);
+    }
+    for (int32_t i = 0; i < s->n_running; i++) {
+        for (int32_t j = 0; j < i; j++) {
+            if (s->running[i]->slot == s->running[j]->slot) {
+                return status_errorf(STATUS_INTERNAL, "slot %d is held twice", s->running[i]->slot);
+            }
+        }
+    }
+    return status_ok();
+}
+
 status_t scheduler_check(const struct scheduler *s)
 {
+    TRY(check_slots(s));
     uint8_t *seen = malloc((size_t)s->config.blocks_per_lane);
     if (seen == NULL) {
         return status_errorf(STATUS_RESOURCE_EXHAUSTED, "scheduler check: out of memory");

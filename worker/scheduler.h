@@ -7,12 +7,19 @@
  *            lane with the most free blocks when all its present tokens fit there. When a running sequence
  *            needs a block and its lane has none, the lane's last sequence in that order is preempted: its blocks are
  *            freed and it waits to be computed again. Sampling is keyed by position, so it continues with the same tokens.
+ * Ahead:     up to max_steps plans may be made before the first of them is applied; they are computed and applied in the order
+ *            they were made. A token that is drawn in a plan not applied yet is pending: the next plan names it by its
+ *            sequence's slot. Ends by length are foreseen. A stop id is found out late: the sequence is gone from then on,
+ *            and what later plans drew for it is dropped. Blocks and slots of a sequence that ends, is cancelled or is
+ *            preempted are lent again at once: whoever gets them is computed after it. A preempted sequence waits
+ *            until it has no pending token.
  * Units:     tokens and blocks of PLAN_BLOCK_TOKENS tokens; one block id space per lane.
  * Ownership: the scheduler copies what it is given.
  * Thread:    owner:leader. No threads, clocks or system calls inside: time is steps.
  * Errors:    scheduler_submit says what is wrong with a request; nothing else fails.
  * Invariant: scheduler_check: free + held blocks of every lane == blocks_per_lane, no block held twice,
- *            running <= max_seqs, n_computed < n_tokens for every running sequence between steps.
+ *            running <= max_seqs, slots of running sequences differ, and every running sequence has a token that is still to be
+ *            computed.
  * Source:    Yu et al. 2022 (Orca, iteration-level scheduling); Agrawal et al. 2024, arXiv:2403.02310
  *            (chunked prefill); Kwon et al. 2023, arXiv:2309.06180 (paged KV, recompute preemption).
  */
@@ -35,9 +42,10 @@ struct scheduler_config {
     int32_t n_lanes;
     int64_t blocks_per_lane; /* at least what max_model_len tokens need */
     int32_t n_vocab;
+    int32_t max_steps; /* made and not applied; 0: 1 */
 };
 
-#define SCHEDULER_MAX_STOP_IDS 264 /* what a request may name, and a model's own */
+#define SCHEDULER_MAX_STOP_IDS STEP_SAMPLE_TOKENS /* what a request may name, and a model's own */
 
 struct scheduler_request {
     uint64_t seq_id;
@@ -79,20 +87,21 @@ void scheduler_free(struct scheduler *s); /* accepts NULL */
 /* INVALID_ARGUMENT names field, value and limit; ALREADY_EXISTS; RESOURCE_EXHAUSTED when max_waiting wait. */
 MUST_USE status_t scheduler_submit(struct scheduler *s, const struct scheduler_request *request);
 
-/* Frees the sequence's blocks at once; false when it is not known (it may have finished). Between steps only. */
+/* Frees the sequence's blocks at once; false when it is not known (it may have finished). */
 bool scheduler_cancel(struct scheduler *s, uint64_t seq_id);
 
-/* Fills the plan (cleared first) and returns its number of rows; 0: nothing to do. */
+/* Fills the plan (cleared first) and returns its number of rows; 0: nothing to do, or nothing until a plan is applied. Fewer than
+ * max_steps plans may be waiting for that. */
 int32_t scheduler_schedule(struct scheduler *s, struct step_plan *plan);
 
-/* The sampling parameters of every sequence of the plan that wants logits, in the plan's order: rows [n_logits], row i's
+/* For the last plan made: the sampling parameters of every sequence that wants logits, in the plan's order: rows [n_logits], row i's
  * logits beginning at element i * n_vocab, and their tokens [n_logits * SCHEDULER_MAX_STOP_IDS]; returns how many tokens. */
 int32_t scheduler_sample_rows(const struct scheduler *s, const struct step_plan *plan,
                               struct sample_row *rows, struct sample_token *tokens);
 
 /*
- * Takes in what the step computed: results [plan->n_logits] in the plan's order. Writes one output for each of them
- * and returns how many. Finished sequences are gone afterwards.
+ * Takes in what the oldest plan not applied yet computed: results [plan->n_logits] in the plan's order. Writes an output for each
+ * whose sequence is still there, and returns how many. Finished sequences are gone afterwards.
  */
 int32_t scheduler_apply(struct scheduler *s, const struct step_plan *plan,
                         const struct sample_result *results, struct scheduler_output *outputs);

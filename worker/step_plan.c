@@ -8,7 +8,7 @@
 /*
  * On the wire, integers little endian:
  *   u64 step | u32 n_seqs | n_seqs times:
- *     u64 seq_id | u32 lane | u32 n_computed | u32 n_tokens | u32 n_blocks | u32 wants_logits |
+ *     u64 seq_id | u32 lane | u32 slot | u32 n_computed | u32 n_tokens | u32 n_blocks | u32 wants_logits |
  *     u32 tokens[n_tokens] | u32 blocks[n_blocks]
  * Everything else is a sum of these and is made again by unpack.
  */
@@ -75,6 +75,9 @@ static status_t check_numbers(const struct step_plan *plan, const struct step_se
     if (plan->n_seqs >= limits->max_seqs) {
         return status_errorf(STATUS_INTERNAL, "more than %d sequences", limits->max_seqs);
     }
+    if (seq->slot < 0 || seq->slot >= limits->max_seqs) {
+        return status_errorf(STATUS_INTERNAL, "slot %d of %d", seq->slot, limits->max_seqs);
+    }
     if (seq->n_computed < 0 || seq->n_tokens < 1 ||
         seq->n_tokens > limits->max_rows - plan->n_rows) {
         return status_errorf(STATUS_INTERNAL, "%d tokens after %d, in %d rows of %d", seq->n_tokens,
@@ -95,10 +98,12 @@ static status_t check_numbers(const struct step_plan *plan, const struct step_se
 static status_t check_arrays(const struct step_plan *plan, const struct step_seq *seq,
                              const int32_t *tokens, const int32_t *blocks)
 {
+    const int32_t lowest = step_placeholder(plan->limits.max_seqs - 1);
     for (int32_t i = 0; i < seq->n_tokens; i++) {
-        if (tokens[i] < 0 || tokens[i] >= plan->limits.n_vocab) {
-            return status_errorf(STATUS_INTERNAL, "token %d is %d, the vocabulary has %d", i,
-                                 tokens[i], plan->limits.n_vocab);
+        if (tokens[i] < lowest || tokens[i] >= plan->limits.n_vocab) {
+            return status_errorf(STATUS_INTERNAL,
+                                 "token %d is %d, the vocabulary has %d and there are %d slots", i,
+                                 tokens[i], plan->limits.n_vocab, plan->limits.max_seqs);
         }
     }
     for (int32_t i = 0; i < seq->n_blocks; i++) {
@@ -155,8 +160,8 @@ static status_t pack_seq(const struct step_plan *plan, const struct step_seq *se
                          struct bytes *out)
 {
     TRY(bytes_append_u64(out, seq->seq_id));
-    const int32_t numbers[] = {seq->lane, seq->n_computed, seq->n_tokens, seq->n_blocks,
-                               seq->wants_logits};
+    const int32_t numbers[] = {seq->lane,     seq->slot,     seq->n_computed,
+                               seq->n_tokens, seq->n_blocks, seq->wants_logits};
     TRY(pack_array(numbers, sizeof numbers / sizeof numbers[0], out));
     TRY(pack_array(plan->tokens + seq->first_row, seq->n_tokens, out));
     return pack_array(plan->blocks + seq->first_block, seq->n_blocks, out);
@@ -183,6 +188,7 @@ static status_t unpack_seq(struct step_plan *plan, struct bytes_reader *reader)
 {
     struct step_seq seq = {.seq_id = bytes_read_u64(reader)};
     seq.lane = (int32_t)bytes_read_u32(reader);
+    seq.slot = (int32_t)bytes_read_u32(reader);
     seq.n_computed = (int32_t)bytes_read_u32(reader);
     seq.n_tokens = (int32_t)bytes_read_u32(reader);
     seq.n_blocks = (int32_t)bytes_read_u32(reader);

@@ -5,6 +5,8 @@
  *            every rank. It holds no state from the step before: block tables travel whole.
  * Layout:    sequences are ordered by lane, so that the rows of a lane, and of a run of lanes, are contiguous.
  *            Row order = sequences in order, each sequence's tokens in order.
+ *            A token below 0, step_placeholder(slot), stands for the id that was drawn last for the slot: plans can be made
+ *            before that id is known, because steps are computed in the order they are made.
  * Ownership: a plan owns one growing buffer per array; reuse it from step to step.
  * Thread:    owner:the rank's main thread.
  * Errors:    unpack checks every count and index against the limits and fails with INTERNAL.
@@ -15,10 +17,12 @@
 
 #include "base/bytes.h"
 #include "base/status.h"
+#include "kernels/backend.h"
 
 struct step_seq {
     uint64_t seq_id; /* for messages only */
     int32_t lane;
+    int32_t slot; /* of max_seqs; its own as long as it runs: where the id drawn last is kept */
     int32_t n_computed;   /* tokens already in the KV cache = position of the first row */
     int32_t n_tokens;     /* rows of this step, >= 1 */
     int32_t first_row;    /* sum of n_tokens before it */
@@ -33,7 +37,23 @@ struct step_limits {
     int32_t max_blocks; /* over all sequences */
     int32_t n_lanes, n_vocab;
     int64_t blocks_per_lane;
+    int32_t max_sample_tokens; /* of step_sampling */
 };
+
+/* Tokens whose logits one sequence may change: stop ids that are out until min_tokens. */
+#define STEP_SAMPLE_TOKENS 264
+
+/* What rank 0 is to draw from a step's logits; it does not travel. */
+struct step_sampling {
+    const struct sample_row *rows; /* [n_logits], in the order of the sequences that want them */
+    const struct sample_token *tokens; /* [n_tokens] */
+    int32_t n_tokens;
+};
+
+static inline int32_t step_placeholder(int32_t slot)
+{
+    return -1 - slot;
+}
 
 struct step_plan {
     uint64_t step;

@@ -23,6 +23,7 @@ struct worker_config {
     int device;            /* enum worker_device */
     const char *cache_dir; /* NULL: nothing is kept from one start to the next */
     double connect_timeout_s;
+    int64_t steps_ahead;
     int64_t max_idle_sleep_us;
     bool bystander;
     const char *log_level;

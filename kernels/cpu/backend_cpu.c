@@ -143,6 +143,38 @@ static status_t stream_sync(struct backend_stream *stream)
     return status_ok();
 }
 
+/* Every op before a mark has finished when the mark is set: there is nothing to remember. */
+static status_t mark_new(struct backend_stream *stream, struct backend_mark **mark_out)
+{
+    (void)stream;
+    *mark_out = NULL;
+    return status_ok();
+}
+
+static void mark_free(struct backend_mark *mark)
+{
+    (void)mark;
+}
+
+static status_t mark_set(struct backend_stream *stream, struct backend_mark *mark)
+{
+    (void)stream;
+    (void)mark;
+    return status_ok();
+}
+
+static bool mark_passed(const struct backend_mark *mark)
+{
+    (void)mark;
+    return true;
+}
+
+static status_t mark_wait(struct backend_mark *mark)
+{
+    (void)mark;
+    return status_ok();
+}
+
 static status_t mem_alloc(struct backend_stream *stream, size_t size, void **ptr_out)
 {
     (void)stream;
@@ -245,6 +277,11 @@ static const struct backend table = {
     .stream_new = stream_new,
     .stream_free = stream_free,
     .stream_sync = stream_sync,
+    .mark_new = mark_new,
+    .mark_free = mark_free,
+    .mark_set = mark_set,
+    .mark_passed = mark_passed,
+    .mark_wait = mark_wait,
     .mem_alloc = mem_alloc,
     .mem_free = mem_free,
     .host_alloc = mem_alloc,

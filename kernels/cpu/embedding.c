@@ -13,7 +13,10 @@
 static void look_up(const struct embedding_args *a, int32_t i)
 {
     float *const out = a->out + (int64_t)i * a->n_columns;
-    const int32_t id = a->ids[i];
+    int32_t id = a->ids[i];
+    if (id < 0 && id >= -a->n_drawn) {
+        id = a->drawn[-1 - id];
+    }
     if (id < a->row_begin || id >= a->row_end) {
         memset(out, 0, (size_t)a->n_columns * sizeof *out);
         return;
@@ -25,7 +28,7 @@ static void look_up(const struct embedding_args *a, int32_t i)
 status_t cpu_embedding(struct backend_stream *stream, const struct embedding_args *a)
 {
     (void)stream; // a few rows are copied sooner than another thread wakes
-    if (a->n_rows < 0 || a->n_columns < 1 || a->row_end < a->row_begin ||
+    if (a->n_rows < 0 || a->n_columns < 1 || a->n_drawn < 0 || a->row_end < a->row_begin ||
         (a->dtype != DTYPE_F32 && a->dtype != DTYPE_F16 && a->dtype != DTYPE_BF16)) {
         return status_errorf(STATUS_INVALID_ARGUMENT,
                              "embedding: %d rows of %d columns, table rows [%d, %d)", a->n_rows,

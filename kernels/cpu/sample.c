@@ -476,12 +476,24 @@ static float adjust(const struct sample_row *row, const struct sample_token *tok
     return token->n_generated > 0 ? x - row->presence : x;
 }
 
+/* The id that counts as generated once more; -1: none. */
+static int32_t pending_id(const struct sample_args *args, const struct sample_row *row)
+{
+    const bool counts = row->repetition != 1.0f || row->presence != 0.0f || row->frequency != 0.0f;
+    if (!counts || row->pending_slot < 0 || row->pending_slot >= args->n_drawn) {
+        return -1;
+    }
+    const int32_t id = args->drawn[row->pending_slot];
+    return id < args->n_vocab ? id : -1;
+}
+
 /* The row as it is drawn from: the raw one where the request changes nothing, a copy with the changes elsewhere. */
 static struct view adjusted_view(const struct cpu_isa *isa, const struct sample_args *args,
                                  const struct sample_row *row, const struct view *raw,
                                  struct cpu_scratch *scratch)
 {
-    if (row->n_tokens == 0 && !row->only_listed) {
+    const int32_t pending = pending_id(args, row);
+    if (row->n_tokens == 0 && !row->only_listed && pending < 0) {
         return *raw;
     }
     const struct sample_token *tokens = args->tokens + row->first_token;
@@ -489,8 +501,14 @@ static struct view adjusted_view(const struct cpu_isa *isa, const struct sample_
     for (int32_t i = 0; i < raw->n_vocab; i++) {
         logits[i] = row->only_listed ? -INFINITY : raw->logits[i];
     }
+    if (pending >= 0 && !row->only_listed) { // a listed one is written again below
+        const struct sample_token alone = {.id = pending, .n_generated = 1};
+        logits[pending] = adjust(row, &alone, raw->logits[pending]);
+    }
     for (int32_t i = 0; i < row->n_tokens; i++) {
-        logits[tokens[i].id] = adjust(row, &tokens[i], raw->logits[tokens[i].id]);
+        struct sample_token token = tokens[i];
+        token.n_generated += token.id == pending;
+        logits[token.id] = adjust(row, &token, raw->logits[token.id]);
     }
     find_maxima(isa, logits, raw->n_vocab, scratch->maxima);
     return (struct view){.logits = logits, .n_vocab = raw->n_vocab, .maxima = scratch->maxima};
@@ -508,6 +526,9 @@ static void sample_row(const struct plan *plan, int64_t index, struct cpu_scratc
     const struct cpu_isa *const isa = plan->stream->isa;
     const struct sample_row *row = &plan->args->rows[index];
     struct sample_result *result = &plan->args->results[index];
+    if (row->logits < 0) {
+        return;
+    }
     const struct view raw = {.logits = plan->args->logits + row->logits,
                              .n_vocab = plan->args->n_vocab,
                              .maxima = scratch->maxima};
@@ -539,7 +560,12 @@ static void sample_row(const struct plan *plan, int64_t index, struct cpu_scratc
 static void run_task(void *context, int64_t task, int thread)
 {
     const struct plan *plan = context;
+    const struct sample_args *args = plan->args;
+    const int32_t slot = args->rows[task].slot;
     sample_row(plan, task, &plan->stream->scratch[thread]);
+    if (slot >= 0 && slot < args->n_drawn) {
+        args->drawn[slot] = args->results[task].id;
+    }
 }
 
 status_t cpu_sample(struct backend_stream *stream, const struct sample_args *a)

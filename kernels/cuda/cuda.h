@@ -73,6 +73,12 @@ status_t cuda_graph_end(struct backend_stream *stream, struct backend_graph **gr
 status_t cuda_graph_run(struct backend_stream *stream, struct backend_graph *graph);
 void cuda_graph_free(struct backend_graph *graph);
 
+status_t cuda_mark_new(struct backend_stream *stream, struct backend_mark **mark_out);
+void cuda_mark_free(struct backend_mark *mark);
+status_t cuda_mark_set(struct backend_stream *stream, struct backend_mark *mark);
+bool cuda_mark_passed(const struct backend_mark *mark);
+status_t cuda_mark_wait(struct backend_mark *mark);
+
 status_t cuda_mem_alloc(struct backend_stream *stream, size_t size, void **ptr_out);
 void cuda_mem_free(struct backend_stream *stream, void *ptr);
 status_t cuda_mem_host_alloc(struct backend_stream *stream, size_t size, void **ptr_out);

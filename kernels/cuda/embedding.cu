@@ -37,7 +37,10 @@ static __global__ void __launch_bounds__(THREADS) embed(embedding_args a)
     }
     const int n = a.n_columns - column;
     for (int row = (int)blockIdx.y; row < a.n_rows; row += (int)gridDim.y) {
-        const int id = a.ids[row];
+        int id = a.ids[row];
+        if (id < 0 && id >= -a.n_drawn) {
+            id = a.drawn[-1 - id];
+        }
         columns c = {};
         if (id >= a.row_begin && id < a.row_end) {
             const T *const from = static_cast<const T *>(a.table) +
@@ -68,7 +71,7 @@ template <typename T> static void launch(struct backend_stream *stream, const em
 
 extern "C" status_t cuda_embedding(struct backend_stream *stream, const struct embedding_args *a)
 {
-    if (a->n_rows < 0 || a->n_columns < 1 || a->row_end < a->row_begin) {
+    if (a->n_rows < 0 || a->n_columns < 1 || a->n_drawn < 0 || a->row_end < a->row_begin) {
         return status_errorf(STATUS_INVALID_ARGUMENT,
                              "embedding: %d rows of %d columns, table rows [%d, %d)", a->n_rows,
                              a->n_columns, a->row_begin, a->row_end);

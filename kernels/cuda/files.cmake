@@ -9,6 +9,7 @@ set(KVASIR_CUDA_FILES
     copy_strips.cu
     embedding.cu
     graph.c
+    mark.c
     matmul.c
     matmul_small.cu
     matmul_table.c

@@ -16,14 +16,13 @@
  *           about 4 us while all of 132 processors load. B = 256 on an H200 are two rounds of
  *           4 + 10 x 1 us with both filters: about 30 us. Greedy needs four passes. A row of 128256 is read once a pass,
  *           from memory when B rows are more than the second-level cache holds: 30 us a pass for B = 256.
- * Graphs:   everything that differs from step to step is read on the device, from arrays copied out of the caller's: a
- *           recorded sample draws anew from what those arrays hold when it runs.
+ * Graphs:   everything that differs from step to step is read on the device: a recorded sample draws anew from what its
+ *           arrays hold when it runs. n_tokens is recorded: the most that they will hold.
  * Source:   Holtzman et al. 2020, arXiv:1904.09751 (top-p); Nguyen et al. 2024, arXiv:2407.01082 (min-p);
  *           Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3" (Philox).
  */
 #include "kernels/cuda/cuda.h"
 #include "kernels/cuda/sample_select.cuh"
-#include "kernels/sample_check.h"
 
 enum { MAX_VOCAB = 1 << 18, SMALL_VOCAB = 1024, SMALL_BLOCK = 64, BLOCK = 1024 };
 
@@ -34,7 +33,8 @@ struct sample_job {
     const struct sample_token *tokens;
     float *adjusted; // [n_tokens]
     struct sample_result *results;
-    int32_t n_tokens, n_vocab;
+    int32_t *drawn; // [n_drawn]
+    int32_t n_tokens, n_vocab, n_drawn;
 };
 
 // ---- device helpers ----
@@ -93,12 +93,37 @@ static __device__ float adjust(const struct sample_row *row, const struct sample
     return token->n_generated > 0 ? x - row->presence : x;
 }
 
+/* The id that counts as generated once more; -1: none. */
+static __device__ int32_t pending_id(const struct sample_job *job, const struct sample_row *row)
+{
+    const bool counts = row->repetition != 1.0f || row->presence != 0.0f || row->frequency != 0.0f;
+    if (!counts || row->pending_slot < 0 || row->pending_slot >= job->n_drawn) {
+        return -1;
+    }
+    const int32_t id = job->drawn[row->pending_slot];
+    return id < job->n_vocab ? id : -1;
+}
+
+/* The pending id is changed with the tokens when they list it, alone when they do not. `changed` has the tokens' bits. */
+static __device__ void change_pending(const struct sample_row *row, int32_t pending,
+                                      const uint32_t *changed, struct sample_view *view)
+{
+    const bool listed = pending < 0 || (changed[pending / 32] >> (pending % 32) & 1u) != 0;
+    if (!listed && !row->only_listed) {
+        struct sample_token token = {};
+        token.id = pending;
+        token.n_generated = 1;
+        view->alone = pending;
+        view->alone_logit = adjust(row, &token, view->logits[pending]);
+    }
+}
+
 /*
  * Fills in what the request changes of the row. Tokens past the array and ids past the vocabulary are left out: the launcher
  * refuses them, but a recorded graph may meet arrays that it never saw.
  */
 static __device__ void change(struct sample_shared *shared, const struct sample_job *job,
-                              const struct sample_row *row, uint32_t *room,
+                              const struct sample_row *row, int32_t pending, uint32_t *room,
                               struct sample_view *view)
 {
     const int32_t n_groups = (view->n + SAMPLE_GROUP - 1) / SAMPLE_GROUP;
@@ -139,11 +164,13 @@ static __device__ void change(struct sample_shared *shared, const struct sample_
     view->before = before;
     view->adjusted = job->adjusted + first;
     view->only_changed = row->only_listed;
+    change_pending(row, pending, changed, view);
     for (int32_t i = (int32_t)threadIdx.x; i < n_tokens; i += (int32_t)blockDim.x) {
-        const int32_t id = tokens[i].id;
-        if ((uint32_t)id < n_vocab) {
-            job->adjusted[first + (int32_t)sample_slot(view, id)] =
-                adjust(row, &tokens[i], view->logits[id]);
+        struct sample_token token = tokens[i];
+        if ((uint32_t)token.id < n_vocab) {
+            token.n_generated += token.id == pending;
+            job->adjusted[first + (int32_t)sample_slot(view, token.id)] =
+                adjust(row, &token, view->logits[token.id]);
         }
     }
     __syncthreads();
@@ -302,8 +329,9 @@ static __device__ void sample_one(struct sample_shared *shared, const struct sam
         find_top(shared, raw, weights, min(row->n_top, SAMPLE_MAX_TOP));
     }
     struct sample_view view = *raw;
-    if (row->n_tokens > 0 || row->only_listed) {
-        change(shared, job, row, room, &view);
+    const int32_t pending = pending_id(job, row);
+    if (row->n_tokens > 0 || row->only_listed || pending >= 0) {
+        change(shared, job, row, pending, room, &view);
         largest = find_largest(shared, &view);
         if (!is_usable(largest)) {
             clear_result(shared); // everything finite is out, or a bias of +inf
@@ -328,9 +356,13 @@ __global__ void __launch_bounds__(threads, 1) sample_rows(struct sample_job job)
     __shared__ struct sample_shared shared;
     KVASIR_SHARED(room);
     const struct sample_row *const row = &job.rows[blockIdx.x];
+    if (row->logits < 0) {
+        return; // a row that only fills up a recording
+    }
     const int32_t n_copied = resident ? job.n_vocab : 0;
     struct sample_view raw = {};
     raw.n = job.n_vocab;
+    raw.alone = -1;
     raw.logits = job.logits + row->logits;
     if (resident) {
         copy_row(raw.logits, raw.n, (float *)room);
@@ -344,11 +376,14 @@ __global__ void __launch_bounds__(threads, 1) sample_rows(struct sample_job job)
     for (uint32_t i = threadIdx.x; i < sizeof shared.result / 4; i += threads) {
         out[i] = words[i];
     }
+    if (threadIdx.x == 0 && row->slot >= 0 && row->slot < job.n_drawn) {
+        job.drawn[row->slot] = shared.result.id;
+    }
 }
 
 // ---- launchers ----
 
-/* Device memory of the stream's sample ops: rows, tokens, adjusted logits, results, one after another. */
+/* Device memory of the stream's sample ops: adjusted logits. */
 struct cuda_sampler {
     int device;
     size_t size;
@@ -361,11 +396,6 @@ extern "C" void cuda_sample_free(struct cuda_sampler *sampler)
         cudaFree(sampler->memory);
         free(sampler);
     }
-}
-
-static size_t rounded(size_t n_bytes)
-{
-    return (n_bytes + 255) / 256 * 256;
 }
 
 /* Room for this many bytes; waits for the stream and allocates when a call is larger than all before it. */
@@ -422,43 +452,30 @@ static status_t launch_rows(struct backend_stream *stream, const struct sample_j
 }
 
 /*
- * The copies run at full speed, and beside the host, when the arrays are of host_alloc. Device memory grows when a call is
- * larger than all before it, and never while a graph is recorded: sample once with the largest batch before.
+ * Device memory grows when a call has more tokens than all before it, and never while a graph is recorded: sample once with
+ * the most before.
  */
 extern "C" status_t cuda_sample(struct backend_stream *stream, const struct sample_args *a)
 {
-    TRY(sample_check(a, MAX_VOCAB));
+    if (a->n_rows < 0 || a->n_tokens < 0 || a->n_drawn < 0 || a->n_vocab < 1 ||
+        a->n_vocab > MAX_VOCAB) {
+        return status_errorf(STATUS_INVALID_ARGUMENT,
+                             "sample: %d rows of %d ids, at most %d; %d tokens, %d slots",
+                             a->n_rows, a->n_vocab, (int)MAX_VOCAB, a->n_tokens, a->n_drawn);
+    }
     if (a->n_rows == 0) {
         return status_ok();
     }
-    const size_t rows_bytes = (size_t)a->n_rows * sizeof *a->rows;
-    const size_t tokens_bytes = (size_t)a->n_tokens * sizeof *a->tokens;
-    const size_t adjusted_bytes = (size_t)a->n_tokens * sizeof(float);
-    const size_t results_bytes = (size_t)a->n_rows * sizeof *a->results;
-    const size_t tokens_at = rounded(rows_bytes);
-    const size_t adjusted_at = tokens_at + rounded(tokens_bytes);
-    const size_t results_at = adjusted_at + rounded(adjusted_bytes);
-    TRY(grow(stream, results_at + results_bytes));
-    unsigned char *const memory = stream->sampler->memory;
-
-    TRY(cuda_status(
-        cudaMemcpyAsync(memory, a->rows, rows_bytes, cudaMemcpyHostToDevice, stream->stream),
-        "sample", stream->device));
-    if (a->n_tokens > 0) {
-        TRY(cuda_status(cudaMemcpyAsync(memory + tokens_at, a->tokens, tokens_bytes,
-                                        cudaMemcpyHostToDevice, stream->stream),
-                        "sample", stream->device));
-    }
+    TRY(grow(stream, ((size_t)a->n_tokens + 1) * sizeof(float)));
     struct sample_job job = {};
     job.logits = a->logits;
-    job.rows = (const struct sample_row *)memory;
-    job.tokens = (const struct sample_token *)(memory + tokens_at);
-    job.adjusted = (float *)(memory + adjusted_at);
-    job.results = (struct sample_result *)(memory + results_at);
+    job.rows = a->rows;
+    job.tokens = a->tokens;
+    job.adjusted = (float *)stream->sampler->memory;
+    job.results = a->results;
+    job.drawn = a->drawn;
     job.n_tokens = a->n_tokens;
     job.n_vocab = a->n_vocab;
-    TRY(launch_rows(stream, &job, a->n_rows));
-    return cuda_status(cudaMemcpyAsync(a->results, job.results, results_bytes,
-                                       cudaMemcpyDeviceToHost, stream->stream),
-                       "sample", stream->device);
+    job.n_drawn = a->n_drawn;
+    return launch_rows(stream, &job, a->n_rows);
 }

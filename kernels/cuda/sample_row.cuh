@@ -35,6 +35,8 @@ struct sample_view {
     const uint32_t *changed; // null: nothing is changed
     const uint32_t *before;
     const float *adjusted;
+    int32_t alone; // an id that is changed though it has no bit; -1: none
+    float alone_logit;
 };
 
 /* Kept are logits above `logit`, and those equal to it up to id last_id. */
@@ -86,6 +88,9 @@ static __device__ __forceinline__ float sample_logit(const struct sample_view *v
 {
     if (view->changed == NULL) {
         return view->logits[id];
+    }
+    if (id == view->alone) {
+        return view->alone_logit;
     }
     if ((view->changed[id / 32] >> ((uint32_t)id % 32) & 1u) != 0) {
         return view->adjusted[sample_slot(view, id)];

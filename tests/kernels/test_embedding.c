@@ -2,7 +2,8 @@
 
 enum { BEGIN = 10, END = 15, COLUMNS = 7 };
 
-static const int32_t ids[] = {10, 14, 9, 15, 12, 12, 0, -1, INT32_MAX};
+static const int32_t ids[] = {10, 14, 9, 15, 12, 12, 0, -1, INT32_MAX, -2, -3, -4, INT32_MIN};
+static const int32_t drawn[] = {13, 9, -1}; /* of slots 0, 1 and 2: ids -1, -2 and -3 */
 
 #define N_IDS ((int)(sizeof ids / sizeof ids[0]))
 
@@ -46,12 +47,15 @@ static void check_dtype(struct backend_stream *stream, int dtype)
                                         .n_columns = COLUMNS,
                                         .ids = ids,
                                         .n_rows = N_IDS,
-                                        .out = out};
+                                        .out = out,
+                                        .drawn = drawn,
+                                        .n_drawn = 3};
     assert_status_ok(cpu_embedding(stream, &args));
     for (int i = 0; i < N_IDS; i++) {
-        const bool held = ids[i] >= BEGIN && ids[i] < END;
+        const int32_t id = ids[i] == -1 ? 13 : ids[i];
+        const bool held = id >= BEGIN && id < END;
         for (int c = 0; c < COLUMNS; c++) {
-            const float want = held ? value_of(ids[i], c) : 0.0f;
+            const float want = held ? value_of(id, c) : 0.0f;
             assert_same_bits(&out[i * COLUMNS + c], &want, 1, "embedding");
         }
     }

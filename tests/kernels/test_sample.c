@@ -468,6 +468,81 @@ static void test_sample_logprobs_match_a_full_sort(void **state)
     each_stream(check_logprobs);
 }
 
+// ---- slots ----
+
+/*
+ * An id that lies in drawn counts like one more generated token of the list, listed or not, and what is drawn goes to the row's
+ * slot alone. Row 0 has the id pending, row 1 has it in the list.
+ */
+static void check_pending(struct backend_stream *stream, int round)
+{
+    enum { N = 90, SLOTS = 5 };
+
+    float *logits = random_logits(N);
+    struct sample_token listed[MAX_TOKENS + 1];
+    struct test_row base = random_row(logits);
+    const int32_t n = round % 3 == 0 ? 0 : random_tokens(N, listed) % MAX_TOKENS;
+    int32_t drawn[SLOTS] = {11, 12, (int32_t)test_random_below(N), 13, 14};
+    if (round % 3 == 1 && n > 0) {
+        drawn[2] = listed[n / 2].id;
+    }
+    struct sample_row row = base.set;
+    row.slot = row.pending_slot = 2;
+    row.n_tokens = n;
+    row.only_listed = n > 0 && round % 5 == 0;
+    struct sample_result got = {.id = -7}, want = {.id = -7};
+    struct sample_args args = {.logits = logits,
+                               .rows = &row,
+                               .tokens = listed,
+                               .n_tokens = MAX_TOKENS,
+                               .results = &got,
+                               .n_rows = 1,
+                               .n_vocab = N,
+                               .drawn = drawn,
+                               .n_drawn = SLOTS};
+    const int32_t pending = drawn[2];
+    assert_status_ok(cpu_sample(stream, &args));
+    const int32_t after[SLOTS] = {11, 12, got.id, 13, 14};
+    assert_memory_equal(drawn, after, sizeof after);
+    bool found = row.only_listed;
+    for (int32_t i = 0; i < n; i++) {
+        listed[i].n_generated += listed[i].id == pending;
+        found = found || listed[i].id == pending;
+    }
+    if (!found) {
+        listed[row.n_tokens++] = (struct sample_token){.id = pending, .n_generated = 1};
+    }
+    row.slot = row.pending_slot = -1;
+    args.results = &want;
+    assert_status_ok(cpu_sample(stream, &args));
+    assert_memory_equal(&got, &want, sizeof want);
+    assert_memory_equal(drawn, after, sizeof after); // slot -1: nowhere
+    row.logits = -1;
+    want.id = 77;
+    assert_status_ok(cpu_sample(stream, &args));
+    assert_int_equal(want.id, 77); // nothing is drawn
+    row.logits = 0;
+    row.slot = SLOTS;
+    assert_status_says(cpu_sample(stream, &args), STATUS_INVALID_ARGUMENT, "slot 5 of 5");
+    row.slot = 1;
+    row.pending_slot = 2;
+    assert_status_says(cpu_sample(stream, &args), STATUS_INVALID_ARGUMENT, "pending in slot 2");
+    guarded_free(logits);
+}
+
+static void check_slots(struct backend_stream *stream)
+{
+    for (int round = 0; round < 60; round++) {
+        check_pending(stream, round);
+    }
+}
+
+static void test_sample_counts_pending_ids_and_fills_slots(void **state)
+{
+    (void)state;
+    each_stream(check_slots);
+}
+
 // ---- rows that cannot be sampled ----
 
 static void check_broken_rows(struct backend_stream *stream)
@@ -624,6 +699,7 @@ static void test_sample_refuses_bad_settings(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_sample_counts_pending_ids_and_fills_slots),
         cmocka_unit_test(test_sample_draws_what_the_reference_draws),
         cmocka_unit_test(test_sample_follows_the_distribution),
         cmocka_unit_test(test_sample_filters_keep_the_documented_sets),

@@ -1,12 +1,13 @@
 /*
  * bench_engine.c - speed of prompts and of decoding, by the engine alone
  *
- * usage: bench_engine [--device NAME] MODEL CONTEXT STEPS BATCH...
+ * usage: bench_engine [--device NAME] [--under-way N] MODEL CONTEXT STEPS BATCH...
  *
  * What:  makes up the weights of the model whose config.json is in MODEL. For each batch fills the caches of so many
  *        sequences with CONTEXT random tokens, in steps of up to 2048 tokens, then decodes STEPS tokens of each, greedily, and
- *        prints a line of JSON: tokens a second of both, and the median step. No scheduler, no gRPC: what the engine and
- *        the device can do. Not a test: nothing fails but the engine itself.
+ *        prints a line of JSON: tokens a second of both, the median step, and how much of the time of decoding no step was
+ *        under way. N steps (2) are submitted before the first of them is collected. No scheduler, no gRPC: what the
+ *        engine and the device can do. Not a test: nothing fails but the engine itself.
  * Units: seconds; a step is everything from the tokens of the last one to those of this one.
  */
 #include <stdio.h>
@@ -16,25 +17,26 @@
 #include "base/clock.h"
 #include "tests/reference/engine_backend.h"
 #include "worker/engine.h"
+#include "worker/step_queue.h"
 
 enum { MAX_ROWS = 2048, MAX_BATCHES = 16 };
 
 struct bench {
     const char *device, *model;
     int32_t context, steps, max_batch;
-    int32_t max_rows; /* of a step */
+    int32_t max_rows;  /* of a step */
+    int32_t max_steps; /* under way at once */
     struct group *group;
     struct model_spec spec;
     struct plan plan;
     struct engine *engine;
     struct step_plan step;
-    int32_t *tokens; /* [max_batch]: the last of each sequence */
+    int32_t *tokens; /* [max_batch]: the last of each sequence's prompt, then its placeholder */
     int32_t *blocks; /* of one sequence */
     int32_t *prompt; /* [context] */
     float *logits;   /* [n_vocab] */
     bool quiet;      /* a round that is not to be printed */
     struct sample_row *rows;
-    struct sample_result *results;
     uint64_t random;
 };
 
@@ -71,6 +73,7 @@ static status_t open_bench(struct bench *b)
         .max_num_seqs = b->max_batch,
         .max_num_batched_tokens = b->max_rows,
         .max_model_len = b->context + b->steps,
+        .max_steps = b->max_steps,
         .device_memory_share = 0.9,
         .tune = true,
         .log = {.fd = 2, .level = LOG_WARN, .rank = group_rank(b->group), .module = "engine"},
@@ -81,7 +84,6 @@ static status_t open_bench(struct bench *b)
     TRY(must_calloc(n, sizeof *b->tokens, &b->tokens));
     TRY(must_calloc((size_t)b->spec.n_vocab, sizeof *b->logits, &b->logits));
     TRY(must_calloc(n, sizeof *b->rows, &b->rows));
-    TRY(must_calloc(n, sizeof *b->results, &b->results));
     TRY(must_calloc((size_t)b->context, sizeof *b->prompt, &b->prompt));
     return must_calloc((size_t)b->context + (size_t)b->steps, sizeof *b->blocks, &b->blocks);
 }
@@ -95,7 +97,6 @@ static void close_bench(struct bench *b)
     free(b->tokens);
     free(b->logits);
     free(b->rows);
-    free(b->results);
     free(b->prompt);
     free(b->blocks);
 }
@@ -119,6 +120,7 @@ static status_t add_seq(struct bench *b, const int32_t batch, int32_t i, struct 
                              per_lane * of_seq, (long long)limits->blocks_per_lane);
     }
     seq.seq_id = (uint64_t)i;
+    seq.slot = i;
     seq.lane = i / per_lane;
     seq.n_blocks = (seq.n_computed + seq.n_tokens + PLAN_BLOCK_TOKENS - 1) / PLAN_BLOCK_TOKENS;
     for (int32_t block = 0; block < seq.n_blocks; block++) {
@@ -164,33 +166,40 @@ static status_t fill_caches(struct bench *b, int32_t batch)
     return group_rank(b->group) == 0 ? engine_read_logits(b->engine, 1, b->logits) : status_ok();
 }
 
-static status_t sample(struct bench *b, int32_t batch)
-{
-    for (int32_t i = 0; i < batch; i++) {
-        b->rows[i] = (struct sample_row){
-            .logits = (int64_t)i * b->spec.n_vocab, .top_p = 1, .repetition = 1};
-    }
-    const struct sample_args args = {.rows = b->rows, .results = b->results, .n_rows = batch};
-    if (group_rank(b->group) == 0) {
-        TRY(engine_sample(b->engine, &args));
-        for (int32_t i = 0; i < batch; i++) {
-            b->tokens[i] = b->results[i].id;
-        }
-    }
-    struct comm *comm = group_comm(b->group);
-    return group_size(b->group) == 1
-               ? status_ok()
-               : comm->ops->broadcast(comm, b->tokens, (size_t)batch * sizeof *b->tokens, 0);
-}
-
-static status_t decode_step(struct bench *b, int32_t batch, int32_t n_computed)
+static status_t submit_decode_step(struct bench *b, int32_t batch, int32_t n_computed)
 {
     for (int32_t i = 0; i < batch; i++) {
         const struct step_seq seq = {.n_computed = n_computed, .n_tokens = 1, .wants_logits = 1};
         TRY(add_seq(b, batch, i, seq, &b->tokens[i]));
+        b->tokens[i] = step_placeholder(i); // what this step draws
+        b->rows[i] = (struct sample_row){.logits = (int64_t)i * b->spec.n_vocab,
+                                         .top_p = 1,
+                                         .repetition = 1,
+                                         .slot = i,
+                                         .pending_slot = -1};
     }
-    TRY(run_step(b));
-    return sample(b, batch);
+    const struct step_sampling sampling = {.rows = b->rows};
+    TRY(engine_submit(b->engine, &b->step, group_rank(b->group) == 0 ? &sampling : NULL));
+    step_plan_clear(&b->step);
+    return status_ok();
+}
+
+/* times: from the end of one step to the end of the next. */
+static status_t decode(struct bench *b, int32_t batch, double *times)
+{
+    double begin = now_s();
+    int32_t n_submitted = 0;
+    for (int32_t step = 0; step < b->steps; step++) {
+        while (n_submitted < b->steps && n_submitted < step + b->max_steps) {
+            TRY(submit_decode_step(b, batch, b->context + n_submitted));
+            n_submitted++;
+        }
+        TRY(engine_collect(b->engine, NULL));
+        const double end = now_s();
+        times[step] = end - begin;
+        begin = end;
+    }
+    return status_ok();
 }
 
 static int compare_doubles(const void *a, const void *b)
@@ -204,21 +213,22 @@ static status_t bench_batch(struct bench *b, int32_t batch, double *times)
     double begin = now_s();
     TRY(fill_caches(b, batch));
     const double prompts_s = now_s() - begin;
+    engine_rest(b->engine);
+    const struct step_times before = *engine_times(b->engine);
     const double decoding = now_s();
-    for (int32_t step = 0; step < b->steps; step++) {
-        begin = now_s();
-        TRY(decode_step(b, batch, b->context + step));
-        times[step] = now_s() - begin;
-    }
+    TRY(decode(b, batch, times));
     const double decode_s = now_s() - decoding;
+    const struct step_times *after = engine_times(b->engine);
+    const double gap_ns = (double)(after->gap_ns - before.gap_ns);
+    const double busy_ns = (double)(after->busy_ns - before.busy_ns);
     qsort(times, (size_t)b->steps, sizeof *times, compare_doubles);
     if (group_rank(b->group) == 0 && !b->quiet) {
         printf("{\"suite\": \"engine\", \"device\": \"%s\", \"ranks\": %d, \"batch\": %d, "
                "\"context\": %d, \"steps\": %d, \"prompt_tokens_per_s\": %.6g, "
-               "\"decode_tokens_per_s\": %.6g, \"median_step_s\": %.5g}\n",
+               "\"decode_tokens_per_s\": %.6g, \"median_step_s\": %.5g, \"gap_share\": %.4g}\n",
                b->device, group_size(b->group), batch, b->context, b->steps,
                (double)batch * b->context / prompts_s, (double)batch * b->steps / decode_s,
-               times[b->steps / 2]);
+               times[b->steps / 2], gap_ns / (gap_ns + busy_ns));
         fflush(stdout);
     }
     return status_ok();
@@ -250,14 +260,20 @@ static status_t run(struct bench *b, char **batches, int n)
 
 int main(int argc, char **argv)
 {
-    struct bench b = {.device = "cpu", .random = 1};
+    struct bench b = {.device = "cpu", .max_steps = 2, .random = 1};
     if (argc > 2 && strcmp(argv[1], "--device") == 0) {
         b.device = argv[2];
         argc -= 2;
         argv += 2;
     }
-    if (argc < 5 || argc > 4 + MAX_BATCHES) {
-        fprintf(stderr, "usage: bench_engine [--device NAME] MODEL CONTEXT STEPS BATCH...\n");
+    if (argc > 2 && strcmp(argv[1], "--under-way") == 0) {
+        b.max_steps = atoi(argv[2]);
+        argc -= 2;
+        argv += 2;
+    }
+    if (argc < 5 || argc > 4 + MAX_BATCHES || b.max_steps < 1) {
+        fprintf(stderr, "usage: bench_engine [--device NAME] [--under-way N] MODEL CONTEXT STEPS "
+                        "BATCH...\n");
         return 64;
     }
     b.model = argv[1];

@@ -38,8 +38,9 @@ struct driver_options {
     int placement;
     int dtype, kv_dtype;
     int32_t max_rows;
-    bool all_logits; /* every step of a sequence wants them; else two of three do, and the last */
-    int load;        /* enum engine_load */
+    int32_t max_steps; /* under way at once; 0: 1 */
+    bool all_logits;   /* every step of a sequence wants them; else two of three do, and the last */
+    int load;          /* enum engine_load */
     uint64_t weights_seed;
     int log_fd;                    /* of warnings; 0: nowhere */
     const struct backend *backend; /* NULL: the CPU's */

@@ -16,10 +16,15 @@ static const struct step_limits limits = {
 
 static void add_example(struct step_plan *plan)
 {
-    static const int32_t tokens[] = {5, 6, 7, 8, 99};
+    static const int32_t tokens[] = {5, 6, -4, 8, 99};
     static const int32_t blocks[] = {49, 0, 3};
-    const struct step_seq a = {
-        .seq_id = 77, .lane = 0, .n_computed = 30, .n_tokens = 3, .n_blocks = 3, .wants_logits = 1};
+    const struct step_seq a = {.seq_id = 77,
+                               .lane = 0,
+                               .slot = 3,
+                               .n_computed = 30,
+                               .n_tokens = 3,
+                               .n_blocks = 3,
+                               .wants_logits = 1};
     const struct step_seq b = {.seq_id = 1ull << 40, .lane = 2, .n_tokens = 2, .n_blocks = 1};
     assert_status_ok(step_plan_add(plan, &a, tokens, blocks));
     assert_status_ok(step_plan_add(plan, &b, tokens + 3, blocks + 1));
@@ -33,11 +38,12 @@ static void check_example(const struct step_plan *plan)
     assert_int_equal(plan->n_logits, 1);
     assert_int_equal(plan->seqs[0].seq_id, 77);
     assert_int_equal(plan->seqs[1].seq_id, 1ull << 40);
+    assert_int_equal(plan->seqs[0].slot, 3);
     assert_int_equal(plan->seqs[1].lane, 2);
     assert_int_equal(plan->seqs[1].first_row, 3);
     assert_int_equal(plan->seqs[1].first_block, 3);
     static const int32_t positions[] = {30, 31, 32, 0, 1};
-    static const int32_t tokens[] = {5, 6, 7, 8, 99};
+    static const int32_t tokens[] = {5, 6, -4, 8, 99};
     static const int32_t blocks[] = {49, 0, 3, 0};
     assert_memory_equal(plan->positions, positions, sizeof positions);
     assert_memory_equal(plan->tokens, tokens, sizeof tokens);
@@ -81,7 +87,9 @@ static void test_step_plan_refuses_what_passes_a_limit(void **state)
         {{.lane = 1, .n_computed = INT32_MAX, .n_tokens = 3, .n_blocks = 2}, 0, 0},
         {{.lane = 1, .n_computed = 14, .n_tokens = 3, .n_blocks = 2, .wants_logits = 2}, 0, 0},
         {{.lane = 1, .n_computed = 14, .n_tokens = 3, .n_blocks = 2}, 100, 0},
-        {{.lane = 1, .n_computed = 14, .n_tokens = 3, .n_blocks = 2}, -1, 0},
+        {{.lane = 1, .n_computed = 14, .n_tokens = 3, .n_blocks = 2}, -5, 0}, // slot 4 of 4
+        {{.lane = 1, .slot = 4, .n_computed = 14, .n_tokens = 3, .n_blocks = 2}, 0, 0},
+        {{.lane = 1, .slot = -1, .n_computed = 14, .n_tokens = 3, .n_blocks = 2}, 0, 0},
         {{.lane = 1, .n_computed = 14, .n_tokens = 3, .n_blocks = 2}, 0, 50},
         {{.lane = 1, .n_computed = 14, .n_tokens = 3, .n_blocks = 2}, 0, -1},
     };
@@ -164,7 +172,7 @@ static void test_step_plan_survives_mutations(void **state)
         const status_t s = step_plan_unpack(&plan, copy, wire.size);
         assert_true(s.code == STATUS_OK || s.code == STATUS_INTERNAL);
         for (int32_t i = 0; i < plan.n_rows; i++) {
-            assert_true(plan.tokens[i] >= 0 && plan.tokens[i] < limits.n_vocab);
+            assert_true(plan.tokens[i] >= -4 && plan.tokens[i] < limits.n_vocab);
         }
         for (int32_t i = 0; i < plan.n_blocks; i++) {
             assert_true(plan.blocks[i] >= 0 && plan.blocks[i] < limits.blocks_per_lane);

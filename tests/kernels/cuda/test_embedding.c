@@ -41,7 +41,9 @@ static void fill_table(void *table, int dtype, int32_t n_rows, int32_t n_columns
 static void check_embedding(struct backend_stream *stream, int dtype, int32_t n_rows,
                             int32_t n_columns)
 {
-    enum { BEGIN = 40, END = 57 };
+    enum { BEGIN = 40, END = 57, SLOTS = 3 };
+
+    static const int32_t drawn[SLOTS] = {BEGIN + 2, END, -1};
 
     const size_t n_table = (size_t)(END - BEGIN) * (size_t)n_columns;
     const size_t n_out = (size_t)n_rows * (size_t)n_columns;
@@ -51,13 +53,18 @@ static void check_embedding(struct backend_stream *stream, int dtype, int32_t n_
     fill_table(table, dtype, END - BEGIN, n_columns);
     for (int32_t i = 0; i < n_rows; i++) {
         ids[i] = BEGIN - 4 + (int32_t)test_random_below(END - BEGIN + 8);
+        if (i % 3 == 2) { // one of the slots, or none
+            ids[i] = -1 - (int32_t)test_random_below(SLOTS + 2);
+        }
+        const int32_t id = ids[i] == -1 ? drawn[0] : ids[i];
         for (int32_t j = 0; j < n_columns; j++) {
-            const bool in = ids[i] >= BEGIN && ids[i] < END;
-            want[i * n_columns + j] = in ? (float)twice_value(ids[i] - BEGIN, j) / 2.0f : 0.0f;
+            const bool in = id >= BEGIN && id < END;
+            want[i * n_columns + j] = in ? (float)twice_value(id - BEGIN, j) / 2.0f : 0.0f;
         }
     }
     void *d_table = device_copy(stream, table, n_table * dtype_bytes(dtype));
     void *d_ids = device_copy(stream, ids, (size_t)n_rows * sizeof *ids);
+    void *d_drawn = device_copy(stream, drawn, sizeof drawn);
     void *out = device_new(stream, n_out * sizeof *want);
     const struct embedding_args args = {.table = d_table,
                                         .dtype = dtype,
@@ -66,12 +73,15 @@ static void check_embedding(struct backend_stream *stream, int dtype, int32_t n_
                                         .n_columns = n_columns,
                                         .ids = d_ids,
                                         .n_rows = n_rows,
-                                        .out = out};
+                                        .out = out,
+                                        .drawn = d_drawn,
+                                        .n_drawn = SLOTS};
     assert_status_ok(check_backend()->embedding(stream, &args));
     device_read(stream, got, out, n_out * sizeof *got);
     assert_same_bytes(got, want, n_out * sizeof *got, "embedding");
     device_free(stream, d_table);
     device_free(stream, d_ids);
+    device_free(stream, d_drawn);
     device_free(stream, out);
     free(table);
     free(ids);

@@ -1,22 +1,37 @@
 #include <math.h>
 
 #include "base/philox.h"
+#include "kernels/sample_check.h"
 #include "tests/kernels/cuda/cuda_check.h"
 
 static const struct sample_row defaults = {.temperature = 1.0f, .top_p = 1.0f, .repetition = 1.0f};
 
 static const struct tolerance logprob_result = {.atol = 2e-6, .rtol = 1e-6};
 
-/* Samples from logits in host memory, n_logits of them in all. Results are poisoned first. */
+/* Samples from logits, rows and tokens in host memory, n_logits logits in all. Results are poisoned first. */
 static void run(struct backend_stream *stream, const float *logits, size_t n_logits,
                 const struct sample_args *a)
 {
     struct sample_args args = *a;
+    const size_t results_bytes = (size_t)a->n_rows * sizeof *a->results;
+    assert_status_ok(sample_check(a, a->n_vocab));
     args.logits = device_copy(stream, logits, n_logits * sizeof *logits);
-    memset(args.results, 0x7f, (size_t)args.n_rows * sizeof *args.results);
+    void *rows = device_copy(stream, a->rows, (size_t)a->n_rows * sizeof *a->rows);
+    void *tokens = device_copy(stream, a->tokens, (size_t)a->n_tokens * sizeof *a->tokens);
+    void *drawn = device_copy(stream, a->drawn, (size_t)a->n_drawn * sizeof *a->drawn);
+    memset(a->results, 0x7f, results_bytes);
+    args.rows = rows;
+    args.tokens = tokens;
+    args.drawn = drawn;
+    args.results = device_copy(stream, a->results, results_bytes);
     assert_status_ok(check_backend()->sample(stream, &args));
-    assert_status_ok(check_backend()->stream_sync(stream));
+    device_read(stream, a->results, args.results, results_bytes);
+    device_read(stream, a->drawn, drawn, (size_t)a->n_drawn * sizeof *a->drawn);
     device_free(stream, args.logits);
+    device_free(stream, args.results);
+    device_free(stream, rows);
+    device_free(stream, tokens);
+    device_free(stream, drawn);
 }
 
 /* One row at the beginning of the logits. */
@@ -618,6 +633,104 @@ static void test_sample_penalties_do_what_they_say(void **state)
     check_stream_done(stream);
 }
 
+// ---- slots ----
+
+/*
+ * An id that lies in drawn counts like one more generated token of the list, listed or not; rows write what they draw to their
+ * slots and nowhere else; rows that fill up a recording write nothing.
+ */
+static void check_slots(struct backend_stream *stream, int32_t n_vocab)
+{
+    enum { ROWS = 24, SLOTS = 30, MAX_TOKENS = 12 };
+
+    struct sample_row rows[ROWS];
+    struct sample_result got[ROWS], want[ROWS];
+    struct sample_token tokens[ROWS * (MAX_TOKENS + 1)];
+    int32_t drawn[SLOTS], before[SLOTS], n_tokens = 0;
+    float *logits = random_logits((size_t)ROWS * (size_t)n_vocab);
+    for (int32_t i = 0; i < SLOTS; i++) {
+        before[i] = drawn[i] = (int32_t)test_random_below((uint64_t)n_vocab);
+    }
+    drawn[SLOTS - 1 - 3] = before[SLOTS - 1 - 3] = -1; // a row without a distribution left this
+    for (int32_t i = 0; i < ROWS; i++) {
+        rows[i] = random_row(n_vocab);
+        rows[i].logits = (int64_t)i * n_vocab;
+        rows[i].repetition = i % 3 != 0 ? 1.5f : 1.0f;
+        rows[i].presence = i % 3 == 1 ? 0.7f : 0.0f;
+        rows[i].frequency = i % 3 == 2 ? 0.9f : 0.0f;
+        rows[i].slot = SLOTS - 1 - i;
+        rows[i].pending_slot = i % 8 == 7 ? -1 : rows[i].slot;
+        rows[i].first_token = n_tokens;
+        rows[i].n_tokens = 0;
+        if (i % 4 != 0) {
+            n_tokens += random_tokens(&rows[i], n_vocab, MAX_TOKENS, tokens + n_tokens);
+        }
+        rows[i].only_listed = i % 6 == 5 && rows[i].n_tokens > 0;
+        if (i % 4 == 2 && rows[i].n_tokens > 0) { // pending and listed
+            before[rows[i].slot] = drawn[rows[i].slot] = tokens[rows[i].first_token].id;
+        }
+    }
+    rows[ROWS - 1].logits = -1;
+    struct sample_args args = {.rows = rows,
+                               .tokens = tokens,
+                               .n_tokens = n_tokens,
+                               .results = got,
+                               .n_rows = ROWS,
+                               .n_vocab = n_vocab,
+                               .drawn = drawn,
+                               .n_drawn = SLOTS};
+    const size_t n_logits = (size_t)ROWS * (size_t)n_vocab;
+    run(stream, logits, n_logits, &args);
+    for (int32_t i = 0; i < SLOTS; i++) {
+        const int32_t row = SLOTS - 1 - i;
+        assert_int_equal(drawn[i], row < ROWS - 1 ? got[row].id : before[i]);
+    }
+    // The same, with the pending id in the list.
+    for (int32_t i = 0; i < ROWS - 1; i++) {
+        struct sample_row row = rows[i];
+        struct sample_token listed[MAX_TOKENS + 1];
+        const int32_t pending = row.pending_slot >= 0 ? before[row.pending_slot] : -1;
+        bool found = pending < 0 || row.only_listed;
+        memcpy(listed, tokens + row.first_token, (size_t)row.n_tokens * sizeof *listed);
+        for (int32_t t = 0; t < row.n_tokens; t++) {
+            listed[t].n_generated += listed[t].id == pending;
+            found = found || listed[t].id == pending;
+        }
+        if (!found) {
+            listed[row.n_tokens++] = (struct sample_token){.id = pending, .n_generated = 1};
+        }
+        row.first_token = 0;
+        row.pending_slot = -1;
+        want[i] = run_one(stream, logits + row.logits, n_vocab,
+                          &(struct sample_row){.seed = row.seed,
+                                               .sample = row.sample,
+                                               .position = row.position,
+                                               .temperature = row.temperature,
+                                               .top_k = row.top_k,
+                                               .top_p = row.top_p,
+                                               .min_p = row.min_p,
+                                               .repetition = row.repetition,
+                                               .presence = row.presence,
+                                               .frequency = row.frequency,
+                                               .n_tokens = row.n_tokens,
+                                               .only_listed = row.only_listed,
+                                               .n_top = row.n_top},
+                          listed);
+        assert_same_bytes(&got[i], &want[i], sizeof want[i], "result");
+    }
+    free(logits);
+}
+
+static void test_sample_counts_pending_ids_and_fills_slots(void **state)
+{
+    (void)state;
+    struct backend_stream *stream = check_stream();
+    check_slots(stream, 41);
+    check_slots(stream, 500);
+    check_slots(stream, 1201);
+    check_stream_done(stream);
+}
+
 // ---- rows that cannot be sampled ----
 
 static void test_sample_reports_rows_without_a_distribution(void **state)
@@ -714,7 +827,7 @@ static void test_sample_refuses_bad_settings(void **state)
     rows[12].repetition = 0.0f;
     rows[13].presence = INFINITY;
     rows[14].frequency = NAN;
-    rows[15].logits = -1;
+    rows[15].logits = -2;
     struct sample_result result;
     for (int i = 0; i < 16; i++) {
         const struct sample_args args = {.rows = &rows[i],
@@ -723,10 +836,12 @@ static void test_sample_refuses_bad_settings(void **state)
                                          .results = &result,
                                          .n_rows = 1,
                                          .n_vocab = 4};
-        assert_status_code(check_backend()->sample(stream, &args), STATUS_INVALID_ARGUMENT);
+        assert_status_code(sample_check(&args, 4), STATUS_INVALID_ARGUMENT);
     }
     const struct sample_args huge = {.n_rows = 0, .n_vocab = (1 << 18) + 1};
     assert_status_code(check_backend()->sample(stream, &huge), STATUS_INVALID_ARGUMENT);
+    const struct sample_args fewer = {.n_rows = -1, .n_vocab = 4};
+    assert_status_code(check_backend()->sample(stream, &fewer), STATUS_INVALID_ARGUMENT);
     const struct sample_args none = {.n_rows = 0, .n_vocab = 4};
     assert_status_ok(check_backend()->sample(stream, &none));
     check_stream_done(stream);
@@ -743,6 +858,7 @@ int main(void)
         cmocka_unit_test(test_sample_filters_keep_the_documented_sets),
         cmocka_unit_test(test_sample_greedy_takes_the_largest_that_is_left),
         cmocka_unit_test(test_sample_penalties_do_what_they_say),
+        cmocka_unit_test(test_sample_counts_pending_ids_and_fills_slots),
         cmocka_unit_test(test_sample_reports_rows_without_a_distribution),
         cmocka_unit_test(test_sample_does_not_depend_on_other_rows),
         cmocka_unit_test(test_sample_refuses_bad_settings),

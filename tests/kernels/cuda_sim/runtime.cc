@@ -412,6 +412,16 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event)
     return stream != nullptr ? cudaStreamSynchronize(stream) : cudaSuccess;
 }
 
+/* A look makes progress: it finds what a stream holds not done, and runs it. */
+cudaError_t cudaEventQuery(cudaEvent_t event)
+{
+    if (event->stream == nullptr) {
+        return cudaSuccess;
+    }
+    const cudaError_t error = cudaEventSynchronize(event);
+    return error == cudaSuccess ? failed(cudaErrorNotReady) : error;
+}
+
 /* Nothing here takes the time it takes on a device: everything takes as long. */
 cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t begin, cudaEvent_t end)
 {
