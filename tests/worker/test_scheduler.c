@@ -4,7 +4,7 @@
  * The "model" is a function of a sequence's tokens alone. The shadow cache records which sequence's token
  * each (lane, block, offset) holds, as the kernels would write it, and every step checks that what a sequence would
  * read back is its own. So a lost block, a block lent twice or a wrong recompute shows as a wrong token. Plans are made up to
- * three before the first is applied, and computed in their order at any time between; slots are kept as the device keeps them.
+ * four before the first is applied, and computed in their order at any time between; slots are kept as the device keeps them.
  *
  * KVASIR_SCHEDULER_SEED=N runs the simulations of one seed, KVASIR_SCHEDULER_SEEDS=N those of N seeds (300).
  */
@@ -23,7 +23,7 @@ enum {
     MAX_REQUESTS = 200,
     MAX_LEN = 160,
     MAX_SEQS = 13,
-    MAX_AHEAD = 3,
+    MAX_AHEAD = 4,
     MAX_STOPS = 4
 };
 
@@ -33,6 +33,7 @@ struct shadow_request {
     int32_t n_drawn;                     /* of tokens, with the prompt */
     int32_t n_known;                     /* of them: what came out */
     int32_t n_prompt;
+    int32_t n_pending; /* planned to be drawn and not applied */
     int32_t stop_ids[MAX_STOPS];
     bool cancelled, finished;
 };
@@ -164,6 +165,8 @@ static void draw(struct simulation *sim, struct shadow_step *step, const struct 
     assert_int_equal(row->logits, n * N_VOCAB);
     assert_int_equal(row->position, shadow->n_drawn - shadow->n_prompt);
     assert_true(row->seed == shadow->request.seed);
+    // Ends by length are foreseen.
+    assert_true(shadow->n_drawn - shadow->n_prompt < shadow->request.max_tokens);
     assert_int_equal(row->slot, seq->slot);
     assert_true(row->pending_slot == -1 || row->pending_slot == seq->slot);
     // What the leader knew, and the pending one, are all that was drawn before.
@@ -211,15 +214,17 @@ static bool make_step(struct simulation *sim)
     bool taken[MAX_SEQS] = {false};
     for (int32_t i = 0; i < plan->n_seqs; i++) {
         const struct step_seq *seq = &plan->seqs[i];
-        const struct shadow_request *shadow = &sim->requests[seq->seq_id];
+        struct shadow_request *shadow = &sim->requests[seq->seq_id];
         assert_true(i == 0 || plan->seqs[i - 1].lane <= seq->lane);
         assert_int_equal(seq->first_row, row);
         assert_false(shadow->finished || shadow->cancelled);
+        assert_true(seq->n_computed > 0 || shadow->n_pending == 0); // admitted when all is known
         assert_false(taken[seq->slot]);
         taken[seq->slot] = true;
         row += seq->n_tokens;
         if (seq->wants_logits) {
             step->n_known[n++] = shadow->n_known;
+            shadow->n_pending++;
         }
     }
     assert_int_equal(row, plan->n_rows);
@@ -257,6 +262,9 @@ static void apply_step(struct simulation *sim)
     const int32_t n = scheduler_apply(sim->scheduler, &step->plan, step->results, outputs);
     assert_true(n <= step->plan.n_logits);
     sim->n_dropped += step->plan.n_logits - n;
+    for (int32_t i = 0; i < step->plan.n_seqs; i++) {
+        sim->requests[step->plan.seqs[i].seq_id].n_pending -= step->plan.seqs[i].wants_logits;
+    }
     for (int32_t i = 0; i < n; i++) {
         take_output(sim, &outputs[i]);
     }
