@@ -1,8 +1,9 @@
 /*
  * runtime.cc - the functions of the CUDA runtime that the backend calls, on the simulator
  *
- * What:      a stream is a queue: what is put into it runs when it is synchronised, as late as CUDA may run it, so that a
- *            host that reads results or changes its buffers too early is found out. A graph is such a queue, kept.
+ * What:      a stream is a queue: what is put into it runs when it is synchronised, or up to an event when that is waited for,
+ *            as late as CUDA may run it, so that a host that reads results or changes its buffers too early is found out. A
+ *            graph is such a queue, kept.
  * Layout:    device and pinned memory lies between guards of 256 bytes, poisoned at first; guards are checked when it is
  *            freed. Kernels and copies accept pointers into such memory alone where CUDA wants device memory.
  * Thread:    any; one lock for the memory, none for a stream, which one thread uses.
@@ -27,6 +28,7 @@ typedef std::vector<std::function<void()>> work;
 
 struct CUstream_st {
     work queue;
+    size_t n_run; /* since the stream was made; the queue holds what comes after */
     work *capture; /* NULL: not capturing */
 };
 
@@ -302,17 +304,24 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned int flags)
     return cudaSuccess;
 }
 
-cudaError_t cudaStreamSynchronize(cudaStream_t stream)
+/* The first n of the queue. */
+static cudaError_t run_first(cudaStream_t stream, size_t n)
 {
     if (stream->capture != nullptr) {
         return failed(cudaErrorStreamCaptureUnsupported);
     }
-    work queue;
-    queue.swap(stream->queue);
+    work queue(stream->queue.begin(), stream->queue.begin() + (ptrdiff_t)n);
+    stream->queue.erase(stream->queue.begin(), stream->queue.begin() + (ptrdiff_t)n);
+    stream->n_run += n;
     for (const std::function<void()> &run : queue) {
         run();
     }
     return cudaSuccess;
+}
+
+cudaError_t cudaStreamSynchronize(cudaStream_t stream)
+{
+    return run_first(stream, stream->queue.size());
 }
 
 cudaError_t cudaStreamDestroy(cudaStream_t stream)
@@ -380,11 +389,17 @@ cudaError_t cudaMemsetAsync(void *to, int value, size_t size, cudaStream_t strea
     return cudaMemset2DAsync(to, size, value, size, 1, stream);
 }
 
-// ---- events: waiting for one runs all that its stream holds ----
+// ---- events: waiting for one runs what its stream held when it was recorded ----
 
 struct CUevent_st {
     cudaStream_t stream; /* of the last record; NULL: none, or done */
+    size_t n_before;     /* all that was put into the stream before it */
 };
+
+static bool is_passed(cudaEvent_t event)
+{
+    return event->stream == nullptr || event->stream->n_run >= event->n_before;
+}
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned int flags)
 {
@@ -402,20 +417,23 @@ cudaError_t cudaEventDestroy(cudaEvent_t event)
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
 {
     event->stream = stream;
+    event->n_before = stream->n_run + stream->queue.size();
     return cudaSuccess;
 }
 
 cudaError_t cudaEventSynchronize(cudaEvent_t event)
 {
     const cudaStream_t stream = event->stream;
+    const cudaError_t error =
+        is_passed(event) ? cudaSuccess : run_first(stream, event->n_before - stream->n_run);
     event->stream = nullptr;
-    return stream != nullptr ? cudaStreamSynchronize(stream) : cudaSuccess;
+    return error;
 }
 
-/* A look makes progress: it finds what a stream holds not done, and runs it. */
+/* A look makes progress: it finds what the event waits for not done, and runs it. */
 cudaError_t cudaEventQuery(cudaEvent_t event)
 {
-    if (event->stream == nullptr) {
+    if (is_passed(event)) {
         return cudaSuccess;
     }
     const cudaError_t error = cudaEventSynchronize(event);
