@@ -299,6 +299,28 @@ static void test_comm_all_to_all_v(void **state)
 
 // ---- bytes ----
 
+/* More than a window of shared memory holds too, and several in a row. */
+static void test_comm_broadcast_device(void **state)
+{
+    struct comm *comm = comm_of(state);
+    static const int64_t sizes[] = {0, 1, 4, 1024, 1023, 65537, 3000001};
+    for (int32_t k = 0; k < 7; k++) {
+        const int32_t root = (int32_t)test_random_below((uint64_t)comm->size);
+        uint8_t *data = malloc((size_t)sizes[k] + 1);
+        assert_non_null(data);
+        for (int64_t i = 0; i < sizes[k]; i++) {
+            data[i] = comm->rank == root ? (uint8_t)(i * 37 + k) : 0xEE;
+        }
+        data[sizes[k]] = 0x5A;
+        assert_status_ok(comm->ops->broadcast_device(comm, data, sizes[k], root));
+        for (int64_t i = 0; i < sizes[k]; i++) {
+            assert_int_equal(data[i], (uint8_t)(i * 37 + k));
+        }
+        assert_int_equal(data[sizes[k]], 0x5A);
+        free(data);
+    }
+}
+
 static void test_comm_broadcast(void **state)
 {
     struct comm *comm = comm_of(state);
@@ -448,6 +470,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_prestate(test_comm_gather_v, &fixture),
         cmocka_unit_test_prestate(test_comm_all_to_all_v, &fixture),
         cmocka_unit_test_prestate(test_comm_broadcast, &fixture),
+        cmocka_unit_test_prestate(test_comm_broadcast_device, &fixture),
         cmocka_unit_test_prestate(test_comm_send_and_recv, &fixture),
         cmocka_unit_test_prestate(test_comm_recv_of_another_size_is_an_error, &fixture),
         cmocka_unit_test_prestate(test_comm_mpi_errors_are_statuses, &fixture),

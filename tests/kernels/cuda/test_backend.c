@@ -132,6 +132,44 @@ static void test_cuda_backend_graph_runs_again(void **state)
     check_stream_done(stream);
 }
 
+/* Waiting for a mark waits for what is before it; what comes after may still run. */
+static void test_cuda_backend_marks_are_places_in_the_stream(void **state)
+{
+    (void)state;
+
+    enum { N = 1 << 16 };
+
+    const struct backend *backend = check_backend();
+    struct backend_stream *stream = check_stream();
+    struct backend_mark *first = NULL, *second = NULL;
+    assert_status_ok(backend->mark_new(stream, &first));
+    assert_status_ok(backend->mark_new(stream, &second));
+    assert_true(backend->mark_passed(first)); // never set
+    assert_status_ok(backend->mark_wait(first));
+    void *device = device_new(stream, N), *host = NULL;
+    assert_status_ok(backend->host_alloc(stream, N, &host));
+    for (int round = 0; round < 3; round++) {
+        memset(host, 0x11, N);
+        assert_status_ok(backend->zero(stream, device, N));
+        assert_status_ok(backend->download(stream, host, device, N));
+        assert_status_ok(backend->mark_set(stream, first));
+        assert_status_ok(backend->mark_set(stream, second));
+        while (!backend->mark_passed(second)) {
+        }
+        assert_true(backend->mark_passed(first));
+        assert_status_ok(backend->mark_wait(first));
+        assert_int_equal(((const char *)host)[0], 0);
+        assert_int_equal(((const char *)host)[N - 1], 0);
+        assert_status_ok(backend->mark_wait(second));
+    }
+    backend->host_free(stream, host);
+    device_free(stream, device);
+    backend->mark_free(first);
+    backend->mark_free(second);
+    backend->mark_free(NULL);
+    check_stream_done(stream);
+}
+
 static void test_cuda_backend_graph_without_begin_is_a_status(void **state)
 {
     (void)state;
@@ -268,6 +306,7 @@ int main(void)
         cmocka_unit_test(test_cuda_backend_memory_that_is_not_there_is_a_status),
         cmocka_unit_test(test_cuda_backend_graph_runs_again),
         cmocka_unit_test(test_cuda_backend_graph_without_begin_is_a_status),
+        cmocka_unit_test(test_cuda_backend_marks_are_places_in_the_stream),
         cmocka_unit_test(test_cuda_matrix_holds_what_was_written),
         cmocka_unit_test(test_cuda_matrix_refuses_nonsense),
         cmocka_unit_test(test_cuda_random_is_made_elsewhere),
