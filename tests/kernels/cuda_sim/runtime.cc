@@ -28,7 +28,7 @@ typedef std::vector<std::function<void()>> work;
 
 struct CUstream_st {
     work queue;
-    size_t n_run; /* since the stream was made; the queue holds what comes after */
+    size_t n_run;  /* since the stream was made; the queue holds what comes after */
     work *capture; /* NULL: not capturing */
 };
 
