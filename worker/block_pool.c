@@ -259,15 +259,9 @@ int64_t block_pool_free_count(const struct block_pool *pool, int32_t lane)
     return pool->lanes[lane].n_free + pool->lanes[lane].n_cached;
 }
 
-int32_t block_pool_emptiest_lane(const struct block_pool *pool)
+int32_t block_pool_holders(const struct block_pool *pool, int32_t lane, int32_t id)
 {
-    int32_t best = 0;
-    for (int32_t lane = 1; lane < pool->n_lanes; lane++) {
-        if (block_pool_free_count(pool, lane) > block_pool_free_count(pool, best)) {
-            best = lane;
-        }
-    }
-    return best;
+    return pool->blocks[index_of(pool, lane, id)].n_holders;
 }
 
 // ---- roots ----

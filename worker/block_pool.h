@@ -59,8 +59,7 @@ void block_pool_give(struct block_pool *pool, int32_t lane, int32_t id);
 
 /* Blocks that take can lend: free and cached. */
 int64_t block_pool_free_count(const struct block_pool *pool, int32_t lane);
-/* The lane with the most of them, the lowest on ties. */
-int32_t block_pool_emptiest_lane(const struct block_pool *pool);
+int32_t block_pool_holders(const struct block_pool *pool, int32_t lane, int32_t id);
 
 /* Where the chains of a salt begin; shorter than BLOCK_POOL_SALT_BYTES. */
 uint64_t block_pool_root(struct block_pool *pool, const char *salt);

@@ -3,8 +3,8 @@
  *
  * What:      a sequence is n_computed chasing n_tokens; there are no prefill and decode phases. A step packs a budget of
  *            tokens: first the running sequences that lack one token (decode), then the rest of the running ones
- *            (prefill chunks), then waiting ones, by (priority, arrival). A sequence is admitted into the
- *            lane with the most free blocks when all its present tokens fit there. When a running sequence
+ *            (prefill chunks), then waiting ones, by (priority, arrival). A sequence is admitted when all its present
+ *            tokens fit into a lane, and into the one that is then the emptiest. When a running sequence
  *            needs a block and its lane has none, the lane's last sequence in that order is preempted: its blocks are
  *            freed and it waits to be computed again. Sampling is keyed by position, so it continues with the same tokens.
  * Ahead:     up to max_steps plans may be made before the first of them is applied; they are computed and applied in the order
@@ -13,11 +13,14 @@
  *            and what later plans drew for it is dropped. Blocks and slots of a sequence that ends, is cancelled or is
  *            preempted are lent again at once: whoever gets them is computed after it. A preempted sequence waits
  *            until it has no pending token.
+ * Prefixes:  full blocks of sequences, running and past, are found by their tokens and those before them: a sequence begins behind
+ *            the longest prefix that its lane still has, up to its last token but one. Prompts and what was generated alike;
+ *            a preempted sequence finds its own. What is found has the bits that computing it would give.
  * Units:     tokens and blocks of PLAN_BLOCK_TOKENS tokens; one block id space per lane.
  * Ownership: the scheduler copies what it is given.
  * Thread:    owner:leader. No threads, clocks or system calls inside: time is steps.
  * Errors:    scheduler_submit says what is wrong with a request; nothing else fails.
- * Invariant: scheduler_check: free + held blocks of every lane == blocks_per_lane, no block held twice,
+ * Invariant: scheduler_check: free + held blocks of every lane == blocks_per_lane, every block has the holders that are counted,
  *            running <= max_seqs, slots of running sequences differ, and every running sequence has a token that is still to be
  *            computed.
  * Source:    Yu et al. 2022 (Orca, iteration-level scheduling); Agrawal et al. 2024, arXiv:2403.02310
@@ -25,6 +28,7 @@
  */
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -42,7 +46,8 @@ struct scheduler_config {
     int32_t n_lanes;
     int64_t blocks_per_lane; /* at least what max_model_len tokens need */
     int32_t n_vocab;
-    int32_t max_steps; /* made and not applied; 0: 1 */
+    int32_t max_steps;   /* made and not applied; 0: 1 */
+    bool prefix_caching; /* false: every token is computed */
 };
 
 #define SCHEDULER_MAX_STOP_IDS STEP_SAMPLE_TOKENS /* what a request may name, and a model's own */
@@ -61,7 +66,9 @@ struct scheduler_request {
     int32_t top_k;
     uint64_t seed;
     uint32_t sample;
-    int32_t n_top; /* alternatives to report; -1: no logprobs */
+    int32_t n_top;        /* alternatives to report; -1: no logprobs */
+    const char *salt;     /* prefixes are shared with requests of the same salt; NULL: "" */
+    int32_t computes_all; /* 1: takes nothing from the prefix cache */
 };
 
 enum scheduler_finish { SCHEDULER_GOES_ON, SCHEDULER_STOP, SCHEDULER_LENGTH, SCHEDULER_ERROR };
@@ -71,6 +78,7 @@ struct scheduler_output {
     uint64_t seq_id;
     int32_t position; /* index of the token in the completion */
     int32_t n_top;    /* as requested */
+    int32_t n_cached; /* tokens of the request that were found in the prefix cache */
     int finish;       /* enum scheduler_finish */
     const struct sample_result *result;
 };
@@ -79,6 +87,7 @@ struct scheduler_load {
     int32_t n_running, n_waiting;
     int64_t blocks_used, blocks_total;
     uint64_t n_preemptions;
+    uint64_t n_prefix_queries, n_prefix_hits; /* tokens looked up in the prefix cache, and found */
 };
 
 MUST_USE status_t scheduler_new(const struct scheduler_config *config, struct scheduler **out);

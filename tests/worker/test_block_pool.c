@@ -173,7 +173,8 @@ static void test_block_pool_lends_lowest_first(void **state)
         assert_int_equal(block_pool_take(&pool, 1), i);
     }
     assert_int_equal(block_pool_take(&pool, 1), -1);
-    assert_int_equal(block_pool_emptiest_lane(&pool), 0);
+    assert_int_equal(block_pool_holders(&pool, 1, 2), 1);
+    assert_int_equal(block_pool_holders(&pool, 0, 2), 0);
     block_pool_give(&pool, 1, 1);
     assert_int_equal(block_pool_take(&pool, 1), 1);
     block_pool_destroy(&pool);

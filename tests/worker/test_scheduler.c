@@ -1,9 +1,10 @@
 /*
  * test_scheduler.c - simulation of the scheduler against a shadow KV cache and a sequential model
  *
- * The "model" is a function of a sequence's tokens alone. The shadow cache records which sequence's token
- * each (lane, block, offset) holds, as the kernels would write it, and every step checks that what a sequence would
- * read back is its own. So a lost block, a block lent twice or a wrong recompute shows as a wrong token. Plans are made up to
+ * The "model" is a function of a sequence's tokens alone. The shadow cache records what each (lane, block, offset)
+ * holds, a hash of its token and all before it and of the salt, as the kernels would write it, and every step checks that what
+ * a sequence would read back is what itself would have written. So a lost block, a block lent twice, a wrong recompute or a
+ * prefix that is another's shows as a wrong mark. Many requests begin like others. Plans are made up to
  * four before the first is applied, and computed in their order at any time between; slots are kept as the device keeps them.
  *
  * KVASIR_SCHEDULER_SEED=N runs the simulations of one seed, KVASIR_SCHEDULER_SEEDS=N those of N seeds (300).
@@ -15,6 +16,7 @@
 #include "parallel/plan.h"
 #include "tests/support/test.h"
 
+#include "worker/block_pool.h"
 #include "worker/scheduler.h"
 #include <math.h>
 
@@ -30,8 +32,10 @@ enum {
 struct shadow_request {
     struct scheduler_request request;
     int32_t tokens[MAX_LEN + MAX_AHEAD]; /* prompt, and what the device drew */
-    int32_t n_drawn;                     /* of tokens, with the prompt */
-    int32_t n_known;                     /* of them: what came out */
+    uint64_t marks[MAX_LEN + MAX_AHEAD]; /* what the cache holds for each of them */
+    const char *salt;
+    int32_t n_drawn; /* of tokens, with the prompt */
+    int32_t n_known; /* of them: what came out */
     int32_t n_prompt;
     int32_t n_pending; /* planned to be drawn and not applied */
     int32_t stop_ids[MAX_STOPS];
@@ -56,8 +60,8 @@ struct simulation {
     struct shadow_request requests[MAX_REQUESTS];
     int32_t n_requests;
     int32_t drawn[MAX_SEQS]; /* by slot */
-    uint64_t *cache;   /* [n_lanes][blocks_per_lane][PLAN_BLOCK_TOKENS]: seq_id << 32 | token */
-    int64_t n_dropped; /* draws for sequences that were gone */
+    uint64_t *cache;         /* [n_lanes][blocks_per_lane][PLAN_BLOCK_TOKENS]: marks */
+    int64_t n_dropped;       /* draws for sequences that were gone */
 };
 
 /* What a failing test prints. */
@@ -131,19 +135,28 @@ static uint64_t *cell(struct simulation *sim, const struct step_plan *plan,
     return &sim->cache[at * PLAN_BLOCK_TOKENS + position % PLAN_BLOCK_TOKENS];
 }
 
-static uint64_t mark(uint64_t seq_id, int32_t token)
+/* The token at `at` is known: what it and those before it leave in the cache. */
+static void set_mark(struct shadow_request *shadow, int32_t at)
 {
-    return seq_id << 32 | (uint32_t)token;
+    const uint64_t before = at > 0 ? shadow->marks[at - 1] : (uint64_t)shadow->salt[0] + 1;
+    uint64_t h = (before ^ (uint64_t)(uint32_t)shadow->tokens[at]) * 0x9e3779b97f4a7c15u;
+    shadow->marks[at] = h ^ h >> 32;
 }
 
-/* Reads what was computed before and stores what is computed now. */
+/* Reads what was computed before, in this step too: keys of all rows are there before any is read. */
+static void read_rows(struct simulation *sim, const struct step_plan *plan,
+                      const struct step_seq *seq)
+{
+    const struct shadow_request *shadow = &sim->requests[seq->seq_id];
+    for (int32_t p = 0; p < seq->n_computed; p++) {
+        assert_true(*cell(sim, plan, seq, p) == shadow->marks[p]);
+    }
+}
+
 static void compute_rows(struct simulation *sim, const struct step_plan *plan,
                          const struct step_seq *seq)
 {
     const struct shadow_request *shadow = &sim->requests[seq->seq_id];
-    for (int32_t p = 0; p < seq->n_computed; p++) {
-        assert_true(*cell(sim, plan, seq, p) == mark(seq->seq_id, shadow->tokens[p]));
-    }
     for (int32_t t = 0; t < seq->n_tokens; t++) {
         const int32_t position = seq->n_computed + t;
         const int32_t named = plan->tokens[seq->first_row + t];
@@ -151,7 +164,7 @@ static void compute_rows(struct simulation *sim, const struct step_plan *plan,
         assert_true(position < shadow->n_drawn);
         assert_int_equal(token, shadow->tokens[position]);
         assert_int_equal(plan->positions[seq->first_row + t], position);
-        *cell(sim, plan, seq, position) = mark(seq->seq_id, token);
+        *cell(sim, plan, seq, position) = shadow->marks[position];
     }
     assert_int_equal(seq->wants_logits, seq->n_computed + seq->n_tokens == shadow->n_drawn);
 }
@@ -180,7 +193,8 @@ static void draw(struct simulation *sim, struct shadow_step *step, const struct 
         model(shadow->request.seed, shadow->tokens, shadow->n_drawn, banned, row->n_tokens);
     step->results[n] = (struct sample_result){.id = id, .nan = id < 0};
     sim->drawn[row->slot] = id;
-    shadow->tokens[shadow->n_drawn++] = id;
+    shadow->tokens[shadow->n_drawn] = id;
+    set_mark(shadow, shadow->n_drawn++);
 }
 
 static void compute_step(struct simulation *sim)
@@ -189,6 +203,9 @@ static void compute_step(struct simulation *sim)
     int32_t n = 0;
     for (int32_t i = 0; i < step->plan.n_seqs; i++) {
         compute_rows(sim, &step->plan, &step->plan.seqs[i]);
+    }
+    for (int32_t i = 0; i < step->plan.n_seqs; i++) {
+        read_rows(sim, &step->plan, &step->plan.seqs[i]);
     }
     for (int32_t i = 0; i < step->plan.n_seqs; i++) {
         if (step->plan.seqs[i].wants_logits) {
@@ -270,6 +287,14 @@ static void apply_step(struct simulation *sim)
     }
 }
 
+/* The beginning of what another request has come to so far. */
+static void begin_like_another(struct simulation *sim, struct shadow_request *shadow)
+{
+    const struct shadow_request *other = &sim->requests[below(sim, sim->n_requests)];
+    const int32_t most = shadow->n_prompt < other->n_known ? shadow->n_prompt : other->n_known;
+    memcpy(shadow->tokens, other->tokens, (size_t)(1 + below(sim, most)) * sizeof *other->tokens);
+}
+
 static void submit_random(struct simulation *sim)
 {
     struct shadow_request *shadow = &sim->requests[sim->n_requests];
@@ -278,6 +303,13 @@ static void submit_random(struct simulation *sim)
     shadow->n_drawn = shadow->n_known = shadow->n_prompt;
     for (int32_t i = 0; i < shadow->n_prompt; i++) {
         shadow->tokens[i] = below(sim, N_VOCAB);
+    }
+    if (sim->n_requests > 0 && below(sim, 3) > 0) {
+        begin_like_another(sim, shadow);
+    }
+    shadow->salt = below(sim, 4) > 0 ? "" : "another tenant";
+    for (int32_t i = 0; i < shadow->n_prompt; i++) {
+        set_mark(shadow, i);
     }
     for (int32_t i = 0; i < MAX_STOPS; i++) {
         shadow->stop_ids[i] = below(sim, N_VOCAB);
@@ -295,6 +327,8 @@ static void submit_random(struct simulation *sim)
         .top_p = 1,
         .seed = sim->random,
         .n_top = -1,
+        .salt = shadow->salt,
+        .computes_all = below(sim, 8) == 0,
     };
     assert_status_ok(scheduler_submit(sim->scheduler, &shadow->request));
     sim->n_requests++;
@@ -327,6 +361,7 @@ static void simulation_open(struct simulation *sim, uint64_t seed, int32_t max_s
         .blocks_per_lane = least + below(sim, 8), // tight: preemptions happen
         .n_vocab = N_VOCAB,
         .max_steps = max_steps,
+        .prefix_caching = below(sim, 3) > 0,
     };
     const struct step_limits limits = {.max_seqs = max_seqs,
                                        .max_rows = sim->config.max_rows,
@@ -399,7 +434,7 @@ static void simulate(struct simulation *sim)
 }
 
 struct totals {
-    uint64_t preemptions;
+    uint64_t preemptions, prefix_hits;
     int64_t dropped;
 };
 
@@ -412,6 +447,7 @@ static void run_seed(struct simulation *sim, uint64_t seed, int32_t max_steps,
     simulate(sim);
     check_end(sim);
     totals->preemptions += scheduler_load(sim->scheduler).n_preemptions;
+    totals->prefix_hits += scheduler_load(sim->scheduler).n_prefix_hits;
     totals->dropped += sim->n_dropped;
     simulation_close(sim);
 }
@@ -446,6 +482,7 @@ static void test_scheduler_random_schedules(void **state)
         }
         // The simulation does reach the hard cases.
         assert_true(one > 0 || totals.preemptions > n_seeds / 2);
+        assert_true(one > 0 || totals.prefix_hits > n_seeds * 4);
         assert_true(one > 0 || totals.dropped > (max_steps > 1 ? (int64_t)n_seeds : 0));
     }
     current.max_steps = 0;
@@ -594,6 +631,145 @@ static void test_scheduler_bans_stops_and_isolates_nan(void **state)
     scheduler_free(s);
 }
 
+enum { PREFIX_SEQS = 16, PREFIX_ROWS = 1024, PREFIX_BLOCKS = 64 };
+
+/* A scheduler of two lanes and its plan, for requests of `tokens`. */
+struct prefix_fixture {
+    struct scheduler *s;
+    struct step_plan plan;
+    struct scheduler_config config;
+    int32_t tokens[64];
+};
+
+static void prefix_open(struct prefix_fixture *f)
+{
+    f->config = small_config();
+    f->config.max_seqs = PREFIX_SEQS;
+    f->config.max_rows = PREFIX_ROWS;
+    f->config.max_waiting = PREFIX_SEQS;
+    f->config.n_lanes = 2;
+    f->config.blocks_per_lane = PREFIX_BLOCKS;
+    f->config.prefix_caching = true;
+    const struct step_limits limits = {.max_seqs = PREFIX_SEQS,
+                                       .max_rows = PREFIX_ROWS,
+                                       .max_blocks = PREFIX_BLOCKS,
+                                       .n_lanes = 2,
+                                       .n_vocab = N_VOCAB,
+                                       .blocks_per_lane = PREFIX_BLOCKS};
+    assert_status_ok(scheduler_new(&f->config, &f->s));
+    assert_status_ok(step_plan_init(&f->plan, &limits));
+    for (int32_t i = 0; i < 64; i++) {
+        f->tokens[i] = (int32_t)test_random_below(N_VOCAB);
+    }
+}
+
+static void prefix_close(struct prefix_fixture *f)
+{
+    assert_status_ok(scheduler_check(f->s));
+    step_plan_destroy(&f->plan);
+    scheduler_free(f->s);
+}
+
+static void prefix_submit(struct prefix_fixture *f, uint64_t id, int32_t n, const char *salt)
+{
+    struct scheduler_request r = small_request(id, f->tokens, n);
+    r.max_tokens = 1;
+    r.salt = salt;
+    assert_status_ok(scheduler_submit(f->s, &r));
+}
+
+static void prefix_apply(struct prefix_fixture *f, struct scheduler_output *outputs)
+{
+    const struct sample_result results[PREFIX_SEQS] = {{.id = 1}, {.id = 1}, {.id = 1}, {.id = 1}};
+    assert_int_equal(scheduler_apply(f->s, &f->plan, results, outputs), f->plan.n_logits);
+}
+
+/* Samples of one prompt: the first computes it, the others begin behind it in the very same step. */
+static void test_scheduler_shares_prefixes_within_a_step(void **state)
+{
+    (void)state;
+    struct prefix_fixture f;
+    struct scheduler_output outputs[4];
+    prefix_open(&f);
+    for (uint64_t id = 0; id < 3; id++) {
+        prefix_submit(&f, id, 40, "");
+    }
+    assert_int_equal(scheduler_schedule(f.s, &f.plan), 40 + 8 + 8);
+    for (int32_t i = 0; i < 3; i++) {
+        assert_int_equal(f.plan.seqs[i].lane, f.plan.seqs[0].lane);
+        assert_int_equal(f.plan.seqs[i].n_computed, i == 0 ? 0 : 32);
+    }
+    assert_int_equal(scheduler_load(f.s).blocks_used, 2 + 3);
+    assert_status_ok(scheduler_check(f.s));
+    prefix_apply(&f, outputs);
+    assert_int_equal(outputs[0].n_cached, 0);
+    assert_int_equal(outputs[2].n_cached, 32);
+    const struct scheduler_load load = scheduler_load(f.s);
+    assert_int_equal(load.n_prefix_queries, 120);
+    assert_int_equal(load.n_prefix_hits, 64);
+    assert_int_equal(load.blocks_used, 0);
+    prefix_close(&f);
+}
+
+/* A prompt that is there whole still has its last token computed; another salt finds nothing. */
+static void test_scheduler_finds_past_prompts(void **state)
+{
+    (void)state;
+    struct prefix_fixture f;
+    struct scheduler_output outputs[4];
+    prefix_open(&f);
+    prefix_submit(&f, 0, 48, "one");
+    assert_int_equal(scheduler_schedule(f.s, &f.plan), 48);
+    prefix_apply(&f, outputs);
+    prefix_submit(&f, 1, 48, "one");
+    assert_int_equal(scheduler_schedule(f.s, &f.plan), 16);
+    prefix_apply(&f, outputs);
+    assert_int_equal(outputs[0].n_cached, 32);
+    prefix_submit(&f, 2, 48, "other");
+    assert_int_equal(scheduler_schedule(f.s, &f.plan), 48);
+    prefix_apply(&f, outputs);
+    f.tokens[20]++;
+    prefix_submit(&f, 3, 48, "one");
+    assert_int_equal(scheduler_schedule(f.s, &f.plan), 32);
+    prefix_apply(&f, outputs);
+    char salt[BLOCK_POOL_SALT_BYTES + 1];
+    memset(salt, 's', sizeof salt - 1);
+    salt[sizeof salt - 1] = '\0';
+    struct scheduler_request r = small_request(4, f.tokens, 4);
+    r.salt = salt;
+    assert_status_says(scheduler_submit(f.s, &r), STATUS_INVALID_ARGUMENT, "cache_salt: 128 bytes");
+    prefix_close(&f);
+}
+
+/* A prefix draws sequences to its lane until the other is much emptier; then both lanes have it. */
+static void test_scheduler_spreads_a_hot_prefix(void **state)
+{
+    (void)state;
+    struct prefix_fixture f;
+    struct scheduler_output outputs[PREFIX_SEQS];
+    prefix_open(&f);
+    prefix_submit(&f, 0, 16, "");
+    assert_int_equal(scheduler_schedule(f.s, &f.plan), 16);
+    prefix_apply(&f, outputs);
+    for (int32_t id = 1; id <= PREFIX_SEQS; id++) {
+        f.tokens[17] = id; // 16 tokens alike, then a block of its own
+        prefix_submit(&f, (uint64_t)id, 32, "");
+    }
+    (void)scheduler_schedule(f.s, &f.plan);
+    assert_int_equal(f.plan.n_seqs, PREFIX_SEQS);
+    int32_t n_in_lane[2] = {0, 0};
+    int32_t n_computing[2] = {0, 0}; // the prefix
+    for (int32_t i = 0; i < PREFIX_SEQS; i++) {
+        const struct step_seq *seq = &f.plan.seqs[i];
+        n_in_lane[seq->lane]++;
+        n_computing[seq->lane] += seq->n_computed == 0;
+    }
+    assert_true(n_in_lane[0] >= 6 && n_in_lane[1] >= 3);
+    assert_int_equal(n_computing[0], 0);
+    assert_int_equal(n_computing[1], 1);
+    prefix_close(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -602,6 +778,9 @@ int main(void)
         cmocka_unit_test(test_scheduler_refuses_bad_configs),
         cmocka_unit_test(test_scheduler_resumes_at_position),
         cmocka_unit_test(test_scheduler_bans_stops_and_isolates_nan),
+        cmocka_unit_test(test_scheduler_shares_prefixes_within_a_step),
+        cmocka_unit_test(test_scheduler_finds_past_prompts),
+        cmocka_unit_test(test_scheduler_spreads_a_hot_prefix),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

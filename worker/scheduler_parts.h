@@ -1,0 +1,85 @@
+/*
+ * scheduler_parts.h - what the scheduler's files share
+ *
+ * scheduler.c         requests, steps, results
+ * scheduler_prefix.c  blocks that are found instead of computed
+ */
+#pragma once
+
+#include <stdbool.h>
+
+#include "parallel/plan.h"
+#include "worker/block_pool.h"
+#include "worker/scheduler.h"
+
+struct sequence {
+    struct scheduler_request request; /* its lists are the copies below */
+    int32_t *stop_ids;
+    uint64_t arrival;
+    int32_t
+        *tokens; /* [n_tokens + n_pending], room for prompt + completion; placeholders at the end */
+    int32_t n_tokens;  /* that are known */
+    int32_t n_pending; /* drawn in plans that are not applied */
+    int32_t n_prompt;
+    int32_t n_computed; /* in plans made so far */
+    int32_t n_now;      /* tokens of the step being made */
+    int32_t lane, slot; /* while running */
+    int32_t *blocks;
+    int32_t n_blocks;
+    uint64_t root;       /* of its salt: where its chain of blocks begins */
+    uint64_t last;       /* serial of the last block published or found, or the root */
+    int32_t n_published; /* blocks published or found, from the first on */
+    int32_t n_cached;    /* tokens found when it was admitted first; -1: not admitted yet */
+    int32_t n_rows;      /* of the plans not applied that name it */
+    bool gone;           /* finished or cancelled: it lives on until those are applied */
+};
+
+/* A sequence of a plan that is not applied. */
+struct planned_seq {
+    struct sequence *seq;
+    int32_t position; /* in the completion, of what is drawn */
+    bool has_pending; /* the token before it was not known */
+};
+
+struct planned_step {
+    uint64_t step;
+    struct planned_seq *seqs; /* [max_seqs], in the plan's order */
+    int32_t n_seqs;
+};
+
+struct scheduler {
+    struct scheduler_config config;
+    struct block_pool pool;
+    struct sequence **running; /* [max_seqs], in order of admission */
+    int32_t n_running;
+    struct sequence **waiting; /* [max_waiting + max_seqs], by (priority, arrival) */
+    int32_t n_waiting;
+    int32_t *free_slots; /* [max_seqs], the next one last */
+    int32_t n_free_slots;
+    struct planned_step *planned; /* [max_steps]: a ring of the plans not applied */
+    int32_t n_planned, next_planned;
+    uint64_t n_prefix_queries, n_prefix_hits; /* tokens */
+    uint64_t n_arrivals;
+    uint64_t n_preemptions;
+    uint64_t n_steps;
+};
+
+/* What a lane holds of the beginning of a sequence: whole blocks, of which all tokens but the last may be. */
+struct prefix_match {
+    int32_t n_blocks;
+    int32_t
+        n_cached; /* of them, those nobody holds: holding them takes from the lane's free blocks */
+};
+
+struct prefix_match scheduler_prefix_match(const struct scheduler *s, const struct sequence *seq,
+                                           int32_t lane);
+
+/* Holds what seq->lane has of it and counts its tokens as computed. seq holds no blocks yet. */
+void scheduler_prefix_attach(struct scheduler *s, struct sequence *seq);
+
+/* Publishes the blocks that are full when n_computed tokens are there. What computes them comes before whatever is planned from
+ * now on, or is in the same step, in which all keys of a layer are stored before any is read. */
+void scheduler_prefix_publish(struct scheduler *s, struct sequence *seq, int32_t n_computed);
+
+/* It holds no blocks any more. */
+void scheduler_prefix_forget(struct sequence *seq);
