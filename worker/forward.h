@@ -1,7 +1,8 @@
 /*
  * forward.h - one step through the model, on this rank
  *
- * What:      token ids in, logits out: embedding, the layers, the final norm and the head. Each layer is
+ * What:      token ids in, logits out, and ids drawn from them: embedding, the layers, the final norm, the head, sampling. Each
+ *            layer is
  *              x += o( attention( q, k, v of norm(x) ) )      summed over ranks
  *              x += down( silu(gate) * up of norm(x) )        summed over ranks
  *            A layer may have one matrix in the place of either, x += linear( norm(x) ), or nothing there at all.
