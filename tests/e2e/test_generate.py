@@ -1,7 +1,9 @@
 """What a client gets from a served model: streams, answers, equality over ranks, batches and chunks."""
 import json
+import os
 import threading
 import unittest
+import unittest.mock
 
 from harness import (DEMO, Result, Server, cluster_pb2, generate, health_pb2, inference_pb2, request, run)
 
@@ -159,6 +161,10 @@ class TestLayouts(unittest.TestCase):
     def test_chunks(self):
         for chunk in ("1", "7", "33"):
             self.check("-tp", "1", "--max-num-seqs", "1", "--max-num-batched-tokens", chunk, bits=True)
+
+    def test_steps_that_wait_for_the_last_ones_tokens(self):
+        with unittest.mock.patch.dict(os.environ, KVASIR_STEPS_AHEAD="0"):
+            self.check("-tp", "1", bits=True)
 
     def test_preemption(self):
         """KV memory for little more than one sequence: four at once preempt each other and still say the same."""

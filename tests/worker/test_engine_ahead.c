@@ -42,6 +42,8 @@ struct ahead_seq {
 
 struct fixture {
     struct group *group;
+    char dir[TEST_PATH_BYTES];
+    struct test_model model;
     struct engine_driver driver;
     struct ahead_seq seqs[N_SEQS];
 };
@@ -189,17 +191,21 @@ static void check_same(const struct fixture *f, const struct ahead_seq *want, in
     }
 }
 
-static void check_placement(struct fixture *f, const struct test_model *model, const char *dir,
-                            int placement)
+static void open_driver(struct fixture *f, int placement)
 {
-    static struct ahead_seq want[N_SEQS];
     const struct driver_options options = {.placement = placement,
                                            .dtype = DTYPE_BF16,
                                            .kv_dtype = DTYPE_BF16,
                                            .max_rows = 60,
                                            .max_steps = 2,
                                            .backend = ahead_backend()};
-    engine_driver_open(&f->driver, f->group, model, dir, &options);
+    engine_driver_open(&f->driver, f->group, &f->model, f->dir, &options);
+}
+
+static void check_placement(struct fixture *f, int placement)
+{
+    static struct ahead_seq want[N_SEQS];
+    open_driver(f, placement);
     decode(f, 0, N_SEQS, 1);
     memcpy(want, f->seqs, sizeof want);
     // The simulator is slow: its first steps of a size are computed as they come, the others are recorded, all the same.
@@ -218,75 +224,70 @@ static void check_placement(struct fixture *f, const struct test_model *model, c
     engine_driver_close(&f->driver);
 }
 
+static struct fixture *open_fixture(void **state)
+{
+    struct fixture *f = calloc(1, sizeof *f);
+    assert_non_null(f);
+    f->group = engine_driver_group(state);
+    engine_driver_dir(f->group, f->dir);
+    model_writer_make(&shape, &f->model);
+    if (group_rank(f->group) == 0) {
+        model_writer_write(&f->model, f->dir, NULL);
+    }
+    assert_status_ok(group_agree(f->group, status_ok())); // written
+    return f;
+}
+
+static void close_fixture(struct fixture *f)
+{
+    engine_driver_dir_end(f->group, f->dir);
+    model_writer_free(&f->model);
+    free(f);
+}
+
 static void test_engine_ahead_equals_step_by_step(void **state)
 {
-    static struct fixture f;
-    char dir[TEST_PATH_BYTES];
-    struct test_model model;
-    f.group = engine_driver_group(state);
-    engine_driver_dir(f.group, dir);
-    model_writer_make(&shape, &model);
-    if (group_rank(f.group) == 0) {
-        model_writer_write(&model, dir, NULL);
-    }
-    assert_status_ok(group_agree(f.group, status_ok())); // written
-    check_placement(&f, &model, dir, PLAN_SHARE);
+    struct fixture *f = open_fixture(state);
+    check_placement(f, PLAN_SHARE);
     if (ahead_backend() == backend_cpu()) {
-        check_placement(&f, &model, dir, PLAN_REPLICATE);
+        check_placement(f, PLAN_REPLICATE);
     }
-    engine_driver_dir_end(f.group, dir);
-    model_writer_free(&model);
+    close_fixture(f);
 }
 
 /* More than max_steps are refused, and so is a result of nothing. */
 static void test_engine_ahead_keeps_its_limits(void **state)
 {
-    static struct fixture f;
-    char dir[TEST_PATH_BYTES];
-    struct test_model model;
-    f.group = engine_driver_group(state);
-    engine_driver_dir(f.group, dir);
-    model_writer_make(&shape, &model);
-    if (group_rank(f.group) == 0) {
-        model_writer_write(&model, dir, NULL);
-    }
-    assert_status_ok(group_agree(f.group, status_ok())); // written
-    const struct driver_options options = {.placement = PLAN_SHARE,
-                                           .dtype = DTYPE_BF16,
-                                           .kv_dtype = DTYPE_BF16,
-                                           .max_rows = 60,
-                                           .max_steps = 2,
-                                           .backend = ahead_backend()};
-    engine_driver_open(&f.driver, f.group, &model, dir, &options);
-    struct engine *engine = f.driver.engine;
+    struct fixture *f = open_fixture(state);
+    open_driver(f, PLAN_SHARE);
+    struct engine *engine = f->driver.engine;
     assert_status_says(engine_collect(engine, NULL), STATUS_INTERNAL, "no step is under way");
     assert_false(engine_ready(engine));
-    make_sequences(&f);
-    submit(&f, 0, N_SEQS, 0);
+    make_sequences(f);
+    submit(f, 0, N_SEQS, 0);
     assert_false(engine_full(engine));
-    submit(&f, 0, N_SEQS, 1);
+    submit(f, 0, N_SEQS, 1);
     assert_true(engine_full(engine));
-    assert_status_says(engine_submit(engine, &f.driver.step, NULL), STATUS_INTERNAL,
+    assert_status_says(engine_submit(engine, &f->driver.step, NULL), STATUS_INTERNAL,
                        "2 steps are under way");
     while (!engine_ready(engine)) { // a look makes progress on the simulator
     }
-    collect(&f, 0, N_SEQS, 0);
-    collect(&f, 0, N_SEQS, 1);
-    if (group_rank(f.group) == 0) {
+    collect(f, 0, N_SEQS, 0);
+    collect(f, 0, N_SEQS, 1);
+    if (group_rank(f->group) == 0) {
         // What sampling cannot do is refused before anything is sent to the device.
         struct sample_row row = {.top_p = 2.0f, .repetition = 1.0f};
         const struct step_sampling sampling = {.rows = &row};
         const int32_t token = 1, block = 0;
         const struct step_seq seq = {.n_tokens = 1, .n_blocks = 1, .wants_logits = 1};
-        assert_status_ok(step_plan_add(&f.driver.step, &seq, &token, &block));
-        if (group_size(f.group) == 1) {
-            assert_status_says(engine_submit(engine, &f.driver.step, &sampling),
+        assert_status_ok(step_plan_add(&f->driver.step, &seq, &token, &block));
+        if (group_size(f->group) == 1) {
+            assert_status_says(engine_submit(engine, &f->driver.step, &sampling),
                                STATUS_INVALID_ARGUMENT, "top_p 2");
         }
     }
-    engine_driver_close(&f.driver);
-    engine_driver_dir_end(f.group, dir);
-    model_writer_free(&model);
+    engine_driver_close(&f->driver);
+    close_fixture(f);
 }
 
 int main(void)
