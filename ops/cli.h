@@ -33,6 +33,7 @@ struct cli_table {
 
 int cli_serve(const struct cli_command *command, int argc, char **argv);
 int cli_generate(const struct cli_command *command, int argc, char **argv);
+int cli_bench(const struct cli_command *command, int argc, char **argv);
 int cli_chat(const struct cli_command *command, int argc, char **argv);
 int cli_plan(const struct cli_command *command, int argc, char **argv);
 int cli_tokenize(const struct cli_command *command, int argc, char **argv);

@@ -62,6 +62,11 @@ uint64_t generate_common_timeout(const struct generate_common *options);
                             "with --model: as for serve"),                                       \
         GENERATE_STRING_ROW("max-num-seqs", offsetof(type_, common.server.max_num_seqs),         \
                             "with --model: as for serve"),                                       \
+        GENERATE_STRING_ROW("max-num-batched-tokens",                                            \
+                            offsetof(type_, common.server.max_num_batched_tokens),               \
+                            "with --model: as for serve"),                                       \
+        GENERATE_STRING_ROW("load-format", offsetof(type_, common.server.load_format),           \
+                            "with --model: as for serve"),                                       \
         GENERATE_STRING_ROW("threads", offsetof(type_, common.server.threads),                   \
                             "with --model: as for serve"),                                       \
         GENERATE_STRING_ROW("device", offsetof(type_, common.server.device),                     \

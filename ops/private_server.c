@@ -115,6 +115,8 @@ status_t private_server_start(struct private_server *server,
     add(&args, "--kv-cache-dtype", options->kv_cache_dtype);
     add(&args, "--max-model-len", options->max_model_len);
     add(&args, "--max-num-seqs", options->max_num_seqs);
+    add(&args, "--max-num-batched-tokens", options->max_num_batched_tokens);
+    add(&args, "--load-format", options->load_format);
     add(&args, "--threads", options->threads);
     add(&args, "--device", options->device);
     add(&args, "--log-level", options->log_level);

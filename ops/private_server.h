@@ -23,7 +23,7 @@ struct private_server {
 struct private_server_options {
     const char *model;
     const char *tensor_parallel_size, *kv_placement, *dtype, *kv_cache_dtype, *max_model_len,
-        *max_num_seqs, *threads, *device, *log_level;
+        *max_num_seqs, *max_num_batched_tokens, *load_format, *threads, *device, *log_level;
 };
 
 /* Waits until the server is ready. On failure *exit_code_out is what this process should end with. */
