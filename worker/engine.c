@@ -123,10 +123,25 @@ static status_t open_source(const struct engine *e, struct loading *l)
         .checkpoint = l->checkpoint,
         .seed = e->options.weights_seed,
         .imitated_dtype = e->spec->dtype,
-        .backend = backend_cpu(), // values are made up on the host, the same for every device
+        // Values are made up on the host, the same for every device.
+        .backend = l->host_stream != NULL ? backend_cpu() : e->options.backend,
         .stream = l->host_stream != NULL ? l->host_stream : e->stream,
     };
     return weight_source_check(&l->source, e->spec, &l->bytes_total);
+}
+
+/* stream_new makes one of the backend behind a wrapped one: it is not used before it is wrapped. */
+static status_t open_stream(struct engine *e, const struct stream_options *options)
+{
+    struct backend_stream *stream = NULL;
+    TRY(e->options.backend->stream_new(options, &stream));
+    e->stream = stream;
+    if (e->options.wrap_stream != NULL) {
+        e->stream = e->options.wrap_stream(e->options.user, stream);
+    }
+    return e->stream != NULL
+               ? status_ok()
+               : status_errorf(STATUS_RESOURCE_EXHAUSTED, "no memory to wrap a stream");
 }
 
 /* Everything that one rank can find out alone: what is on disk, and its own memory. */
@@ -136,7 +151,7 @@ static status_t prepare(struct engine *e, struct loading *l)
     const int32_t share = host_cores() / group_host_size(e->group);
     const int32_t threads = e->options.threads > 0 ? e->options.threads : share > 0 ? share : 1;
     const struct stream_options stream = {.device = e->options.device, .n_threads = threads};
-    TRY(e->options.backend->stream_new(&stream, &e->stream));
+    TRY(open_stream(e, &stream));
     if (!e->options.backend->host_memory) {
         TRY(backend_cpu()->stream_new(&stream, &l->host_stream));
     }

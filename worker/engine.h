@@ -47,6 +47,9 @@ struct engine_options {
     log_t log;
     void (*progress)(void *user, uint64_t bytes_done,
                      uint64_t bytes_total); /* rank 0; may be NULL */
+    /* Takes the stream and returns what ops are given instead, which backend->stream_free frees; NULL for want of memory. May
+     * be NULL. */
+    struct backend_stream *(*wrap_stream)(void *user, struct backend_stream *stream);
     void *user;
 };
 

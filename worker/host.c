@@ -65,6 +65,21 @@ uint64_t host_memory_resident(void)
     return bytes == UINT64_MAX ? 0 : bytes;
 }
 
+uint64_t host_memory_peak(void)
+{
+    const uint64_t bytes = read_line("/proc/self/status", "VmHWM");
+    return bytes == UINT64_MAX ? 0 : bytes;
+}
+
+void host_memory_peak_reset(void)
+{
+    FILE *file = fopen("/proc/self/clear_refs", "we");
+    if (file != NULL) {
+        fputs("5\n", file);
+        fclose(file);
+    }
+}
+
 int32_t host_cores(void)
 {
     cpu_set_t set;

@@ -14,5 +14,9 @@ uint64_t host_memory_available(void);
 /* Bytes of this process that are in memory; 0 when that cannot be read. */
 uint64_t host_memory_resident(void);
 
+/* The most they have been since the start or the last reset; 0 when that cannot be read. */
+uint64_t host_memory_peak(void);
+void host_memory_peak_reset(void); /* does nothing where the kernel does not let it */
+
 /* Cores this process may be scheduled on, at least 1. */
 int32_t host_cores(void);

@@ -10,6 +10,7 @@
 
 #include "base/version.h"
 #include "parallel/group.h"
+#include "worker/bench.h"
 #include "worker/follower.h"
 #include "worker/leader.h"
 #include "worker/worker_config.h"
@@ -19,7 +20,8 @@ static void print_help(const struct config_set *set)
     printf(
         "usage: mpirun -n N kvasir-worker [options]\n\n"
         "One rank of a worker group. Rank 0 dials the coordinator, which says which model to serve\n"
-        "and how it is laid out over the N ranks.\n\n");
+        "and how it is laid out over the N ranks. `kvasir-worker --bench PART --help`: measures, without\n"
+        "a coordinator.\n\n");
     config_print_help(set, stdout);
     printf(
         "\nExit codes: 0 stopped, 64 usage, 65 bad model, 69 coordinator unavailable, 70 internal,\n"
@@ -80,6 +82,9 @@ static int run(const struct worker_config *config, log_t log)
 
 int main(int argc, char **argv)
 {
+    if (argc > 1 && strcmp(argv[1], "--bench") == 0) {
+        return bench_main(argc - 1, argv + 1, NULL);
+    }
     struct worker_config config;
     struct config_set set;
     status_t s = config_load(&set, worker_config_rows, worker_config_n_rows, &config, argc, argv);
