@@ -191,7 +191,10 @@ static void add_totals(json_t *object, const struct bench_report_options *o,
                (double)(v->input_tokens + v->output_tokens) / duration);
     set_number(object, "max_output_tokens_per_s", (double)peak);
     set_count(object, "max_concurrent_requests", record->max_concurrent);
-    set_number(object, "max_send_delay_ms", v->late_s * 1e3);
+    if (o->request_rate > 0 &&
+        o->max_concurrency == 0) { // else requests wait for others, not for this program
+        set_number(object, "max_send_delay_ms", v->late_s * 1e3);
+    }
 }
 
 static void add_stream_rates(json_t *object, struct values *v)

@@ -8,6 +8,12 @@
 static const struct cli_command parts[] = {
     {"bench serve", "--address A | --model DIR [options]",
      "load a server and print what vLLM's bench serve prints", cli_bench_serve},
+    {"bench engine", "MODEL [options]", "tokens a second of the engine alone, without gRPC",
+     cli_bench_engine},
+    {"bench table", "[options]", "the model cards' tables on this machine, beside its roofline",
+     cli_bench_table},
+    {"bench perplexity", "MODEL --file TEXT [options]", "how well a model predicts a text",
+     cli_bench_perplexity},
 };
 
 enum { N_PARTS = sizeof parts / sizeof parts[0] };

@@ -20,7 +20,8 @@ static const struct cli_command commands[] = {
     {"doctor", "[MODEL] [options]", "check this machine, and a model directory", cli_doctor},
     {"batch", "submit|status|list|results|cancel", "batch jobs (not built in this version)",
      cli_not_built},
-    {"bench", "serve", "measure how fast a server is", cli_bench},
+    {"bench", "serve|engine|table|perplexity [options]", "measure servers, engines and models",
+     cli_bench},
     {"top", "", "live view of a server (not built in this version; see status)", cli_not_built},
 };
 

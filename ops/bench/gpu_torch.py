@@ -1,4 +1,4 @@
-"""PyTorch on the cases of tests/kernels/bench_ops.c, and Hugging Face transformers on those of tests/worker/bench_engine.c.
+"""PyTorch on the cases of tests/kernels/bench_ops.c, and Hugging Face transformers on those of `kvasir-worker --bench engine`.
 
 usage: gpu_torch.py ops < LINES               prints each line with "torch_seconds" added, and "torch_way": what was called
        gpu_torch.py engine CONFIG < LINES     prints a line for each batch; CONFIG is a config.json
@@ -88,7 +88,7 @@ def attention(device, queries, tokens, batch, case):
 def decode(device, case):
     if case["lengths"] != "uniform":
         return None, "no ragged batches"
-    return attention(device, 1, case["context"], case["batch"], case)
+    return attention(device, 1, case["prompt"], case["batch"], case)
 
 
 def prefill(device, case):
@@ -212,7 +212,7 @@ def time_batch(device, model, batch, context, steps):
         token = model(token, past_key_values=cache, use_cache=True).logits[:, -1].argmax(-1, keepdim=True)
         device.sync()
         times.append(time.perf_counter() - begin)
-    return {"prompt_tokens_per_s": batch * context / prompts_s, "decode_tokens_per_s": batch * steps / sum(times),
+    return {"prefill_tok_s": batch * context / prompts_s, "decode_tok_s": batch * steps / sum(times),
             "median_step_s": statistics.median(times)}
 
 
@@ -220,11 +220,11 @@ def run_engine(device, path):
     model = model_of(path, device)
     cases = [json.loads(line) for line in sys.stdin]
     for number, case in enumerate([cases[0], *cases]):
-        steps = min(case["steps"], 16)
-        measured = time_batch(device, model, case["batch"], case["context"], steps)
+        steps = min(case["generate"], 16)
+        measured = time_batch(device, model, case["batch"], case["prompt"], steps)
         if number > 0:  # the first brings in code
             print(json.dumps({"suite": "engine", "device": f"transformers on {device.name}", "ranks": 1,
-                              "batch": case["batch"], "context": case["context"], "steps": steps, **measured}), flush=True)
+                              "batch": case["batch"], "prompt": case["prompt"], "generate": steps, **measured}), flush=True)
 
 
 def main():

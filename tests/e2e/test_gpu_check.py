@@ -47,7 +47,7 @@ def test_dry_run(folder):
     assert suites == {"device", "base", "gemm", "decode", "prefill", "elementwise", "sampling"}, suites
     engine = [line for line in read(folder, "engine") if line["suite"] == "engine"]
     assert [line["batch"] for line in engine] == [1, 3], engine
-    assert all(line["decode_tokens_per_s"] > 0 and line["decode_bound_tokens_per_s"] > 0 for line in engine), engine
+    assert all(line["decode_tok_s"] > 0 and line["decode_bound_tok_s"] > 0 for line in engine), engine
 
 
 def main():
