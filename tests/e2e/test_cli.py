@@ -62,10 +62,14 @@ class TestCommands(unittest.TestCase):
     def test_help_and_version(self):
         self.assertEqual(run("--help").returncode, 0)
         self.assertRegex(run("--version").stdout, r"^kvasir \d+\.\d+\.\d+")
-        for command in ("serve", "generate", "chat", "plan", "tokenize", "detokenize", "doctor", "status"):
+        for command in ("serve", "generate", "chat", "plan", "tokenize", "detokenize", "doctor", "status", "bench"):
             result = run(command, "--help")
             self.assertEqual(result.returncode, 0, command)
             self.assertIn("usage: kvasir", result.stdout)
+        for part in ("serve", "engine", "table", "perplexity"):
+            result = run("bench", part, "--help")
+            self.assertEqual(result.returncode, 0, part)
+            self.assertIn(f"usage: kvasir bench {part}", result.stdout)
         self.assertEqual(subprocess.run([program("kvasir-worker"), "--help"], capture_output=True).returncode, 0)
 
 
@@ -165,7 +169,7 @@ class TestMistakes(unittest.TestCase):
         self.mistake(64, ["serv"], "serv", DEMO)
 
     def test_not_built_commands(self):
-        for command in ("batch", "bench", "top"):
+        for command in ("batch", "top"):
             self.mistake(69, [command], command, fix=False)
 
     def test_context_too_long(self):
