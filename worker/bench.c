@@ -96,7 +96,8 @@ static status_t parse_ids(const char *text, int32_t *ids, int64_t *n_out)
         }
         char *end;
         const long id = strtol(at, &end, 10);
-        if (end == at || id < 0 || id > INT32_MAX || (*end != '\0' && !isspace((unsigned char)*end))) {
+        if (end == at || id < 0 || id > INT32_MAX ||
+            (*end != '\0' && !isspace((unsigned char)*end))) {
             return status_errorf(STATUS_DATA_LOSS, "number %lld is no token id", (long long)n);
         }
         ids[n++] = (int32_t)id;
