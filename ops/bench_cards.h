@@ -22,10 +22,10 @@ struct bench_card_model {
 struct bench_card {
     const struct bench_card_model *model;
     const char *gpu, *engine; /* of the published figure */
-    int32_t prompt, generate; /* lengths_assumed: the card does not say */
-    int32_t batch;
     double published_tok_s;
-    int32_t lengths_assumed;
+    int32_t prompt, generate;
+    int32_t batch;
+    int32_t lengths_assumed; /* 1: the card does not say them */
 };
 
 const struct bench_card *bench_cards(size_t *n_out);

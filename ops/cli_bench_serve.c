@@ -218,6 +218,7 @@ static status_t parse_goodput(const char *text, struct bench_report_options *rep
 
 struct run {
     const struct options *options;
+    struct private_server server; /* of --model */
     const char *address;
     struct bench_workload_options workload;
     struct bench_driver_options driver;
@@ -378,18 +379,17 @@ undo_workload:
 
 static int run_with_server(struct run *run)
 {
-    struct private_server server = {0};
     int code = 0;
     run->address = run->options->address;
     if (run->options->server.model != NULL) {
-        const status_t started = private_server_start(&server, &run->options->server, &code);
+        const status_t started = private_server_start(&run->server, &run->options->server, &code);
         if (started.code != STATUS_OK) { // the server has said why
             return code;
         }
-        run->address = server.address;
+        run->address = run->server.address;
     }
     const status_t s = measure(run);
-    private_server_stop(&server);
+    private_server_stop(&run->server);
     return cli_report(&s);
 }
 
