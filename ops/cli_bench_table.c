@@ -136,14 +136,15 @@ static void show(struct table *t, const json_t *r)
         }
         print_row(t, r, tok_s, bound);
     } else {
-        json_t *row = json_pack(
-            "{ss ss ss si si si sf sf si si}", "card_model", t->card->model->name, "card_gpu",
-            t->card->gpu, "card_engine", t->card->engine, "card_prompt", (int)t->card->prompt,
-            "card_generate", (int)t->card->generate, "card_batch", (int)t->card->batch,
-            "card_tok_s", t->card->published_tok_s, "scale", t->options->scale, "layers",
-            (int)t->scaled.n_layers, "card_layers", (int)t->card->model->n_layers);
+        json_t *row =
+            json_pack("{ss ss si si si sf sf si si}", "card_gpu", t->card->gpu, "card_engine",
+                      t->card->engine, "card_prompt", (int)t->card->prompt, "card_generate",
+                      (int)t->card->generate, "card_batch", (int)t->card->batch, "card_tok_s",
+                      t->card->published_tok_s, "scale", t->options->scale, "layers",
+                      (int)t->scaled.n_layers, "card_layers", (int)t->card->model->n_layers);
         json_object_update(row, (json_t *)r); // only read: the function is older than const
         json_object_set_new(row, "suite", json_string("table"));
+        json_object_set_new(row, "model", json_string(t->card->model->name));
         json_object_set_new(row, "output_throughput", json_real(tok_s));
         json_object_set_new(row, "bound_tok_s", json_real(bound));
         json_dumpf(row, stdout, JSON_REAL_PRECISION(9));
