@@ -9,7 +9,7 @@
 
 struct options {
     struct bench_worker_options worker;
-    const char *batch, *prompt, *generate, *seed, *load_format;
+    const char *batch, *prompt, *generate, *steps_ahead, *seed, *load_format;
     bool trace, floor, json;
 };
 
@@ -28,6 +28,7 @@ static const struct config_row rows[] = {
     TEXT_ROW("batch", batch, "1", "sequences at once; several sizes with commas: 1,16,64"),
     TEXT_ROW("prompt", prompt, "512", "tokens of each prompt, drawn from the vocabulary"),
     TEXT_ROW("generate", generate, "64", "tokens generated of each"),
+    TEXT_ROW("steps-ahead", steps_ahead, "1", "steps prepared while one is computed, 0 to 3"),
     TEXT_ROW("seed", seed, "0", "of made-up weights and prompts"),
     {.name = "trace",
      .type = CONFIG_BOOL,
@@ -172,6 +173,7 @@ int cli_bench_engine(const struct cli_command *command, int argc, char **argv)
     bench_worker_flag(&run, "--batch", options.batch);
     bench_worker_flag(&run, "--prompt", options.prompt);
     bench_worker_flag(&run, "--generate", options.generate);
+    bench_worker_flag(&run, "--steps-ahead", options.steps_ahead);
     bench_worker_flag(&run, "--seed", options.seed);
     bench_worker_switch(&run, options.trace ? "--trace" : "--no-trace");
     bench_worker_switch(&run, options.floor ? "--floor" : "--no-floor");

@@ -60,13 +60,14 @@ static void print_speed(void *user, const struct bench_session *session,
     const double prompts = (double)r->batch * r->prompt;
     const double generated = (double)r->batch * r->generate;
     print_head("engine", session);
-    printf(", \"batch\": %d, \"prompt\": %d, \"generate\": %d, \"prefill_tok_s\": %.6g, "
-           "\"decode_tok_s\": %.6g, \"prefill_s\": %.6g, \"decode_s\": %.6g, "
-           "\"median_step_s\": %.6g, \"p99_step_s\": %.6g, \"peak_bytes\": %.0f, "
-           "\"weight_bytes\": %.0f, \"kv_bytes\": %.0f",
-           r->batch, r->prompt, r->generate, prompts / r->prefill_s, generated / r->decode_s,
-           r->prefill_s, r->decode_s, r->median_step_s, r->p99_step_s, r->peak_bytes,
-           r->weight_bytes, r->kv_bytes);
+    printf(
+        ", \"batch\": %d, \"prompt\": %d, \"generate\": %d, \"prefill_tok_s\": %.6g, "
+        "\"decode_tok_s\": %.6g, \"prefill_s\": %.6g, \"decode_s\": %.6g, "
+        "\"median_step_s\": %.6g, \"p99_step_s\": %.6g, \"gap_share\": %.4g, \"peak_bytes\": %.0f, "
+        "\"weight_bytes\": %.0f, \"kv_bytes\": %.0f",
+        r->batch, r->prompt, r->generate, prompts / r->prefill_s, generated / r->decode_s,
+        r->prefill_s, r->decode_s, r->median_step_s, r->p99_step_s, r->gap_share, r->peak_bytes,
+        r->weight_bytes, r->kv_bytes);
     if (r->floor.copy_bytes_s > 0) {
         printf(", \"copy_bytes_s\": %.6g, \"matmul_flops_s\": %.6g", r->floor.copy_bytes_s,
                r->floor.matmul_flops_s);

@@ -39,6 +39,7 @@ static status_t add_token(struct bench *b, const struct window *w, int64_t at)
     const int32_t position = (int32_t)(at - w->begin);
     const struct step_seq seq = {
         .seq_id = (uint64_t)at,
+        .slot = b->session.step.n_seqs,
         .n_computed = position,
         .n_tokens = 1,
         .n_blocks = position / PLAN_BLOCK_TOKENS + 1,
@@ -147,6 +148,7 @@ static status_t set_up(struct bench *b, const struct bench_session_request *requ
         .max_num_seqs = b->rows,
         .max_rows = b->rows,
         .max_model_len = b->result.context,
+        .max_steps = 1,
         .kv_cache_bytes = (uint64_t)n_blocks *
                           (uint64_t)plan_kv_block_bytes(
                               &b->session.plan, group_rank(request->group), b->session.kv_dtype),

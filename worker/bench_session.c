@@ -58,6 +58,7 @@ status_t bench_session_open_engine(struct bench_session *s, const char *model_di
         .max_num_seqs = limits->max_num_seqs,
         .max_num_batched_tokens = limits->max_rows,
         .max_model_len = limits->max_model_len,
+        .max_steps = limits->max_steps,
         .kv_cache_bytes = limits->kv_cache_bytes,
         .device_memory_share = config->gpu_memory_utilization,
         .tune = true,

@@ -38,6 +38,7 @@ struct bench_session_request {
 
 struct bench_session_limits {
     int32_t max_num_seqs, max_rows, max_model_len;
+    int32_t max_steps;       /* under way at once */
     uint64_t kv_cache_bytes; /* 0: what those sequences need */
 };
 

@@ -6,6 +6,7 @@
 #include "base/clock.h"
 #include "base/philox.h"
 #include "worker/host.h"
+#include "worker/step_queue.h"
 
 enum { MAX_BATCH = 8192 };
 
@@ -14,13 +15,13 @@ struct bench {
     int32_t prompt, generate, max_batch;
     int32_t max_rows; /* of a step */
     int32_t batches[BENCH_MAX_BATCHES], n_batches;
-    int32_t *tokens; /* [max_batch]: the last of each sequence */
-    int32_t *blocks; /* of one sequence */
-    int32_t *ids;    /* [prompt] */
-    float *logits;   /* [n_vocab] */
-    double *times;   /* [generate]: of the decode steps */
+    int32_t max_steps; /* under way at once */
+    int32_t *tokens;   /* [max_batch]: the last of each sequence's prompt, then its placeholder */
+    int32_t *blocks;   /* of one sequence */
+    int32_t *ids;      /* [prompt] */
+    float *logits;     /* [n_vocab] */
+    double *times;     /* [generate]: of the decode steps */
     struct sample_row *rows;
-    struct sample_result *results;
     uint32_t n_drawn;
     struct bench_floor floor;
 };
@@ -82,6 +83,7 @@ static status_t add_seq(struct bench *b, int32_t batch, int32_t i, struct step_s
 {
     const int32_t per_lane = seqs_of_lane(b, batch);
     seq.seq_id = (uint64_t)i;
+    seq.slot = i;
     seq.lane = i / per_lane;
     seq.n_blocks = (seq.n_computed + seq.n_tokens + PLAN_BLOCK_TOKENS - 1) / PLAN_BLOCK_TOKENS;
     for (int32_t block = 0; block < seq.n_blocks; block++) {
@@ -129,34 +131,41 @@ static status_t fill_caches(struct bench *b, int32_t batch)
                                              : status_ok();
 }
 
-static status_t sample(struct bench *b, int32_t batch)
-{
-    struct group *group = b->session.group;
-    for (int32_t i = 0; i < batch; i++) {
-        b->rows[i] = (struct sample_row){
-            .logits = (int64_t)i * b->session.spec.n_vocab, .top_p = 1, .repetition = 1};
-    }
-    const struct sample_args args = {.rows = b->rows, .results = b->results, .n_rows = batch};
-    if (group_rank(group) == 0) {
-        TRY(engine_sample(b->session.engine, &args));
-        for (int32_t i = 0; i < batch; i++) {
-            b->tokens[i] = b->results[i].id;
-        }
-    }
-    struct comm *comm = group_comm(group);
-    return group_size(group) == 1
-               ? status_ok()
-               : comm->ops->broadcast(comm, b->tokens, (size_t)batch * sizeof *b->tokens, 0);
-}
-
-static status_t decode_step(struct bench *b, int32_t batch, int32_t n_computed)
+/* Its tokens are drawn on the device and stay there: nothing is waited for. */
+static status_t submit_decode_step(struct bench *b, int32_t batch, int32_t n_computed)
 {
     for (int32_t i = 0; i < batch; i++) {
         const struct step_seq seq = {.n_computed = n_computed, .n_tokens = 1, .wants_logits = 1};
         TRY(add_seq(b, batch, i, seq, &b->tokens[i]));
+        b->tokens[i] = step_placeholder(i); // what this step draws
+        b->rows[i] = (struct sample_row){.logits = (int64_t)i * b->session.spec.n_vocab,
+                                         .top_p = 1,
+                                         .repetition = 1,
+                                         .slot = i,
+                                         .pending_slot = -1};
     }
-    TRY(run_step(b));
-    return sample(b, batch);
+    const struct step_sampling sampling = {.rows = b->rows};
+    const bool leads = group_rank(b->session.group) == 0;
+    TRY(engine_submit(b->session.engine, &b->session.step, leads ? &sampling : NULL));
+    step_plan_clear(&b->session.step);
+    return status_ok();
+}
+
+/* b->times: from the end of one step to the end of the next. */
+static status_t decode(struct bench *b, int32_t batch)
+{
+    double begin = now_s();
+    int32_t n_submitted = 0;
+    for (int32_t step = 0; step < b->generate; step++) {
+        for (; n_submitted < b->generate && n_submitted < step + b->max_steps; n_submitted++) {
+            TRY(submit_decode_step(b, batch, b->prompt + n_submitted));
+        }
+        TRY(engine_collect(b->session.engine, NULL));
+        const double end = now_s();
+        b->times[step] = end - begin;
+        begin = end;
+    }
+    return status_ok();
 }
 
 // ---- a batch ----
@@ -189,19 +198,20 @@ static status_t add_memory(struct bench *b, struct bench_speed_result *result)
 
 static status_t run_batch(struct bench *b, int32_t batch, struct bench_speed_result *result)
 {
-    double begin = now_s();
+    const double begin = now_s();
     TRY(fill_caches(b, batch));
-    const double decoding = now_s();
-    const double prefill_s = decoding - begin;
+    const double prefill_s = now_s() - begin;
     if (b->session.trace != NULL) {
         bench_trace_reset(b->session.trace);
     }
-    for (int32_t step = 0; step < b->generate; step++) {
-        begin = now_s();
-        TRY(decode_step(b, batch, b->prompt + step));
-        b->times[step] = now_s() - begin;
-    }
+    engine_rest(b->session.engine);
+    const struct step_times before = *engine_times(b->session.engine);
+    const double decoding = now_s();
+    TRY(decode(b, batch));
     const double decode_s = now_s() - decoding;
+    const struct step_times *after = engine_times(b->session.engine);
+    const double gap_ns = (double)(after->gap_ns - before.gap_ns);
+    const double busy_ns = (double)(after->busy_ns - before.busy_ns);
     qsort(b->times, (size_t)b->generate, sizeof *b->times, compare_doubles);
     *result = (struct bench_speed_result){
         .n_ranks = group_size(b->session.group),
@@ -212,6 +222,7 @@ static status_t run_batch(struct bench *b, int32_t batch, struct bench_speed_res
         .decode_s = decode_s,
         .median_step_s = b->times[b->generate / 2],
         .p99_step_s = b->times[(int32_t)((double)(b->generate - 1) * 0.99 + 0.5)],
+        .gap_share = gap_ns / (gap_ns + busy_ns),
         .floor = b->floor,
     };
     if (b->session.trace != NULL) {
@@ -264,7 +275,6 @@ static status_t alloc(struct bench *b)
     TRY(must_calloc(n, sizeof *b->tokens, &b->tokens));
     TRY(must_calloc((size_t)b->session.spec.n_vocab, sizeof *b->logits, &b->logits));
     TRY(must_calloc(n, sizeof *b->rows, &b->rows));
-    TRY(must_calloc(n, sizeof *b->results, &b->results));
     TRY(must_calloc((size_t)b->prompt, sizeof *b->ids, &b->ids));
     TRY(must_calloc((size_t)b->generate, sizeof *b->times, &b->times));
     return must_calloc((size_t)blocks_of_seq(b), sizeof *b->blocks, &b->blocks);
@@ -276,7 +286,6 @@ static void destroy(struct bench *b)
     free(b->tokens);
     free(b->logits);
     free(b->rows);
-    free(b->results);
     free(b->ids);
     free(b->times);
     free(b->blocks);
@@ -291,6 +300,7 @@ static status_t set_up(struct bench *b, const struct bench_session_request *requ
     }
     b->prompt = (int32_t)config->prompt;
     b->generate = (int32_t)config->generate;
+    b->max_steps = (int32_t)config->steps_ahead + 1;
     // A step holds every sequence once; prompts shorter than a step leave no more than theirs.
     const int64_t all = (int64_t)b->max_batch * b->prompt;
     const int64_t wanted = config->max_num_batched_tokens;
@@ -300,7 +310,8 @@ static status_t set_up(struct bench *b, const struct bench_session_request *requ
     TRY(measure_floor(b));
     const struct bench_session_limits limits = {.max_num_seqs = b->max_batch,
                                                 .max_rows = b->max_rows,
-                                                .max_model_len = b->prompt + b->generate};
+                                                .max_model_len = b->prompt + b->generate,
+                                                .max_steps = b->max_steps};
     return bench_session_open_engine(&b->session, request->model_dir, &limits);
 }
 

@@ -5,7 +5,8 @@
  *            --max-num-batched-tokens, then decodes --generate tokens of each, greedily, all at once. One round with the
  *            largest batch comes before and is not counted: it brings in code, and a device chooses algorithms.
  *            No scheduler, no gRPC: what the engine and the device can do.
- * Units:     seconds. A decode step is everything from the tokens of the last one to those of this one.
+ * Units:     seconds. A decode step is everything from the end of one step to the end of the next; --steps-ahead are submitted
+ *            while one is computed.
  * Thread:    owner:the rank's main thread.
  * Collective: yes. Rank 0 hands out a result for each batch.
  */
@@ -17,6 +18,7 @@
 struct bench_speed_result {
     int32_t n_ranks, batch, prompt, generate;
     double prefill_s, decode_s, median_step_s, p99_step_s;
+    double gap_share; /* of the time of decoding in which no step was under way on rank 0 */
     double peak_bytes, weight_bytes,
         kv_bytes;                     /* the most of a rank: memory, of it weights and KV pools */
     struct bench_floor floor;         /* sum over ranks; zeroed: not measured */

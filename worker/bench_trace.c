@@ -101,6 +101,16 @@ static status_t traced_stream_sync(struct backend_stream *s)
     return s->trace->inner->stream_sync(s->stream);
 }
 
+static status_t traced_mark_new(struct backend_stream *s, struct backend_mark **mark_out)
+{
+    return s->trace->inner->mark_new(s->stream, mark_out);
+}
+
+static status_t traced_mark_set(struct backend_stream *s, struct backend_mark *mark)
+{
+    return s->trace->inner->mark_set(s->stream, mark);
+}
+
 static status_t traced_mem_alloc(struct backend_stream *s, size_t size, void **ptr_out)
 {
     return s->trace->inner->mem_alloc(s->stream, size, ptr_out);
@@ -327,7 +337,7 @@ static status_t traced_sample(struct backend_stream *s, const struct sample_args
 
 /* An entry that backend.h gains is given a traced stream: it must be in the table below. */
 _Static_assert(sizeof(struct backend) ==
-                   sizeof(const char *) + 2 * sizeof(int) + 32 * sizeof(void (*)(void)),
+                   sizeof(const char *) + 2 * sizeof(int) + 37 * sizeof(void (*)(void)),
                "backend.h has other entries than bench_trace.c knows");
 
 status_t bench_trace_new(const struct backend *inner, struct bench_trace **trace_out)
@@ -349,6 +359,11 @@ status_t bench_trace_new(const struct backend *inner, struct bench_trace **trace
         .stream_new = inner->stream_new,
         .stream_free = traced_stream_free,
         .stream_sync = traced_stream_sync,
+        .mark_new = traced_mark_new,
+        .mark_free = inner->mark_free,
+        .mark_set = traced_mark_set,
+        .mark_passed = inner->mark_passed,
+        .mark_wait = inner->mark_wait,
         .mem_alloc = traced_mem_alloc,
         .mem_free = traced_mem_free,
         .host_alloc = traced_host_alloc,

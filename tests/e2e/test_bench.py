@@ -67,6 +67,14 @@ class TestServe(unittest.TestCase):
         self.assertGreater(first["duration"], 0.01)
         self.assertIn("max_send_delay_ms", first)
 
+    def test_a_shared_prefix_is_found_again(self):
+        args = ("--num-prompts", 6, "--input-len", 10, "--output-len", 4, "--ignore-eos", "--concurrency", 1)
+        apart, _ = self.bench(*args, "--seed", 6)
+        self.assertEqual(apart["total_cached_tokens"], 0)
+        shared, _ = self.bench(*args, "--shared-prefix-len", 64, "--seed", 7)
+        self.assertEqual(shared["total_input_tokens"], 6 * 74)
+        self.assertEqual(shared["total_cached_tokens"], 5 * 64)  # the first one brings it in
+
     def test_a_file_of_prompts(self):
         path, saved = os.path.join(self.dir, "prompts.jsonl"), os.path.join(self.dir, "result.json")
         with open(path, "w", encoding="utf-8") as file:
