@@ -189,6 +189,7 @@ static int report(const status_t *s)
 static int run(const struct part *part, const struct config_set *set, const struct backend *backend)
 {
     struct group *group = NULL;
+    bool broken = false;
     signal(SIGPIPE, SIG_IGN);
     status_t s = group_open("bench", &group);
     if (s.code != STATUS_OK) {
@@ -200,21 +201,22 @@ static int run(const struct part *part, const struct config_set *set, const stru
         .model_dir = set->positional[0],
         .backend = backend,
         .log = {.fd = 2, .rank = group_rank(group), .module = "bench"},
+        .broken = &broken,
     };
     s = log_level_parse(request.config->log_level, &request.log.level);
     if (s.code == STATUS_OK) {
         s = part->run(&request);
     }
     const int code = status_exit_code(&s);
-    if (group_rank(group) == 0) {
+    const bool leads = group_rank(group) == 0;
+    if (leads || broken) {
         (void)report(&s);
     }
-    // A rank that failed alone must not leave the others waiting.
-    if (code != 0 && group_size(group) > 1) {
+    if (broken) {
         group_abort(group, code);
     }
     group_close(group);
-    return code;
+    return leads ? code : 0;
 }
 
 int bench_main(int argc, char **argv, const struct backend *backend)

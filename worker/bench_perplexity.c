@@ -10,7 +10,8 @@ struct bench {
     const int32_t *ids;
     int32_t rows; /* of a step */
     int32_t *blocks;
-    float *logits; /* [rows, n_vocab] */
+    float *logits;    /* [rows, n_vocab] */
+    status_t scoring; /* rank 0's failure, which must not end its part in the steps */
     struct bench_perplexity_result result;
 };
 
@@ -62,9 +63,9 @@ static status_t score(struct bench *b, const struct window *w, int64_t begin, in
             continue;
         }
         const double logprob = log_softmax(row, n_vocab, b->ids[at + 1]);
-        if (!isfinite(logprob)) {
-            return status_errorf(STATUS_DATA_LOSS, "token %lld has no log probability: %g",
-                                 (long long)at + 1, logprob);
+        if (!isfinite(logprob) && b->scoring.code == STATUS_OK) {
+            b->scoring = status_errorf(STATUS_DATA_LOSS, "token %lld has no log probability: %g",
+                                       (long long)at + 1, logprob);
         }
         b->result.nll -= logprob;
         b->result.n_scored++;
@@ -168,11 +169,14 @@ static status_t set_up(struct bench *b, const struct bench_session_request *requ
 status_t bench_perplexity_run(const struct bench_session_request *request, const int32_t *ids,
                               int64_t n, struct bench_perplexity_result *result_out)
 {
-    struct bench b = {.ids = ids, .result = {.n_tokens = n}};
+    struct bench b = {.ids = ids, .scoring = status_ok(), .result = {.n_tokens = n}};
     status_t s = set_up(&b, request);
     if (s.code == STATUS_OK) {
-        // Rank 0 alone reads logits: its failure there is everybody's.
-        s = group_agree(request->group, run_windows(&b));
+        s = run_windows(&b);
+        *request->broken = s.code != STATUS_OK;
+    }
+    if (s.code == STATUS_OK) {
+        s = group_agree(request->group, b.scoring);
     }
     if (s.code == STATUS_OK) {
         *result_out = b.result;

@@ -34,6 +34,7 @@ struct bench_session_request {
     const char *model_dir;
     const struct backend *backend; /* NULL: by --device */
     log_t log;
+    bool *broken; /* set where a rank failed in a step: others may wait for it in a collective */
 };
 
 struct bench_session_limits {

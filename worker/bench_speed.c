@@ -64,6 +64,7 @@ static int32_t seqs_of_lane(const struct bench *b, int32_t batch)
     return (batch + n_lanes - 1) / n_lanes;
 }
 
+/* The same on every rank. */
 static status_t check_batch(const struct bench *b, int32_t batch)
 {
     const int64_t need = (int64_t)seqs_of_lane(b, batch) * blocks_of_seq(b);
@@ -234,9 +235,6 @@ static status_t run_batch(struct bench *b, int32_t batch, struct bench_speed_res
 static status_t run_batches(struct bench *b, bench_speed_report_fn report, void *user)
 {
     struct bench_speed_result result;
-    for (int32_t i = 0; i < b->n_batches; i++) {
-        TRY(check_batch(b, b->batches[i]));
-    }
     TRY(run_batch(b, b->max_batch, &result));
     for (int32_t i = 0; i < b->n_batches; i++) {
         TRY(run_batch(b, b->batches[i], &result));
@@ -307,6 +305,11 @@ static status_t set_up(struct bench *b, const struct bench_session_request *requ
     b->max_rows = (int32_t)(all < wanted ? all : wanted);
     b->max_rows = b->max_rows > b->max_batch ? b->max_rows : b->max_batch;
     TRY(bench_session_init(request, &b->session));
+    if (config->prompt + config->generate > b->session.spec.max_positions) {
+        return status_errorf(STATUS_INVALID_ARGUMENT,
+                             "--prompt %d and --generate %d are more than the model's %d positions",
+                             b->prompt, b->generate, b->session.spec.max_positions);
+    }
     TRY(measure_floor(b));
     const struct bench_session_limits limits = {.max_num_seqs = b->max_batch,
                                                 .max_rows = b->max_rows,
@@ -324,7 +327,11 @@ status_t bench_speed_run(const struct bench_session_request *request, bench_spee
         s = group_agree(request->group, alloc(&b));
     }
     if (s.code == STATUS_OK) {
+        s = check_batch(&b, b.max_batch);
+    }
+    if (s.code == STATUS_OK) {
         s = run_batches(&b, report, user);
+        *request->broken = s.code != STATUS_OK;
     }
     destroy(&b);
     return s;

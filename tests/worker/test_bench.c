@@ -34,6 +34,7 @@ struct fixture {
     char dir[TEST_PATH_BYTES];
     struct bench_config config;
     struct bench_session_request request;
+    bool broken;
 };
 
 static void open_fixture(struct fixture *f, void **state)
@@ -57,12 +58,16 @@ static void open_fixture(struct fixture *f, void **state)
         .threads = 1,
         .gpu_memory_utilization = 0.9,
     };
-    f->request = (struct bench_session_request){
-        .group = f->group, .config = &f->config, .model_dir = f->dir, .log = {.fd = -1}};
+    f->request = (struct bench_session_request){.group = f->group,
+                                                .config = &f->config,
+                                                .model_dir = f->dir,
+                                                .log = {.fd = -1},
+                                                .broken = &f->broken};
 }
 
 static void close_fixture(struct fixture *f)
 {
+    assert_false(f->broken);
     engine_driver_dir_end(f->group, f->dir);
     model_writer_free(&f->model);
 }
@@ -198,6 +203,7 @@ static void test_bench_speed_counts_what_it_does(void **state)
     struct seen seen = {0};
     open_fixture(&f, state);
     f.config.batch = "1,3";
+    f.config.steps_ahead = 2;
     assert_status_ok(bench_speed_run(&f.request, see, &seen));
     assert_int_equal(seen.n, group_rank(f.group) == 0 ? 2 : 0);
     if (seen.n > 0) {
@@ -241,7 +247,8 @@ static void test_bench_speed_refuses(void **state)
     }
     f.config.batch = "1";
     f.config.prompt = 92; // 92 + 5 > 96
-    assert_status_says(bench_speed_run(&f.request, see, &seen), STATUS_FAILED_PRECONDITION, "96");
+    assert_status_says(bench_speed_run(&f.request, see, &seen), STATUS_INVALID_ARGUMENT,
+                       "96 positions");
     assert_int_equal(seen.n, 0);
     close_fixture(&f);
 }
