@@ -39,7 +39,7 @@ static const struct config_row rows[] = {
      .type = CONFIG_BOOL,
      .offset = AT(floor),
      .default_text = "false",
-     .help = "measure a copy and a square matmul, too"},
+     .help = "measure a copy and a square matmul first; --trace does, too"},
     {.name = "json",
      .type = CONFIG_BOOL,
      .offset = AT(json),
@@ -176,7 +176,7 @@ int cli_bench_engine(const struct cli_command *command, int argc, char **argv)
     bench_worker_flag(&run, "--steps-ahead", options.steps_ahead);
     bench_worker_flag(&run, "--seed", options.seed);
     bench_worker_switch(&run, options.trace ? "--trace" : "--no-trace");
-    bench_worker_switch(&run, options.floor ? "--floor" : "--no-floor");
+    bench_worker_switch(&run, options.floor || options.trace ? "--floor" : "--no-floor");
     const status_t s = bench_worker_start(&run, on_result, &printer, &code);
     (void)s; // the worker has said why
     config_destroy(&set);

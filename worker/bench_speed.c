@@ -250,7 +250,7 @@ static status_t run_batches(struct bench *b, bench_speed_report_fn report, void 
 static status_t measure_floor(struct bench *b)
 {
     struct bench_session *s = &b->session;
-    if (!s->config->floor && !s->config->trace) {
+    if (!s->config->floor) {
         return status_ok();
     }
     const int32_t share = host_cores() / group_host_size(s->group);

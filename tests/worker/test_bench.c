@@ -223,6 +223,7 @@ static void test_bench_trace_counts_flops(void **state)
     struct seen seen = {0};
     open_fixture(&f, state);
     f.config.trace = true;
+    f.config.floor = true;
     assert_status_ok(bench_speed_run(&f.request, see, &seen));
     if (group_rank(f.group) == 0) {
         assert_int_equal(seen.n, 1);
