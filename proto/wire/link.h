@@ -54,7 +54,10 @@ struct wire_seq_output {
     int finish;              /* enum wire_finish_reason; NONE: goes on */
     bool has_stop_token_id;
     uint32_t stop_token_id;
-    status_t error; /* when finish is ERROR */
+    status_t error;                                /* when finish is ERROR */
+    const struct wire_token_info *prompt_logprobs; /* of the prompt's tokens, from the second on */
+    size_t n_prompt_logprobs;
+    uint32_t first_prompt_position; /* place in the prompt of prompt_logprobs[0] */
 };
 
 struct wire_load {
@@ -124,6 +127,12 @@ struct wire_submit {
     struct wire_token_ids stop_token_ids; /* eos ids included unless ignored */
     int32_t n_top;                        /* alternatives wanted; -1: no logprobs at all */
     int32_t priority;
+    float repetition_penalty, presence_penalty, frequency_penalty;
+    const struct wire_logit_bias *logit_bias;
+    size_t n_logit_bias;
+    struct wire_token_ids allowed_token_ids; /* none: all */
+    struct wire_token_ids held_token_ids;    /* out before min_tokens, and no end after it */
+    int32_t n_prompt_top;                    /* as n_top, for the tokens of the prompt */
 };
 
 enum wire_coordinator_kind {

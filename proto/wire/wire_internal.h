@@ -39,6 +39,8 @@ MUST_USE status_t wire_unpack_array(struct arena *arena, size_t n, size_t size, 
 struct wire_token_ids wire_unpack_token_ids(const uint32_t *ids, size_t n);
 MUST_USE status_t wire_unpack_token_infos(struct arena *arena, Kvasir__V1__TokenInfo *const *from,
                                           size_t n, const struct wire_token_info **out);
+MUST_USE status_t wire_unpack_logit_bias(struct arena *arena, Kvasir__V1__LogitBias *const *from,
+                                         size_t n, const struct wire_logit_bias **out);
 status_t wire_unpack_status(const Kvasir__V1__Status *from); /* OK for NULL */
 
 /* ---- pack ---- */
@@ -70,6 +72,9 @@ char *wire_pack_text_n(struct wire_packer *p, const char *field, const char *tex
 
 Kvasir__V1__TokenInfo **wire_pack_token_infos(struct wire_packer *p,
                                               const struct wire_token_info *from, size_t n);
+
+Kvasir__V1__LogitBias **wire_pack_logit_bias(struct wire_packer *p,
+                                             const struct wire_logit_bias *from, size_t n);
 
 /* NULL for an OK status. Bytes of the message that are not UTF-8 (of a path, say) become '?'. */
 Kvasir__V1__Status *wire_pack_status(struct wire_packer *p, const status_t *from);

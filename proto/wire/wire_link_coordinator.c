@@ -44,7 +44,8 @@ static void pack_assign(const struct wire_assign *from, Kvasir__V1__Assign *to)
     to->gpu_memory_utilization = from->gpu_memory_utilization;
 }
 
-static void pack_submit(const struct wire_submit *from, Kvasir__V1__Submit *to)
+static void pack_submit(struct wire_packer *p, const struct wire_submit *from,
+                        Kvasir__V1__Submit *to)
 {
     kvasir__v1__submit__init(to);
     to->seq_id = from->seq_id;
@@ -63,6 +64,16 @@ static void pack_submit(const struct wire_submit *from, Kvasir__V1__Submit *to)
     to->stop_token_ids = wire_pack_ids(from->stop_token_ids.ids);
     to->n_top = from->n_top;
     to->priority = from->priority;
+    to->repetition_penalty = from->repetition_penalty;
+    to->presence_penalty = from->presence_penalty;
+    to->frequency_penalty = from->frequency_penalty;
+    to->n_logit_bias = from->n_logit_bias;
+    to->logit_bias = wire_pack_logit_bias(p, from->logit_bias, from->n_logit_bias);
+    to->n_allowed_token_ids = from->allowed_token_ids.n;
+    to->allowed_token_ids = wire_pack_ids(from->allowed_token_ids.ids);
+    to->n_held_token_ids = from->held_token_ids.n;
+    to->held_token_ids = wire_pack_ids(from->held_token_ids.ids);
+    to->n_prompt_top = from->n_prompt_top;
 }
 
 status_t wire_coordinator_message_pack(const struct wire_coordinator_message *m, struct bytes *out)
@@ -78,7 +89,7 @@ status_t wire_coordinator_message_pack(const struct wire_coordinator_message *m,
         message.assign = &parts.assign;
         break;
     case WIRE_COORDINATOR_SUBMIT:
-        pack_submit(&m->submit, &parts.submit);
+        pack_submit(&p, &m->submit, &parts.submit);
         message.message_case = KVASIR__V1__COORDINATOR_MESSAGE__MESSAGE_SUBMIT;
         message.submit = &parts.submit;
         break;
@@ -133,9 +144,10 @@ static status_t unpack_assign(struct arena *arena, const Kvasir__V1__Assign *fro
     return status_ok();
 }
 
-static struct wire_submit unpack_submit(const Kvasir__V1__Submit *from)
+static status_t unpack_submit(struct arena *arena, const Kvasir__V1__Submit *from,
+                              struct wire_submit *to)
 {
-    return (struct wire_submit){
+    *to = (struct wire_submit){
         .seq_id = from->seq_id,
         .tokens = wire_unpack_token_ids(from->tokens, from->n_tokens),
         .n_generated = from->n_generated,
@@ -150,7 +162,16 @@ static struct wire_submit unpack_submit(const Kvasir__V1__Submit *from)
         .stop_token_ids = wire_unpack_token_ids(from->stop_token_ids, from->n_stop_token_ids),
         .n_top = from->n_top,
         .priority = from->priority,
+        .repetition_penalty = from->repetition_penalty,
+        .presence_penalty = from->presence_penalty,
+        .frequency_penalty = from->frequency_penalty,
+        .n_logit_bias = from->n_logit_bias,
+        .allowed_token_ids =
+            wire_unpack_token_ids(from->allowed_token_ids, from->n_allowed_token_ids),
+        .held_token_ids = wire_unpack_token_ids(from->held_token_ids, from->n_held_token_ids),
+        .n_prompt_top = from->n_prompt_top,
     };
+    return wire_unpack_logit_bias(arena, from->logit_bias, from->n_logit_bias, &to->logit_bias);
 }
 
 status_t wire_coordinator_message_unpack(const uint8_t *data, size_t size, struct arena *arena,
@@ -169,7 +190,7 @@ status_t wire_coordinator_message_unpack(const uint8_t *data, size_t size, struc
         break;
     case KVASIR__V1__COORDINATOR_MESSAGE__MESSAGE_SUBMIT:
         m.kind = WIRE_COORDINATOR_SUBMIT;
-        m.submit = unpack_submit(from->submit);
+        TRY(unpack_submit(arena, from->submit, &m.submit));
         break;
     case KVASIR__V1__COORDINATOR_MESSAGE__MESSAGE_CANCEL:
         m.kind = WIRE_COORDINATOR_CANCEL;

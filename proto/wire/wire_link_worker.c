@@ -92,6 +92,10 @@ static void pack_step_result(struct wire_packer *p, const struct wire_step_resul
             outputs[i]->stop_token_id = output->stop_token_id;
         }
         outputs[i]->error = wire_pack_status(p, &output->error);
+        outputs[i]->n_prompt_logprobs = output->n_prompt_logprobs;
+        outputs[i]->prompt_logprobs =
+            wire_pack_token_infos(p, output->prompt_logprobs, output->n_prompt_logprobs);
+        outputs[i]->first_prompt_position = output->first_prompt_position;
     }
     to->n_outputs = from->n_outputs;
     to->outputs = outputs;
@@ -204,6 +208,10 @@ static status_t unpack_output(struct arena *arena, const Kvasir__V1__SequenceOut
     to->has_stop_token_id = from->_stop_token_id_case != 0;
     to->stop_token_id = to->has_stop_token_id ? from->stop_token_id : 0;
     to->error = wire_unpack_status(from->error);
+    to->n_prompt_logprobs = from->n_prompt_logprobs;
+    to->first_prompt_position = from->first_prompt_position;
+    TRY(wire_unpack_token_infos(arena, from->prompt_logprobs, from->n_prompt_logprobs,
+                                &to->prompt_logprobs));
     return wire_unpack_token_infos(arena, from->tokens, from->n_tokens, &to->tokens);
 }
 

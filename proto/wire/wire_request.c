@@ -24,14 +24,13 @@ void wire_generate_request_init(struct wire_generate_request *m)
 
 // ---- pack ----
 
-static Kvasir__V1__LogitBias **pack_logit_bias(struct wire_packer *p,
-                                               const struct wire_sampling *from)
+Kvasir__V1__LogitBias **wire_pack_logit_bias(struct wire_packer *p,
+                                             const struct wire_logit_bias *from, size_t n)
 {
-    Kvasir__V1__LogitBias **bias =
-        wire_pack_messages(p, &kvasir__v1__logit_bias__descriptor, from->n_logit_bias);
-    for (size_t i = 0; bias != NULL && i < from->n_logit_bias; i++) {
-        bias[i]->token_id = from->logit_bias[i].token_id;
-        bias[i]->bias = from->logit_bias[i].bias;
+    Kvasir__V1__LogitBias **bias = wire_pack_messages(p, &kvasir__v1__logit_bias__descriptor, n);
+    for (size_t i = 0; bias != NULL && i < n; i++) {
+        bias[i]->token_id = from[i].token_id;
+        bias[i]->bias = from[i].bias;
     }
     return bias;
 }
@@ -61,7 +60,7 @@ static void pack_sampling(struct wire_packer *p, const struct wire_sampling *fro
     to->_length_penalty_case = KVASIR__V1__SAMPLING_PARAMS___LENGTH_PENALTY_LENGTH_PENALTY;
     to->length_penalty = from->length_penalty;
     to->n_logit_bias = from->n_logit_bias;
-    to->logit_bias = pack_logit_bias(p, from);
+    to->logit_bias = wire_pack_logit_bias(p, from->logit_bias, from->n_logit_bias);
     to->n_allowed_token_ids = from->allowed_token_ids.n;
     to->allowed_token_ids = wire_pack_ids(from->allowed_token_ids.ids);
 }
@@ -177,18 +176,17 @@ status_t wire_generate_request_pack(const struct wire_generate_request *m, struc
 
 // ---- unpack ----
 
-static status_t unpack_logit_bias(struct arena *arena, const Kvasir__V1__SamplingParams *from,
-                                  struct wire_sampling *to)
+status_t wire_unpack_logit_bias(struct arena *arena, Kvasir__V1__LogitBias *const *from, size_t n,
+                                const struct wire_logit_bias **out)
 {
     void *array;
-    TRY(wire_unpack_array(arena, from->n_logit_bias, sizeof *to->logit_bias, &array));
+    TRY(wire_unpack_array(arena, n, sizeof **out, &array));
     struct wire_logit_bias *bias = array;
-    for (size_t i = 0; i < from->n_logit_bias; i++) {
-        bias[i].token_id = from->logit_bias[i]->token_id;
-        bias[i].bias = from->logit_bias[i]->bias;
+    for (size_t i = 0; i < n; i++) {
+        bias[i].token_id = from[i]->token_id;
+        bias[i].bias = from[i]->bias;
     }
-    to->logit_bias = bias;
-    to->n_logit_bias = from->n_logit_bias;
+    *out = bias;
     return status_ok();
 }
 
@@ -225,7 +223,8 @@ static status_t unpack_sampling(struct arena *arena, const Kvasir__V1__SamplingP
     }
     to->allowed_token_ids =
         wire_unpack_token_ids(from->allowed_token_ids, from->n_allowed_token_ids);
-    return unpack_logit_bias(arena, from, to);
+    to->n_logit_bias = from->n_logit_bias;
+    return wire_unpack_logit_bias(arena, from->logit_bias, from->n_logit_bias, &to->logit_bias);
 }
 
 static void unpack_stopping(const Kvasir__V1__StopParams *from, struct wire_stopping *to)

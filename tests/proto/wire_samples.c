@@ -70,6 +70,16 @@ struct wire_token_ids random_ids(struct arena *arena)
     return ids;
 }
 
+const struct wire_logit_bias *random_logit_bias(struct arena *arena, size_t n)
+{
+    struct wire_logit_bias *bias = random_room(arena, n, sizeof *bias);
+    for (size_t i = 0; i < n; i++) {
+        bias[i].token_id = random_u32();
+        bias[i].bias = random_float();
+    }
+    return bias;
+}
+
 const struct wire_token_info *random_token_infos(struct arena *arena, size_t n)
 {
     struct wire_token_info *infos = random_room(arena, n, sizeof *infos);
@@ -112,6 +122,15 @@ static void assert_float_equal_bits(float got, float want)
     assert_memory_equal(&got, &want, sizeof want);
 }
 
+void assert_logit_bias_equal(const struct wire_logit_bias *got, const struct wire_logit_bias *want,
+                             size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        assert_int_equal(got[i].token_id, want[i].token_id);
+        assert_float_equal_bits(got[i].bias, want[i].bias);
+    }
+}
+
 void assert_token_infos_equal(const struct wire_token_info *got, const struct wire_token_info *want,
                               size_t n)
 {
@@ -151,12 +170,7 @@ static void fill_sampling(struct arena *arena, struct wire_sampling *s)
     s->beam_width = random_u32();
     s->length_penalty = random_float();
     s->n_logit_bias = random_count();
-    struct wire_logit_bias *bias = random_room(arena, s->n_logit_bias, sizeof *bias);
-    for (size_t i = 0; i < s->n_logit_bias; i++) {
-        bias[i].token_id = random_u32();
-        bias[i].bias = random_float();
-    }
-    s->logit_bias = bias;
+    s->logit_bias = random_logit_bias(arena, s->n_logit_bias);
     s->allowed_token_ids = random_ids(arena);
 }
 
@@ -175,10 +189,7 @@ static void assert_sampling_equal(const struct wire_sampling *got, const struct 
     assert_int_equal(got->beam_width, want->beam_width);
     assert_float_equal_bits(got->length_penalty, want->length_penalty);
     assert_int_equal(got->n_logit_bias, want->n_logit_bias);
-    for (size_t i = 0; i < want->n_logit_bias; i++) {
-        assert_int_equal(got->logit_bias[i].token_id, want->logit_bias[i].token_id);
-        assert_float_equal_bits(got->logit_bias[i].bias, want->logit_bias[i].bias);
-    }
+    assert_logit_bias_equal(got->logit_bias, want->logit_bias, want->n_logit_bias);
     assert_ids_equal(got->allowed_token_ids, want->allowed_token_ids);
 }
 

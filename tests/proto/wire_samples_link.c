@@ -104,6 +104,9 @@ static void fill_step_result(struct arena *arena, struct wire_step_result *m)
         outputs[i].has_stop_token_id = random_bool();
         outputs[i].stop_token_id = outputs[i].has_stop_token_id ? random_u32() : 0;
         outputs[i].error = random_bool() ? random_failure() : status_ok();
+        outputs[i].n_prompt_logprobs = random_count();
+        outputs[i].prompt_logprobs = random_token_infos(arena, outputs[i].n_prompt_logprobs);
+        outputs[i].first_prompt_position = random_u32();
     }
     m->outputs = outputs;
 }
@@ -125,6 +128,9 @@ static void assert_step_result_equal(const struct wire_step_result *got,
         assert_int_equal(a->has_stop_token_id, b->has_stop_token_id);
         assert_int_equal(a->stop_token_id, b->stop_token_id);
         assert_status_equal(&a->error, &b->error);
+        assert_int_equal(a->n_prompt_logprobs, b->n_prompt_logprobs);
+        assert_token_infos_equal(a->prompt_logprobs, b->prompt_logprobs, b->n_prompt_logprobs);
+        assert_int_equal(a->first_prompt_position, b->first_prompt_position);
     }
 }
 
@@ -233,6 +239,14 @@ static void fill_submit(struct arena *arena, struct wire_submit *m)
     m->stop_token_ids = random_ids(arena);
     m->n_top = (int32_t)test_random_below(22) - 1;
     m->priority = (int32_t)random_u32();
+    m->repetition_penalty = random_float();
+    m->presence_penalty = random_float();
+    m->frequency_penalty = random_float();
+    m->n_logit_bias = random_count();
+    m->logit_bias = random_logit_bias(arena, m->n_logit_bias);
+    m->allowed_token_ids = random_ids(arena);
+    m->held_token_ids = random_ids(arena);
+    m->n_prompt_top = (int32_t)test_random_below(22) - 1;
 }
 
 static void assert_submit_equal(const struct wire_submit *got, const struct wire_submit *want)
@@ -251,6 +265,14 @@ static void assert_submit_equal(const struct wire_submit *got, const struct wire
     assert_ids_equal(got->stop_token_ids, want->stop_token_ids);
     assert_int_equal(got->n_top, want->n_top);
     assert_int_equal(got->priority, want->priority);
+    assert_true(got->repetition_penalty == want->repetition_penalty);
+    assert_true(got->presence_penalty == want->presence_penalty);
+    assert_true(got->frequency_penalty == want->frequency_penalty);
+    assert_int_equal(got->n_logit_bias, want->n_logit_bias);
+    assert_logit_bias_equal(got->logit_bias, want->logit_bias, want->n_logit_bias);
+    assert_ids_equal(got->allowed_token_ids, want->allowed_token_ids);
+    assert_ids_equal(got->held_token_ids, want->held_token_ids);
+    assert_int_equal(got->n_prompt_top, want->n_prompt_top);
 }
 
 void coordinator_message_fill(struct arena *arena, union wire_any *any)

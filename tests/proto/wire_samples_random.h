@@ -13,12 +13,15 @@ bool random_bool(void);
 const char *random_text(struct arena *arena); /* UTF-8 of 1 to 4 bytes a character, or empty */
 void *random_room(struct arena *arena, size_t n, size_t size);
 struct wire_token_ids random_ids(struct arena *arena);
+const struct wire_logit_bias *random_logit_bias(struct arena *arena, size_t n);
 const struct wire_token_info *random_token_infos(struct arena *arena, size_t n);
 status_t random_failure(void);
 
 /* NULL and "" are the same text. */
 void assert_text_equal(const char *got, const char *want);
 void assert_ids_equal(struct wire_token_ids got, struct wire_token_ids want);
+void assert_logit_bias_equal(const struct wire_logit_bias *got, const struct wire_logit_bias *want,
+                             size_t n);
 void assert_token_infos_equal(const struct wire_token_info *got, const struct wire_token_info *want,
                               size_t n);
 void assert_status_equal(const status_t *got, const status_t *want);
