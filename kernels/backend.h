@@ -229,7 +229,7 @@ struct sample_row {
     float temperature; /* >= 0 */
     int32_t top_k;     /* 0: off */
     float top_p;       /* (0, 1] */
-    float min_p;       /* [0, 1) */
+    float min_p;       /* [0, 1]; 1 keeps what is as likely as the likeliest */
     float
         repetition; /* > 0; 1: off. Divides a positive logit, multiplies a negative one, of ids seen */
     float presence;                /* subtracted once from a generated id */
@@ -237,6 +237,8 @@ struct sample_row {
     int32_t first_token, n_tokens; /* of sample_args.tokens; an id twice: with equal values */
     int32_t only_listed;           /* 1: ids that are not among these tokens are out */
     int32_t n_top;                 /* alternatives wanted, at most SAMPLE_MAX_TOP */
+    int32_t forced; /* 1: nothing is drawn; the result is forced_id, with its logprob and rank */
+    int32_t forced_id;
 
     /* Of sample_args.drawn, where there is one. */
     int32_t slot; /* where the id goes; -1: nowhere */

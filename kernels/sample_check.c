@@ -6,7 +6,7 @@ static status_t check_filters(const struct sample_row *row, int32_t index)
 {
     const bool finite = row->temperature >= 0.0f && row->temperature < INFINITY;
     if (!finite || !(row->top_p > 0.0f && row->top_p <= 1.0f) || row->top_k < 0 ||
-        !(row->min_p >= 0.0f && row->min_p < 1.0f)) {
+        !(row->min_p >= 0.0f && row->min_p <= 1.0f)) {
         return status_errorf(
             STATUS_INVALID_ARGUMENT, "sample: row %d: temperature %g, top_k %d, top_p %g, min_p %g",
             index, (double)row->temperature, row->top_k, (double)row->top_p, (double)row->min_p);
@@ -38,6 +38,11 @@ static status_t check_row(const struct sample_args *a, int32_t index)
         return status_errorf(STATUS_INVALID_ARGUMENT,
                              "sample: row %d: slot %d of %d, pending in slot %d", index, row->slot,
                              a->n_drawn, row->pending_slot);
+    }
+    if (row->forced && (row->forced_id < 0 || row->forced_id >= a->n_vocab)) {
+        return status_errorf(STATUS_INVALID_ARGUMENT,
+                             "sample: row %d: forced id %d, the vocabulary has %d", index,
+                             row->forced_id, a->n_vocab);
     }
     for (int32_t i = 0; i < row->n_tokens; i++) {
         const int32_t id = a->tokens[row->first_token + i].id;

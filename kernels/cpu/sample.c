@@ -544,13 +544,17 @@ static void sample_row(const struct plan *plan, int64_t index, struct cpu_scratc
     struct sample_result found = {.id = -1};
     const double log_sum = log_sum_exp(isa, &raw, largest);
     find_top(&raw, row->n_top, log_sum, &found);
-    const struct view view = adjusted_view(isa, plan->args, row, &raw, scratch);
-    if (!is_usable(view.logits, view.n_vocab)) {
-        return; // a bias of +inf, say
-    }
-    found.id = choose(isa, &view, row, scratch->histogram);
-    if (found.id < 0) {
-        return; // everything finite is out
+    if (row->forced) {
+        found.id = row->forced_id;
+    } else {
+        const struct view view = adjusted_view(isa, plan->args, row, &raw, scratch);
+        if (!is_usable(view.logits, view.n_vocab)) {
+            return; // a bias of +inf, say
+        }
+        found.id = choose(isa, &view, row, scratch->histogram);
+        if (found.id < 0) {
+            return; // everything finite is out
+        }
     }
     found.logprob = (float)((double)raw.logits[found.id] - log_sum);
     found.rank = rank_of(&raw, found.id);

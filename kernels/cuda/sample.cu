@@ -328,17 +328,23 @@ static __device__ void sample_one(struct sample_shared *shared, const struct sam
     if (row->n_top > 0) {
         find_top(shared, raw, weights, min(row->n_top, SAMPLE_MAX_TOP));
     }
-    struct sample_view view = *raw;
-    const int32_t pending = pending_id(job, row);
-    if (row->n_tokens > 0 || row->only_listed || pending >= 0) {
-        change(shared, job, row, pending, room, &view);
-        largest = find_largest(shared, &view);
-        if (!is_usable(largest)) {
-            clear_result(shared); // everything finite is out, or a bias of +inf
-            return;
+    int32_t id = row->forced_id;
+    if (!row->forced) {
+        struct sample_view view = *raw;
+        const int32_t pending = pending_id(job, row);
+        if (row->n_tokens > 0 || row->only_listed || pending >= 0) {
+            change(shared, job, row, pending, room, &view);
+            largest = find_largest(shared, &view);
+            if (!is_usable(largest)) {
+                clear_result(shared); // everything finite is out, or a bias of +inf
+                return;
+            }
         }
+        id = choose(shared, &view, row, largest);
+    } else if (id < 0 || id >= raw->n) {
+        clear_result(shared); // of an array that the launcher never saw
+        return;
     }
-    const int32_t id = choose(shared, &view, row, largest);
     const int32_t rank = rank_of(shared, raw, id);
     if (threadIdx.x == 0) {
         shared->result.id = id;

@@ -303,21 +303,57 @@ static void test_sample_follows_the_distribution(void **state)
     const float logits[SMALL] = {0.1f,  2.0f, -1.0f, 1.5f,      1.5f, 0.0f,
                                  -3.0f, 2.2f, 0.7f,  -INFINITY, 1.5f, -0.5f};
 
+    /* A bias each way and one id out; counts of the prompt and of the completion. */
+    static const struct sample_token biased[] = {
+        {.id = 0, .bias = 2.5f}, {.id = 7, .bias = -1.5f}, {.id = 1, .bias = -INFINITY}};
+    static const struct sample_token seen[] = {{.id = 1, .n_generated = 3},
+                                               {.id = 2, .in_prompt = 1},
+                                               {.id = 7, .in_prompt = 1, .n_generated = 1},
+                                               {.id = 8, .n_generated = 1}};
+    static const struct sample_token both[] = {{.id = 1, .n_generated = 2, .bias = 1.0f},
+                                               {.id = 3, .bias = -2.0f},
+                                               {.id = 6, .in_prompt = 1, .bias = 4.0f},
+                                               {.id = 10, .n_generated = 1}};
+#define WITH(list_) .tokens = (list_), .n_tokens = (int32_t)(sizeof(list_) / sizeof((list_)[0]))
+
     static const struct {
-        float temperature, top_p, min_p;
-        int32_t top_k;
+        float temperature, top_p, min_p, repetition, presence, frequency;
+        int32_t top_k, only_listed;
+        const struct sample_token *tokens;
+        int32_t n_tokens;
     } cases[] = {
-        {1.0f, 1.0f, 0.0f, 0}, {0.5f, 1.0f, 0.0f, 0}, {2.0f, 1.0f, 0.0f, 0}, {1.0f, 1.0f, 0.0f, 4},
-        {1.0f, 0.7f, 0.0f, 0}, {1.0f, 1.0f, 0.2f, 0}, {1.3f, 0.8f, 0.1f, 6},
+        {1.0f, 1.0f, 0.0f, 1.0f, 0.0f, 0.0f, 0, 0, NULL, 0},
+        {0.5f, 1.0f, 0.0f, 1.0f, 0.0f, 0.0f, 0, 0, NULL, 0},
+        {2.0f, 1.0f, 0.0f, 1.0f, 0.0f, 0.0f, 0, 0, NULL, 0},
+        {1.0f, 1.0f, 0.0f, 1.0f, 0.0f, 0.0f, 4, 0, NULL, 0},
+        {1.0f, 0.7f, 0.0f, 1.0f, 0.0f, 0.0f, 0, 0, NULL, 0},
+        {1.0f, 1.0f, 0.2f, 1.0f, 0.0f, 0.0f, 0, 0, NULL, 0},
+        {1.3f, 0.8f, 0.1f, 1.0f, 0.0f, 0.0f, 6, 0, NULL, 0},
+        {1.0f, 1.0f, 0.0f, 1.0f, 0.0f, 0.0f, 0, 0, WITH(biased)},
+        {1.0f, 1.0f, 0.0f, 1.7f, 0.0f, 0.0f, 0, 0, WITH(seen)},
+        {1.0f, 1.0f, 0.0f, 1.0f, 0.9f, 0.0f, 0, 0, WITH(seen)},
+        {1.0f, 1.0f, 0.0f, 1.0f, 0.0f, 0.6f, 0, 0, WITH(seen)},
+        {1.0f, 1.0f, 0.0f, 0.6f, -0.8f, -0.4f, 0, 0, WITH(seen)},
+        {1.0f, 1.0f, 0.0f, 1.0f, 0.0f, 0.0f, 0, 1, WITH(both)},
+        {0.8f, 0.9f, 0.05f, 1.4f, 0.5f, 0.3f, 7, 0, WITH(both)},
+        {1.2f, 0.85f, 0.02f, 1.2f, -0.5f, 0.7f, 3, 1, WITH(both)},
     };
+
+#undef WITH
     struct backend_stream *stream = stream_of("auto", 1);
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         struct test_row row = defaults;
         row.logits = logits;
+        row.tokens = cases[i].tokens;
+        row.n_tokens = cases[i].n_tokens;
         row.set.temperature = cases[i].temperature;
         row.set.top_p = cases[i].top_p;
         row.set.min_p = cases[i].min_p;
         row.set.top_k = cases[i].top_k;
+        row.set.repetition = cases[i].repetition;
+        row.set.presence = cases[i].presence;
+        row.set.frequency = cases[i].frequency;
+        row.set.only_listed = cases[i].only_listed;
         row.set.seed = 1234567 + i;
         check_distribution(stream, row);
     }
@@ -370,6 +406,8 @@ static void check_filters(struct backend_stream *stream)
     row.set.min_p = 0.36787940f; // rounded down: in
     assert_kept(stream, row, 6, 0x16);
     row.set.temperature = 0.5f;
+    assert_kept(stream, row, 6, 0x12);
+    row.set.min_p = 1.0f; // what is as likely as the likeliest
     assert_kept(stream, row, 6, 0x12);
     row = defaults;
     row.logits = steps;
@@ -543,6 +581,54 @@ static void test_sample_counts_pending_ids_and_fills_slots(void **state)
     each_stream(check_slots);
 }
 
+/* The token that is given: the raw row's logprob and rank, whatever else the row says. */
+static void check_forced(struct backend_stream *stream)
+{
+    enum { N = 1001, TRIES = 60 };
+
+    static int32_t order[N];
+    float *logits = random_logits(N);
+    logits[17] = -INFINITY;
+    double sum = 0.0;
+    for (int32_t i = 0; i < N; i++) {
+        order[i] = i;
+        sum += exp((double)logits[i]);
+    }
+    sort_ids(logits, order, N);
+    struct sample_token tokens[MAX_TOKENS];
+    for (int i = 0; i < TRIES; i++) {
+        struct test_row row = random_row(logits);
+        row.tokens = tokens;
+        row.n_tokens = random_tokens(N, tokens);
+        row.set.only_listed = i % 3 == 0;
+        row.set.temperature = i % 2 == 0 ? 0.0f : row.set.temperature;
+        row.set.n_top = i % 4;
+        row.set.forced = 1;
+        row.set.forced_id = i == 0 ? 17 : i == 1 ? 0 : (int32_t)test_random_below(N);
+        const struct sample_result got = run_one(stream, &row, N);
+        assert_int_equal(got.nan, 0);
+        assert_int_equal(got.id, row.set.forced_id);
+        assert_int_equal(order[got.rank - 1], got.id);
+        const double want = (double)logits[got.id] - log(sum);
+        if (i == 0) {
+            assert_true(isinf(got.logprob) && got.logprob < 0.0f);
+        } else {
+            assert_all_close(&got.logprob, &want, 1, kernel_tolerance(TOLERANCE_LOGPROB),
+                             "logprob");
+        }
+        for (int32_t t = 0; t < row.set.n_top; t++) {
+            assert_int_equal(got.top_ids[t], order[t]);
+        }
+    }
+    guarded_free(logits);
+}
+
+static void test_sample_reports_a_forced_token(void **state)
+{
+    (void)state;
+    each_stream(check_forced);
+}
+
 // ---- rows that cannot be sampled ----
 
 static void check_broken_rows(struct backend_stream *stream)
@@ -657,8 +743,8 @@ static void test_sample_refuses_bad_settings(void **state)
     static const struct sample_token beyond = {.id = 4};
     struct test_row good = defaults;
     good.logits = zeros;
-    struct test_row rows[14];
-    for (int i = 0; i < 14; i++) {
+    struct test_row rows[16];
+    for (int i = 0; i < 16; i++) {
         rows[i] = good;
     }
     rows[0].set.temperature = -1.0f;
@@ -666,7 +752,7 @@ static void test_sample_refuses_bad_settings(void **state)
     rows[2].set.temperature = INFINITY;
     rows[3].set.top_p = 0.0f;
     rows[4].set.top_p = 1.5f;
-    rows[5].set.min_p = 1.0f;
+    rows[5].set.min_p = nextafterf(1.0f, 2.0f);
     rows[6].set.min_p = NAN;
     rows[7].set.top_k = -1;
     rows[8].set.n_top = 5; // of 4 ids
@@ -676,8 +762,11 @@ static void test_sample_refuses_bad_settings(void **state)
     rows[11].set.repetition = 0.0f;
     rows[12].set.presence = NAN;
     rows[13].set.frequency = INFINITY;
+    rows[14].set.forced = rows[15].set.forced = 1;
+    rows[14].set.forced_id = 4;
+    rows[15].set.forced_id = -1;
     struct sample_result result;
-    for (int i = 0; i < 14; i++) {
+    for (int i = 0; i < 16; i++) {
         assert_status_code(try_rows(stream, &rows[i], 1, 4, &result), STATUS_INVALID_ARGUMENT);
     }
     struct sample_row outside = good.set;
@@ -705,6 +794,7 @@ int main(void)
         cmocka_unit_test(test_sample_filters_keep_the_documented_sets),
         cmocka_unit_test(test_sample_greedy_and_its_alternatives),
         cmocka_unit_test(test_sample_logprobs_match_a_full_sort),
+        cmocka_unit_test(test_sample_reports_a_forced_token),
         cmocka_unit_test(test_sample_reports_rows_without_a_distribution),
         cmocka_unit_test(test_sample_takes_extreme_temperatures),
         cmocka_unit_test(test_sample_is_deterministic),

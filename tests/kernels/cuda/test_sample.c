@@ -1,3 +1,4 @@
+#include <float.h>
 #include <math.h>
 
 #include "base/philox.h"
@@ -200,6 +201,15 @@ static int32_t reference_draw(const struct reference *ref, const struct sample_r
     return -1;
 }
 
+static void assert_logprob(float got, double want)
+{
+    if (want > -INFINITY) {
+        assert_all_close(&got, &want, 1, logprob_result, "logprob");
+    } else {
+        assert_true(isinf(got) && got < 0.0f);
+    }
+}
+
 /* Everything about a result but which of the kept ids it is; returns 1 when that could be compared as well. */
 static int check_result(const struct reference *ref, const struct sample_row *row,
                         const struct sample_result *got)
@@ -210,15 +220,15 @@ static int check_result(const struct reference *ref, const struct sample_row *ro
     const struct entry *const entry = &ref->raw[got->rank - 1];
     assert_int_equal(entry->id, got->id);
     const double logprob = (double)entry->logit - ref->log_sum;
-    assert_all_close(&got->logprob, &logprob, 1, logprob_result, "logprob");
+    assert_logprob(got->logprob, logprob);
     for (int32_t i = 0; i < row->n_top; i++) {
         const double each = (double)ref->raw[i].logit - ref->log_sum;
         assert_int_equal(got->top_ids[i], ref->raw[i].id);
-        if (each > -INFINITY) {
-            assert_all_close(&got->top_logprobs[i], &each, 1, logprob_result, "alternative");
-        } else {
-            assert_true(isinf(got->top_logprobs[i]));
-        }
+        assert_logprob(got->top_logprobs[i], each);
+    }
+    if (row->forced != 0) {
+        assert_int_equal(got->id, row->forced_id);
+        return 1;
     }
     const int32_t want = ref->is_ambiguous ? -1 : reference_draw(ref, row);
     if (want >= 0) {
@@ -301,6 +311,8 @@ static int check_rows(struct backend_stream *stream, int32_t n_vocab, int32_t n_
             n_tokens += random_tokens(&rows[i], n_vocab, MAX_TOKENS, tokens + n_tokens);
             rows[i].only_listed = i % 8 == 4 && n_vocab > 30;
         }
+        rows[i].forced = i % 4 == 3;
+        rows[i].forced_id = (int32_t)test_random_below((uint64_t)n_vocab);
     }
     const struct sample_args args = {.rows = rows,
                                      .tokens = tokens,
@@ -313,7 +325,7 @@ static int check_rows(struct backend_stream *stream, int32_t n_vocab, int32_t n_
     for (int32_t i = 0; i < n_rows; i++) {
         struct reference ref;
         reference_init(&ref, logits + rows[i].logits, n_vocab, &rows[i], tokens);
-        if (ref.n_kept == 0) {
+        if (rows[i].forced ? ref.raw[0].logit < -FLT_MAX : ref.n_kept == 0) {
             assert_int_equal(results[i].nan, 1);
         } else {
             n_compared += check_result(&ref, &rows[i], &results[i]);
@@ -817,7 +829,7 @@ static void test_sample_refuses_bad_settings(void **state)
     rows[2].temperature = INFINITY;
     rows[3].top_p = 0.0f;
     rows[4].top_p = 1.5f;
-    rows[5].min_p = 1.0f;
+    rows[5].min_p = nextafterf(1.0f, 2.0f);
     rows[6].min_p = NAN;
     rows[7].top_k = -1;
     rows[8].n_top = 5; // of 4 ids
