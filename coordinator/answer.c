@@ -7,6 +7,32 @@
 #define MAX_TEXT_BYTES ((size_t)256 * 1024 * 1024)
 #define MAX_TOPS_BYTES ((size_t)1024 * 1024 * 1024)
 
+// ---- life ----
+
+/* The prompt's text goes through one session; what the others need of it is the state it leaves. */
+static status_t echo_prompt(struct answer *a)
+{
+    struct session *first = &a->choices[0].session;
+    TRY(session_echo(first, &a->prompt, &a->echo));
+    for (uint32_t i = 1; i < a->n; i++) {
+        a->choices[i].session.detokenizer = first->detokenizer;
+    }
+    return status_ok();
+}
+
+/* The first token of a prompt has nothing before it that could make it likely. */
+static status_t init_prompt_logprobs(struct answer *a)
+{
+    a->prompt_logprobs = calloc(a->prompt.n, sizeof *a->prompt_logprobs);
+    if (a->prompt_logprobs == NULL) {
+        return status_errorf(STATUS_RESOURCE_EXHAUSTED, "out of memory for %zu prompt logprobs",
+                             a->prompt.n);
+    }
+    a->prompt_logprobs[0] = (struct wire_token_info){.id = a->prompt.ids[0]};
+    a->n_prompt_logprobs = 1;
+    return status_ok();
+}
+
 status_t answer_init(struct answer *a, int shape, const struct wire_generate_request *request,
                      const struct wire_token_ids *prompt, const struct tokenizer *tokenizer)
 {
@@ -15,29 +41,70 @@ status_t answer_init(struct answer *a, int shape, const struct wire_generate_req
                          .prompt = *prompt,
                          .wants_logprobs = request->output.has_logprobs,
                          .stop = request->stopping.stop};
-    TRY(session_init(&a->session, request, tokenizer));
-    bytes_init(&a->text, MAX_TEXT_BYTES);
+    bytes_init(&a->echo, MAX_TEXT_BYTES);
     arena_init(&a->tops, MAX_TOPS_BYTES);
-    return status_ok();
+    a->choices = calloc(request->sampling.n, sizeof *a->choices);
+    if (a->choices == NULL) {
+        return status_errorf(STATUS_RESOURCE_EXHAUSTED, "out of memory for %u samples",
+                             request->sampling.n);
+    }
+    for (uint32_t i = 0; i < request->sampling.n; i++) {
+        a->n++;
+        bytes_init(&a->choices[i].text, MAX_TEXT_BYTES);
+        TRY(session_init(&a->choices[i].session, request, tokenizer));
+    }
+    if (request->output.echo) {
+        TRY(echo_prompt(a));
+    }
+    return request->output.has_prompt_logprobs ? init_prompt_logprobs(a) : status_ok();
 }
 
 void answer_destroy(struct answer *a)
 {
-    session_destroy(&a->session);
-    bytes_destroy(&a->text);
+    for (uint32_t i = 0; i < a->n; i++) {
+        session_destroy(&a->choices[i].session);
+        bytes_destroy(&a->choices[i].text);
+        free(a->choices[i].tokens);
+    }
+    free(a->choices);
+    free(a->prompt_logprobs);
+    bytes_destroy(&a->echo);
     arena_destroy(&a->tops);
-    free(a->tokens);
-    a->tokens = NULL;
+    *a = (struct answer){0};
 }
 
-status_t answer_prompt(struct answer *a, struct bytes *message_out)
+// ---- what is kept ----
+
+static status_t keep_tops(struct answer *a, const struct wire_token_info *token,
+                          struct wire_token_info *kept_out)
 {
-    if (a->shape != ANSWER_STREAM) {
+    *kept_out = *token;
+    if (token->n_top == 0) {
         return status_ok();
     }
-    struct wire_generate_response m = {.request_id = a->request_id, .event = WIRE_EVENT_PROMPT};
-    m.prompt.token_ids = a->prompt;
-    return wire_generate_response_pack(&m, message_out);
+    struct wire_top_logprob *top = arena_calloc(&a->tops, token->n_top, sizeof *top);
+    if (top == NULL) {
+        return status_errorf(STATUS_RESOURCE_EXHAUSTED, "out of memory for logprobs");
+    }
+    memcpy(top, token->top, token->n_top * sizeof *top);
+    kept_out->top = top;
+    return status_ok();
+}
+
+static status_t keep_token(struct answer *a, struct answer_choice *choice,
+                           const struct wire_token_info *token)
+{
+    if (choice->n_tokens == choice->capacity) {
+        const size_t capacity = choice->capacity > 0 ? 2 * choice->capacity : 64;
+        struct wire_token_info *grown = realloc(choice->tokens, capacity * sizeof *grown);
+        if (grown == NULL) {
+            return status_errorf(STATUS_RESOURCE_EXHAUSTED, "out of memory for %zu tokens",
+                                 capacity);
+        }
+        choice->tokens = grown;
+        choice->capacity = capacity;
+    }
+    return keep_tops(a, token, &choice->tokens[choice->n_tokens]);
 }
 
 /* Text so far as a C string: messages borrow it. The NUL is not counted. */
@@ -49,90 +116,135 @@ static status_t terminate(struct bytes *text)
     return status_ok();
 }
 
-// ---- whole answers: keep ----
+// ---- the prompt ----
 
-static status_t keep_token(struct answer *a, const struct wire_token_info *token)
+status_t answer_prompt_logprobs(struct answer *a, const struct wire_token_info *tokens, size_t n,
+                                uint32_t first)
 {
-    if (a->n_tokens == a->capacity) {
-        const size_t capacity = a->capacity > 0 ? 2 * a->capacity : 64;
-        struct wire_token_info *grown = realloc(a->tokens, capacity * sizeof *grown);
-        if (grown == NULL) {
-            return status_errorf(STATUS_RESOURCE_EXHAUSTED, "out of memory for %zu tokens",
-                                 capacity);
-        }
-        a->tokens = grown;
-        a->capacity = capacity;
+    if (a->prompt_logprobs == NULL || first != a->n_prompt_logprobs ||
+        n > a->prompt.n - a->n_prompt_logprobs) {
+        return status_errorf(
+            STATUS_INTERNAL, "%zu prompt logprobs came from place %u on, place %zu of %zu was due",
+            n, first, a->n_prompt_logprobs, a->prompt_logprobs != NULL ? a->prompt.n : 0);
     }
-    struct wire_token_info kept = *token;
-    if (token->n_top > 0) {
-        struct wire_top_logprob *top = arena_calloc(&a->tops, token->n_top, sizeof *top);
-        if (top == NULL) {
-            return status_errorf(STATUS_RESOURCE_EXHAUSTED, "out of memory for logprobs");
+    for (size_t i = 0; i < n; i++) {
+        const size_t at = a->n_prompt_logprobs;
+        if (tokens[i].id != a->prompt.ids[at]) {
+            return status_errorf(STATUS_INTERNAL, "prompt logprob %zu is of token %u, not %u", at,
+                                 tokens[i].id, a->prompt.ids[at]);
         }
-        memcpy(top, token->top, token->n_top * sizeof *top);
-        kept.top = top;
+        TRY(keep_tops(a, &tokens[i], &a->prompt_logprobs[at]));
+        a->n_prompt_logprobs++;
     }
-    a->tokens[a->n_tokens] = kept;
     return status_ok();
 }
 
-static status_t pack_whole(struct answer *a, const struct wire_finished *finished,
-                           const struct wire_usage *usage, struct bytes *message_out)
+bool answer_knows_prompt(const struct answer *a)
 {
-    TRY(terminate(&a->text));
-    const struct wire_choice choice = {.text = (const char *)a->text.data,
-                                       .tokens = a->tokens,
-                                       .n_tokens = a->n_tokens,
-                                       .finished = *finished};
+    return a->prompt_logprobs == NULL || a->n_prompt_logprobs == a->prompt.n;
+}
+
+status_t answer_prompt(struct answer *a, struct bytes *message_out)
+{
+    if (a->shape != ANSWER_STREAM) {
+        return status_ok();
+    }
+    struct wire_generate_response m = {.request_id = a->request_id, .event = WIRE_EVENT_PROMPT};
+    m.prompt.token_ids = a->prompt;
+    m.prompt.logprobs = a->prompt_logprobs;
+    m.prompt.n_logprobs = a->n_prompt_logprobs;
+    return wire_generate_response_pack(&m, message_out);
+}
+
+// ---- whole answers ----
+
+static struct wire_usage usage_of(const struct answer *a)
+{
+    return (struct wire_usage){.prompt_tokens = (uint32_t)a->prompt.n,
+                               .completion_tokens = a->n_tokens};
+}
+
+static status_t pack_whole(struct answer *a, struct bytes *message_out)
+{
+    struct wire_choice *choices = arena_calloc(&a->tops, a->n, sizeof *choices);
+    if (choices == NULL) {
+        return status_errorf(STATUS_RESOURCE_EXHAUSTED, "out of memory for %u samples", a->n);
+    }
+    for (uint32_t i = 0; i < a->n; i++) {
+        struct answer_choice *choice = &a->choices[i];
+        TRY(terminate(&choice->text));
+        choices[i] = (struct wire_choice){.text = (const char *)choice->text.data,
+                                          .tokens = choice->tokens,
+                                          .n_tokens = choice->n_tokens,
+                                          .finished = choice->finished};
+    }
     const struct wire_complete_response m = {.request_id = a->request_id,
                                              .prompt_token_ids = a->prompt,
-                                             .choices = &choice,
-                                             .n_choices = 1,
-                                             .usage = *usage};
+                                             .choices = choices,
+                                             .n_choices = a->n,
+                                             .usage = usage_of(a),
+                                             .prompt_logprobs = a->prompt_logprobs,
+                                             .n_prompt_logprobs = a->n_prompt_logprobs};
     return wire_complete_response_pack(&m, message_out);
 }
 
 // ---- streamed answers: one message per token ----
 
-static status_t pack_token(struct answer *a, const struct wire_token_info *token,
+static status_t pack_token(struct answer *a, uint32_t index, const struct wire_token_info *token,
                            struct bytes *message_out)
 {
-    TRY(terminate(&a->text));
+    struct answer_choice *choice = &a->choices[index];
+    TRY(terminate(&choice->text));
     struct wire_generate_response m = {.request_id = a->request_id, .event = WIRE_EVENT_TOKEN};
-    m.token.seq = a->n_tokens;
-    m.token.text = (const char *)a->text.data;
+    m.token.index = index;
+    m.token.seq = choice->n_tokens;
+    m.token.text = (const char *)choice->text.data;
     m.token.tokens = token;
     m.token.n_tokens = 1;
     return wire_generate_response_pack(&m, message_out);
 }
 
-static status_t pack_end(struct answer *a, const struct wire_finished *finished,
-                         const struct wire_usage *usage, struct bytes *message_out)
+static status_t pack_end(struct answer *a, uint32_t index, struct bytes *message_out)
 {
-    const struct wire_generate_response m = {.request_id = a->request_id,
-                                             .event = WIRE_EVENT_FINISHED,
-                                             .finished = *finished,
-                                             .has_usage = true,
-                                             .usage = *usage};
+    struct answer_choice *choice = &a->choices[index];
+    TRY(terminate(&choice->text));
+    struct wire_generate_response m = {.request_id = a->request_id,
+                                       .event = WIRE_EVENT_FINISHED,
+                                       .finished = choice->finished,
+                                       .has_usage = answer_is_finished(a),
+                                       .usage = usage_of(a)};
+    m.finished.text = (const char *)choice->text.data;
     return wire_generate_response_pack(&m, message_out);
 }
 
 // ---- both ----
 
-status_t answer_token(struct answer *a, const struct wire_token_info *token, int flags,
-                      struct bytes *message_out, int *stop_out)
+/* What the next event appends to: nothing, or the prompt's text, before the first token; in a whole answer what there is. */
+static status_t begin_text(const struct answer *a, struct answer_choice *choice)
 {
+    if (a->shape == ANSWER_STREAM) {
+        bytes_clear(&choice->text);
+    }
+    return choice->n_tokens == 0 && a->echo.size > 0
+               ? bytes_append(&choice->text, a->echo.data, a->echo.size)
+               : status_ok();
+}
+
+status_t answer_token(struct answer *a, uint32_t index, const struct wire_token_info *token,
+                      int flags, struct bytes *message_out, int *stop_out)
+{
+    struct answer_choice *choice = &a->choices[index];
     struct wire_token_info shown = *token;
     if (!a->wants_logprobs) {
         shown = (struct wire_token_info){.id = token->id};
     }
-    const bool stream = a->shape == ANSWER_STREAM;
-    if (stream) {
-        bytes_clear(&a->text);
-    }
-    TRY((flags & ANSWER_LAST) != 0 ? session_push_last(&a->session, token->id, &a->text, stop_out)
-                                   : session_push(&a->session, token->id, &a->text, stop_out));
-    TRY(stream ? pack_token(a, &shown, message_out) : keep_token(a, &shown));
+    TRY(begin_text(a, choice));
+    TRY((flags & ANSWER_LAST) != 0
+            ? session_push_last(&choice->session, token->id, &choice->text, stop_out)
+            : session_push(&choice->session, token->id, &choice->text, stop_out));
+    TRY(a->shape == ANSWER_STREAM ? pack_token(a, index, &shown, message_out)
+                                  : keep_token(a, choice, &shown));
+    choice->n_tokens++;
     a->n_tokens++;
     return status_ok();
 }
@@ -140,25 +252,23 @@ status_t answer_token(struct answer *a, const struct wire_token_info *token, int
 status_t answer_finish(struct answer *a, const struct wire_finished *end, int stop,
                        struct bytes *message_out, int *reason_out)
 {
-    const bool stream = a->shape == ANSWER_STREAM;
-    if (stream) {
-        bytes_clear(&a->text);
-    }
+    struct answer_choice *choice = &a->choices[end->index];
+    TRY(begin_text(a, choice));
     if (stop == SESSION_NO_STOP) {
-        TRY(session_finish(&a->session, &a->text, &stop));
+        TRY(session_finish(&choice->session, &choice->text, &stop));
     }
-    struct wire_finished finished = *end;
+    choice->finished = *end;
     if (stop != SESSION_NO_STOP) {
-        finished.reason = WIRE_FINISH_STOP;
-        finished.has_stop_token_id = false;
-        finished.stop_text = a->stop[stop];
+        choice->finished.reason = WIRE_FINISH_STOP;
+        choice->finished.has_stop_token_id = false;
+        choice->finished.stop_text = a->stop[stop];
     }
-    TRY(terminate(&a->text));
-    finished.text = (const char *)a->text.data;
-    const struct wire_usage usage = {.prompt_tokens = (uint32_t)a->prompt.n,
-                                     .completion_tokens = a->n_tokens};
-    TRY(stream ? pack_end(a, &finished, &usage, message_out)
-               : pack_whole(a, &finished, &usage, message_out));
-    *reason_out = finished.reason;
+    a->n_finished++;
+    if (a->shape == ANSWER_STREAM) {
+        TRY(pack_end(a, end->index, message_out));
+    } else if (answer_is_finished(a)) {
+        TRY(pack_whole(a, message_out));
+    }
+    *reason_out = choice->finished.reason;
     return status_ok();
 }

@@ -51,7 +51,7 @@ struct coordinator_config {
     int64_t threads;               /* per rank; 0: cores / ranks */
     const char *served_model_name; /* NULL: the directory's name */
 
-    int64_t max_num_queued_reqs, max_num_queued_tokens, max_unread_bytes;
+    int64_t max_num_queued_reqs, max_num_queued_tokens, max_completion_tokens, max_unread_bytes;
     double shutdown_timeout_s, heartbeat_timeout_s, step_timeout_s;
     const char *join_token_file;
     int log_level; /* enum log_level: the choices are in its order */

@@ -128,6 +128,8 @@ static status_t assemble(struct coordinator *c, const struct coordinator_options
                                             .gate = &c->gate,
                                             .metrics = &c->metrics,
                                             .core = c->core,
+                                            .max_completion_tokens =
+                                                (uint64_t)options->config->max_completion_tokens,
                                             .log = options->log};
     TRY(ingress_new(&ingress, &c->ingress));
     c->service = (struct service){.model = options->model,

@@ -87,7 +87,7 @@ struct core {
     struct supervisor supervisor;
     bool supervises;
 
-    struct request *by_seq[CORE_HASH_BUCKETS];
+    struct request_sample *by_seq[CORE_HASH_BUCKETS];
     struct request *by_id[CORE_HASH_BUCKETS];
     struct request *live;  /* QUEUED and RUNNING */
     struct request *ended; /* ENDED */

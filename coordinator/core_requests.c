@@ -20,7 +20,7 @@
 
 // ---- the tables ----
 
-static struct request **seq_bucket(struct core *core, uint64_t seq_id)
+static struct request_sample **seq_bucket(struct core *core, uint64_t seq_id)
 {
     return &core->by_seq[seq_id & (CORE_HASH_BUCKETS - 1)];
 }
@@ -35,13 +35,13 @@ static struct request **id_bucket(struct core *core, const char *id)
     return &core->by_id[(hash ^ (hash >> 32)) & (CORE_HASH_BUCKETS - 1)];
 }
 
-static struct request *find_seq(struct core *core, uint64_t seq_id)
+static struct request_sample *find_seq(struct core *core, uint64_t seq_id)
 {
-    struct request *request = *seq_bucket(core, seq_id);
-    while (request != NULL && request->seq_id != seq_id) {
-        request = request->next_by_seq;
+    struct request_sample *sample = *seq_bucket(core, seq_id);
+    while (sample != NULL && sample->seq_id != seq_id) {
+        sample = sample->next_by_seq;
     }
-    return request;
+    return sample;
 }
 
 static struct request *find_id(struct core *core, const char *id)
@@ -73,9 +73,12 @@ static void leave_list(struct request *request)
 
 static void enter_tables(struct core *core, struct request *request)
 {
-    struct request **by_seq = seq_bucket(core, request->seq_id);
-    request->next_by_seq = *by_seq;
-    *by_seq = request;
+    for (uint32_t i = 0; i < request->wire.sampling.n; i++) {
+        struct request_sample *sample = &request->samples[i];
+        struct request_sample **by_seq = seq_bucket(core, sample->seq_id);
+        sample->next_by_seq = *by_seq;
+        *by_seq = sample;
+    }
     struct request **by_id = id_bucket(core, request->wire.request_id);
     request->next_by_id = *by_id;
     *by_id = request;
@@ -85,11 +88,14 @@ static void enter_tables(struct core *core, struct request *request)
 
 static void leave_tables(struct core *core, struct request *request)
 {
-    struct request **by_seq = seq_bucket(core, request->seq_id);
-    while (*by_seq != request) {
-        by_seq = &(*by_seq)->next_by_seq;
+    for (uint32_t i = 0; i < request->wire.sampling.n; i++) {
+        struct request_sample *sample = &request->samples[i];
+        struct request_sample **by_seq = seq_bucket(core, sample->seq_id);
+        while (*by_seq != sample) {
+            by_seq = &(*by_seq)->next_by_seq;
+        }
+        *by_seq = sample->next_by_seq;
     }
-    *by_seq = request->next_by_seq;
     struct request **by_id = id_bucket(core, request->wire.request_id);
     while (*by_id != request) {
         by_id = &(*by_id)->next_by_id;
@@ -97,6 +103,12 @@ static void leave_tables(struct core *core, struct request *request)
     *by_id = request->next_by_id;
     leave_list(request);
     core->n_live--;
+}
+
+/* What names the request in logs beside its id: the first of its sequences. */
+static unsigned long long first_seq(const struct request *request)
+{
+    return (unsigned long long)request->samples[0].seq_id;
 }
 
 // ---- the end ----
@@ -129,7 +141,7 @@ static void end(struct core *core, struct request *request)
     if (request->state == REQUEST_QUEUED) {
         router_remove(&core->router, &request->queue);
     } else if (core->groups[request->group].state == WIRE_GROUP_READY) {
-        router_done(&core->router, request->group);
+        router_done(&core->router, request->group, request->n_unended);
     }
     core->n_running -= request->state == REQUEST_RUNNING ? 1 : 0;
     request->state = REQUEST_ENDED;
@@ -145,27 +157,33 @@ static void end(struct core *core, struct request *request)
 static void end_badly(struct core *core, struct request *request, const status_t *status)
 {
     log_write(&core->log, LOG_DEBUG, "request failed", "req=%s seq=%llu code=%s",
-              request->wire.request_id, (unsigned long long)request->seq_id,
-              status_code_name(status->code));
+              request->wire.request_id, first_seq(request), status_code_name(status->code));
     request_refuse(request, status);
     end(core, request);
 }
 
-/* The worker must not compute for a request that has ended. */
-static void cancel_at_worker(struct core *core, const struct request *request)
+/* The worker must not compute what nobody waits for. Losing the group over it ends the request. */
+static void cancel_sample(struct core *core, const struct request_sample *sample)
 {
-    if (request->state != REQUEST_RUNNING) {
-        return;
-    }
+    const struct request *request = sample->request;
     struct core_group *group = &core->groups[request->group];
-    if (group->link == NULL) {
+    const bool submitted = sample < request->samples + request->n_submitted;
+    if (request->state != REQUEST_RUNNING || !submitted || sample->ended || group->link == NULL) {
         return;
     }
     const struct wire_coordinator_message m = {.kind = WIRE_COORDINATOR_CANCEL,
-                                               .cancel_seq_id = request->seq_id};
+                                               .cancel_seq_id = sample->seq_id};
     const status_t s = link_send(group->link, &m);
     if (!status_is_ok(&s)) {
         core_groups_lost(core, request->group, METRICS_RESTART_LOST, &s);
+    }
+}
+
+/* Every sample of the request. The caller holds a reference. */
+static void cancel_at_worker(struct core *core, const struct request *request)
+{
+    for (uint32_t i = 0; i < request->wire.sampling.n; i++) {
+        cancel_sample(core, &request->samples[i]);
     }
 }
 
@@ -183,8 +201,8 @@ static void end_unheard(struct core *core, struct request *request)
     count_end(core, request,
               code == STATUS_DEADLINE_EXCEEDED ? WIRE_FINISH_DEADLINE : WIRE_FINISH_CANCELLED);
     log_write(&core->log, LOG_DEBUG, "request cancelled", "req=%s seq=%llu tokens=%u code=%s",
-              request->wire.request_id, (unsigned long long)request->seq_id,
-              request->answer.n_tokens, status_code_name(code));
+              request->wire.request_id, first_seq(request), request->answer.n_tokens,
+              status_code_name(code));
     // Losing the group over the cancel ends its requests, this one included: hold on to it.
     request_acquire(request);
     cancel_at_worker(core, request);
@@ -285,6 +303,13 @@ static status_t check_admission(struct core *core, const struct request *request
     return validate_length(request->prompt.n, request->wire.stopping.max_tokens, &limits);
 }
 
+/* A prompt is computed for each sample. */
+static uint32_t waiting_tokens(const struct request *request)
+{
+    const uint64_t n = (uint64_t)request->prompt.n * request->wire.sampling.n;
+    return n < UINT32_MAX ? (uint32_t)n : UINT32_MAX;
+}
+
 void core_requests_admit(struct core *core, struct request *request)
 {
     if (request_is_closed(request)) {
@@ -295,7 +320,8 @@ void core_requests_admit(struct core *core, struct request *request)
         return;
     }
     request->queue.priority = request->wire.priority;
-    request->queue.n_tokens = (uint32_t)request->prompt.n;
+    request->queue.n_seqs = request->wire.sampling.n;
+    request->queue.n_tokens = waiting_tokens(request);
     status_t s = check_admission(core, request);
     if (status_is_ok(&s)) {
         s = router_admit(&core->router, &request->queue);
@@ -311,12 +337,14 @@ void core_requests_admit(struct core *core, struct request *request)
         return;
     }
     request->state = REQUEST_QUEUED;
-    request->seq_id = core->next_seq_id++;
+    for (uint32_t i = 0; i < request->wire.sampling.n; i++) {
+        request->samples[i].seq_id = core->next_seq_id++;
+    }
     enter_tables(core, request);
     metrics_add(core->metrics, METRICS_PROMPT_TOKENS, request->prompt.n);
     metrics_observe(core->metrics, METRICS_REQUEST_PROMPT_TOKENS, request->prompt.n);
     log_write(&core->log, LOG_DEBUG, "request admitted", "req=%s seq=%llu prompt_tokens=%zu",
-              request->wire.request_id, (unsigned long long)request->seq_id, request->prompt.n);
+              request->wire.request_id, first_seq(request), request->prompt.n);
     core_requests_dispatch(core);
 }
 
@@ -339,27 +367,50 @@ static struct wire_token_ids gather_stop_tokens(const struct core *core,
     return (struct wire_token_ids){.ids = ids, .n = n};
 }
 
-static status_t submit(struct core *core, const struct request *request)
+/* End tokens that are ignored cannot be drawn before min_tokens either, as in vLLM. */
+static struct wire_token_ids gather_held_tokens(const struct core *core,
+                                                const struct request *request,
+                                                uint32_t ids[SPEC_MAX_EOS])
+{
+    const struct model_spec *spec = &core->model->spec;
+    const struct wire_stopping *stopping = &request->wire.stopping;
+    size_t n = 0;
+    for (int32_t i = 0; i < spec->n_eos && stopping->ignore_eos && stopping->min_tokens > 0; i++) {
+        ids[n++] = (uint32_t)spec->eos_ids[i];
+    }
+    return (struct wire_token_ids){.ids = ids, .n = n};
+}
+
+static status_t submit(struct core *core, struct request *request, uint32_t index)
 {
     const struct wire_sampling *sampling = &request->wire.sampling;
     const struct wire_stopping *stopping = &request->wire.stopping;
-    uint32_t stop_ids[CORE_MAX_STOP_TOKENS];
+    const struct wire_output_options *output = &request->wire.output;
+    const bool scores_prompt = output->has_prompt_logprobs && index == 0;
+    uint32_t stop_ids[CORE_MAX_STOP_TOKENS], held_ids[SPEC_MAX_EOS];
     const struct wire_coordinator_message m = {
         .kind = WIRE_COORDINATOR_SUBMIT,
-        .submit = {.seq_id = request->seq_id,
+        .submit = {.seq_id = request->samples[index].seq_id,
                    .tokens = {.ids = (const uint32_t *)request->prompt.ids, .n = request->prompt.n},
                    .temperature = sampling->temperature,
                    .top_p = sampling->top_p,
                    .min_p = sampling->min_p,
                    .top_k = sampling->top_k > 0 ? sampling->top_k : 0,
                    .seed = sampling->seed,
+                   .sample = index,
                    .max_tokens = stopping->max_tokens,
                    .min_tokens = stopping->min_tokens,
                    .stop_token_ids = gather_stop_tokens(core, request, stop_ids),
-                   .n_top = request->wire.output.has_logprobs
-                                ? (int32_t)request->wire.output.logprobs
-                                : -1,
-                   .priority = request->wire.priority}};
+                   .n_top = output->has_logprobs ? (int32_t)output->logprobs : -1,
+                   .priority = request->wire.priority,
+                   .repetition_penalty = sampling->repetition_penalty,
+                   .presence_penalty = sampling->presence_penalty,
+                   .frequency_penalty = sampling->frequency_penalty,
+                   .logit_bias = sampling->logit_bias,
+                   .n_logit_bias = sampling->n_logit_bias,
+                   .allowed_token_ids = sampling->allowed_token_ids,
+                   .held_token_ids = gather_held_tokens(core, request, held_ids),
+                   .n_prompt_top = scores_prompt ? (int32_t)output->prompt_logprobs : -1}};
     return link_send(core->groups[request->group].link, &m);
 }
 
@@ -383,11 +434,44 @@ static status_t send_packed(struct core *core, const struct request *request)
     return status_ok();
 }
 
+/* What was packed goes out with the first token, or before it. */
 static status_t send_prompt(struct core *core, struct request *request)
 {
     bytes_clear(&core->packed);
     TRY(answer_prompt(&request->answer, &core->packed));
+    request->prompt_sent = true;
     return send_packed(core, request);
+}
+
+/* The request ends with this failure, and nothing more is computed for it. */
+static void fail_running(struct core *core, struct request *request, const status_t *status)
+{
+    // Losing the group over the cancel would end the request a second time: hold on to it.
+    request_acquire(request);
+    cancel_at_worker(core, request);
+    if (request->state == REQUEST_RUNNING) {
+        metrics_finish(core->metrics, WIRE_FINISH_ERROR);
+        end_badly(core, request, status);
+    }
+    request_release(request);
+}
+
+/*
+ * Hands the samples out. While log probabilities of the prompt are awaited the first one goes alone: the prompt comes first
+ * in a stream, and the others' tokens could be here before it. False when the group was lost over it, and the request too.
+ */
+static bool submit_samples(struct core *core, struct request *request)
+{
+    const uint32_t n = answer_knows_prompt(&request->answer) ? request->wire.sampling.n : 1;
+    while (request->n_submitted < n) {
+        const status_t s = submit(core, request, request->n_submitted++);
+        if (!status_is_ok(&s)) {
+            const status_t lost = status_wrapf(s, "submit");
+            core_groups_lost(core, request->group, METRICS_RESTART_LOST, &lost);
+            return false;
+        }
+    }
+    return true;
 }
 
 void core_requests_dispatch(struct core *core)
@@ -406,38 +490,50 @@ void core_requests_dispatch(struct core *core)
         request->submitted_ns = core->now_ns;
         core->n_running++;
         metrics_observe(core->metrics, METRICS_QUEUE_TIME, core->now_ns - request->received_ns);
-        status_t s = submit(core, request);
-        if (!status_is_ok(&s)) {
-            const status_t lost = status_wrapf(s, "submit");
-            core_groups_lost(core, group, METRICS_RESTART_LOST, &lost);
+        if (!submit_samples(core, request) || !answer_knows_prompt(&request->answer)) {
             continue;
         }
-        s = send_prompt(core, request);
+        const status_t s = send_prompt(core, request);
         if (!status_is_ok(&s)) {
-            cancel_at_worker(core, request);
-            end_badly(core, request, &s);
+            fail_running(core, request, &s);
         }
     }
 }
 
 // ---- output ----
 
-static status_t deliver_token(struct core *core, struct request *request,
+static uint32_t index_of(const struct request_sample *sample)
+{
+    return (uint32_t)(sample - sample->request->samples);
+}
+
+static status_t deliver_prompt(struct core *core, struct request *request,
+                               const struct wire_seq_output *output)
+{
+    TRY(answer_prompt_logprobs(&request->answer, output->prompt_logprobs, output->n_prompt_logprobs,
+                               output->first_prompt_position));
+    return answer_knows_prompt(&request->answer) ? send_prompt(core, request) : status_ok();
+}
+
+static status_t deliver_token(struct core *core, struct request_sample *sample,
                               const struct wire_token_info *token, int flags, int *stop_out)
 {
+    struct request *request = sample->request;
+    const uint32_t index = index_of(sample);
+    const bool first_of_all = request->answer.n_tokens == 0;
+    const bool first = request->answer.choices[index].n_tokens == 0;
     bytes_clear(&core->packed);
-    const bool first = request->answer.n_tokens == 0;
-    TRY(answer_token(&request->answer, token, flags, &core->packed, stop_out));
+    TRY(answer_token(&request->answer, index, token, flags, &core->packed, stop_out));
     TRY(send_packed(core, request));
     metrics_add(core->metrics, METRICS_GENERATION_TOKENS, 1);
-    if (first) {
+    if (first_of_all) {
         metrics_observe(core->metrics, METRICS_TIME_TO_FIRST_TOKEN,
                         core->now_ns - request->received_ns);
-    } else {
+    } else if (!first) {
         metrics_observe(core->metrics, METRICS_INTER_TOKEN_LATENCY,
-                        core->now_ns - request->last_token_ns);
+                        core->now_ns - sample->last_token_ns);
     }
-    request->last_token_ns = core->now_ns;
+    sample->last_token_ns = core->now_ns;
     return status_ok();
 }
 
@@ -448,10 +544,13 @@ static status_t deliver_end(struct core *core, struct request *request,
     bytes_clear(&core->packed);
     TRY(answer_finish(&request->answer, finished, stop, &core->packed, &reason));
     TRY(send_packed(core, request));
+    if (!answer_is_finished(&request->answer)) {
+        return status_ok();
+    }
     count_end(core, request, reason);
     log_write(&core->log, LOG_DEBUG, "request finished", "req=%s seq=%llu tokens=%u reason=%s",
-              request->wire.request_id, (unsigned long long)request->seq_id,
-              request->answer.n_tokens, wire_finish_reason_name(reason));
+              request->wire.request_id, first_seq(request), request->answer.n_tokens,
+              wire_finish_reason_name(reason));
     request_complete(request);
     return status_ok();
 }
@@ -463,28 +562,49 @@ static bool is_last(const struct wire_seq_output *output, size_t i)
            i + 1 == output->n_tokens && output->tokens[i].id == output->stop_token_id;
 }
 
-/* Tokens and end of one output. *ended_out: the call was answered; what the worker still sends is dropped. */
-static status_t deliver(struct core *core, struct request *request,
-                        const struct wire_seq_output *output, bool *ended_out)
+/* Whether the worker may send these tokens now. */
+static status_t check_output(const struct request_sample *sample,
+                             const struct wire_seq_output *output)
 {
-    *ended_out = false;
-    if (output->n_tokens > 0 && output->first_position != request->answer.n_tokens) {
+    const struct request *request = sample->request;
+    const uint32_t n_tokens = request->answer.choices[index_of(sample)].n_tokens;
+    const uint32_t max_tokens = request->wire.stopping.max_tokens;
+    if (output->n_tokens > 0 && output->first_position != n_tokens) {
         return status_errorf(STATUS_INTERNAL, "worker group %d sent token %u, expected %u",
-                             request->group, output->first_position, request->answer.n_tokens);
+                             request->group, output->first_position, n_tokens);
     }
-    if (output->n_tokens > request->wire.stopping.max_tokens - request->answer.n_tokens) {
+    if (output->n_tokens > max_tokens - n_tokens) {
         return status_errorf(STATUS_INTERNAL,
                              "worker group %d sent more than the %u tokens asked for",
-                             request->group, request->wire.stopping.max_tokens);
+                             request->group, max_tokens);
     }
-    struct wire_finished finished = {.reason = output->finish,
+    return status_ok();
+}
+
+/* Tokens and end of one output. *ended_out: the sample is complete; what the worker still sends of it is dropped. */
+static status_t deliver(struct core *core, struct request_sample *sample,
+                        const struct wire_seq_output *output, bool *ended_out)
+{
+    struct request *request = sample->request;
+    *ended_out = false;
+    TRY(check_output(sample, output));
+    if (output->n_prompt_logprobs > 0) {
+        TRY(deliver_prompt(core, request, output));
+    }
+    if (output->n_tokens > 0 && !request->prompt_sent) {
+        return status_errorf(STATUS_INTERNAL,
+                             "worker group %d sent a token before the prompt's log probabilities",
+                             request->group);
+    }
+    struct wire_finished finished = {.index = index_of(sample),
+                                     .reason = output->finish,
                                      .has_stop_token_id = output->has_stop_token_id,
                                      .stop_token_id = output->stop_token_id};
     int stop = SESSION_NO_STOP;
     size_t i = 0;
     for (; i < output->n_tokens && stop == SESSION_NO_STOP; i++) {
         const int flags = is_last(output, i) ? ANSWER_LAST : 0;
-        TRY(deliver_token(core, request, &output->tokens[i], flags, &stop));
+        TRY(deliver_token(core, sample, &output->tokens[i], flags, &stop));
     }
     if (stop != SESSION_NO_STOP) {
         finished.reason = WIRE_FINISH_STOP;
@@ -500,30 +620,45 @@ static status_t deliver(struct core *core, struct request *request,
     return status_ok();
 }
 
+/* The sample has been answered, and with the last one the request. */
+static void end_sample(struct core *core, struct request_sample *sample,
+                       const struct wire_seq_output *output)
+{
+    struct request *request = sample->request;
+    if (output->finish == WIRE_FINISH_NONE) {
+        cancel_sample(core, sample); // ended by a stop string: the worker does not know yet
+    }
+    if (request->state != REQUEST_RUNNING) {
+        return; // the group was lost over it
+    }
+    sample->ended = true;
+    request->n_unended--;
+    if (core->groups[request->group].state == WIRE_GROUP_READY) {
+        router_done(&core->router, request->group, 1);
+    }
+    if (request->n_unended == 0) {
+        end(core, request);
+    }
+}
+
 void core_requests_output(struct core *core, int group, const struct wire_seq_output *output)
 {
-    struct request *request = find_seq(core, output->seq_id);
-    if (request == NULL || request->state != REQUEST_RUNNING || request->group != group) {
+    struct request_sample *sample = find_seq(core, output->seq_id);
+    if (sample == NULL || sample->ended || sample->request->group != group ||
+        sample->request->state != REQUEST_RUNNING) {
         return; // it was cancelled meanwhile
     }
-    bool ended = false;
-    const status_t s = deliver(core, request, output, &ended);
-    if (status_is_ok(&s) && !ended) {
-        return;
-    }
-    // Ended by a stop string, or by us: the worker does not know yet. Losing the group over the cancel
-    // would end the request a second time.
+    struct request *request = sample->request;
     request_acquire(request);
-    if (output->finish == WIRE_FINISH_NONE) {
-        cancel_at_worker(core, request);
+    bool ended = false;
+    const status_t s = deliver(core, sample, output, &ended);
+    if (!status_is_ok(&s)) {
+        fail_running(core, request, &s);
+    } else if (ended) {
+        end_sample(core, sample, output);
     }
     if (request->state == REQUEST_RUNNING) {
-        if (!status_is_ok(&s)) {
-            metrics_finish(core->metrics, WIRE_FINISH_ERROR);
-            end_badly(core, request, &s);
-        } else {
-            end(core, request);
-        }
+        (void)submit_samples(core, request); // those that waited for the prompt
     }
     request_release(request);
 }

@@ -130,6 +130,20 @@ static status_t tokenize_prompt(const struct ingress *ingress, struct request *r
     }
 }
 
+static status_t make_samples(struct request *request)
+{
+    const uint32_t n = request->wire.sampling.n;
+    request->samples = arena_calloc(&request->arena, n, sizeof *request->samples);
+    if (request->samples == NULL) {
+        return status_errorf(STATUS_RESOURCE_EXHAUSTED, "out of memory for %u samples", n);
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        request->samples[i].request = request;
+    }
+    request->n_unended = n;
+    return status_ok();
+}
+
 static status_t prepare(const struct ingress *ingress, struct request *request)
 {
     TRY(wire_generate_request_unpack(request->raw, request->raw_bytes, &request->arena,
@@ -138,6 +152,7 @@ static status_t prepare(const struct ingress *ingress, struct request *request)
     request->raw = NULL;
     TRY(validate_request(&request->wire, &ingress->limits));
     TRY(fill_in(request));
+    TRY(make_samples(request));
     TRY(tokenize_prompt(ingress, request));
     TRY(validate_length(request->prompt.n, request->wire.stopping.max_tokens, &ingress->limits));
     const struct wire_token_ids prompt = {.ids = (const uint32_t *)request->prompt.ids,
@@ -276,6 +291,7 @@ status_t ingress_new(const struct ingress_options *options, struct ingress **ing
     ingress->limits = (struct validate_limits){.model = model->name,
                                                .n_vocab = (uint32_t)model->spec.n_vocab,
                                                .context_tokens = model->context_tokens,
+                                               .completion_tokens = options->max_completion_tokens,
                                                .prompt_bytes = model->prompt_bytes};
     status_t s;
     for (int i = 0; i < N_THREADS; i++) {

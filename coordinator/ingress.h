@@ -26,6 +26,7 @@ struct ingress_options {
     struct gate *gate;
     struct metrics *metrics;
     struct core *core;
+    uint64_t max_completion_tokens; /* of all samples of a request */
     log_t log;
 };
 

@@ -10,6 +10,8 @@
  *                 |                    v                       +----------+-----------+
  *                 +--- call over: `closed` set, told to the core -----> cancelled at the worker
  *
+ *            A request for n samples is n sequences to the workers, of one group; each ends by itself, and the request ends
+ *            with the last of them.
  * Ownership: counted references: one is the call's (dropped when on_closed has run), one is the pipeline's (whoever
  *            holds the request in the drawing). The pipeline answers the call, exactly once.
  * Thread:    as the groups of fields say.
@@ -40,6 +42,16 @@ enum request_state {
 };
 
 struct gate;
+struct request;
+
+/* A sequence of a worker group. Thread: owner:core */
+struct request_sample {
+    struct request *request;
+    uint64_t seq_id;
+    uint64_t last_token_ns;
+    bool ended;
+    struct request_sample *next_by_seq; /* hash chain */
+};
 
 struct request {
     /* fixed when it is made */
@@ -67,9 +79,12 @@ struct request {
     int state; /* enum request_state */
     struct router_item queue;
     int group;
-    uint64_t seq_id;
-    uint64_t submitted_ns, last_token_ns;
-    struct request *next_by_seq, *next_by_id;   /* hash chains */
+    struct request_sample *samples; /* [wire.sampling.n] in the arena */
+    uint32_t n_submitted;           /* the first of them */
+    uint32_t n_unended;             /* of them */
+    bool prompt_sent;
+    uint64_t submitted_ns;
+    struct request *next_by_id;                 /* hash chain */
     struct request *next_live, **previous_live; /* in the core's list `live` or `ended` */
     uint64_t ended_ns;
 };

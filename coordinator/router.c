@@ -148,21 +148,22 @@ struct router_item *router_next(struct router *r, int *group_out)
     if (group < 0) {
         return NULL;
     }
-    r->groups[group].in_flight++;
+    struct router_item *item = router_pop(r);
+    r->groups[group].in_flight += item->n_seqs;
     *group_out = group;
-    return router_pop(r);
+    return item;
 }
 
 void router_put_back(struct router *r, struct router_item *item, int group)
 {
-    router_done(r, group);
+    router_done(r, group, item->n_seqs);
     push(r, item); // its arrival is unchanged, and so is its turn
 }
 
-void router_done(struct router *r, int group)
+void router_done(struct router *r, int group, uint32_t n)
 {
-    assert(r->groups[group].in_flight > 0);
-    r->groups[group].in_flight--;
+    assert(r->groups[group].in_flight >= n);
+    r->groups[group].in_flight -= n;
 }
 
 void router_set_ready(struct router *r, int group, bool ready)

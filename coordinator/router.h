@@ -2,9 +2,10 @@
  * router.h - who waits, who goes next, and to which worker group
  *
  * What:      admitted requests wait in one queue, smaller priority first, then by arrival. The head goes to the ready
- *            group with the fewest requests in flight, as long as one has fewer than max_in_flight: the group's own
- *            scheduler does the batching, so a few batches ahead is all it needs to know.
- * Units:     requests, and prompt tokens (tokens).
+ *            group with the fewest sequences in flight, as long as one has fewer than max_in_flight: the group's own
+ *            scheduler does the batching, so a few batches ahead is all it needs to know. The sequences of an item go
+ *            together: the last one to go may bring its group over max_in_flight.
+ * Units:     requests, their sequences, and prompt tokens (tokens).
  * Ownership: items and the groups' user pointers are the caller's; an item is in the queue at most once.
  * Thread:    owner:core. No clock, no syscalls.
  * Errors:    RESOURCE_EXHAUSTED naming the bound, its value and the flag that moves it.
@@ -24,6 +25,7 @@
 struct router_item {
     int32_t priority; /* smaller first */
     uint32_t n_tokens;
+    uint32_t n_seqs;  /* at least 1 */
     uint64_t arrival; /* set by admit */
     size_t at;        /* index in the heap; ROUTER_NOT_QUEUED */
 };
@@ -52,7 +54,7 @@ MUST_USE status_t router_admit(struct router *r, struct router_item *item);
 /* Takes the item back out of the queue; nothing happens when it is not in it. */
 void router_remove(struct router *r, struct router_item *item);
 
-/* The next item and the group it goes to (its in_flight is counted up), or NULL: queue empty, or all busy. */
+/* The next item and the group it goes to (its in_flight grows by n_seqs), or NULL: queue empty, or all busy. */
 struct router_item *router_next(struct router *r, int *group_out);
 
 /* Any item of the queue, taken out; NULL when it is empty. For ending them all. */
@@ -61,8 +63,8 @@ struct router_item *router_pop(struct router *r);
 /* Puts an item that router_next gave back where it was: the group could not take it now. */
 void router_put_back(struct router *r, struct router_item *item, int group);
 
-/* A request of the group ended. */
-void router_done(struct router *r, int group);
+/* So many sequences of the group ended. */
+void router_done(struct router *r, int group, uint32_t n);
 
 /* A group that is not ready has nothing in flight any more. */
 void router_set_ready(struct router *r, int group, bool ready);

@@ -61,13 +61,30 @@ static status_t replace_nuls(struct session *s)
     return status;
 }
 
-status_t session_push(struct session *s, uint32_t token_id, struct bytes *text_out, int *stop_out)
+/* The token's text into the scratch buffer. The model may know ids that the tokenizer does not. */
+static status_t decode(struct session *s, uint32_t token_id)
 {
     bytes_clear(&s->piece);
-    if (token_id < (uint32_t)tokenizer_vocab_size(s->detokenizer.tokenizer)) {
-        TRY(detokenizer_push(&s->detokenizer, (int32_t)token_id, &s->piece));
-        TRY(replace_nuls(s));
+    if (token_id >= (uint32_t)tokenizer_vocab_size(s->detokenizer.tokenizer)) {
+        return status_ok();
     }
+    TRY(detokenizer_push(&s->detokenizer, (int32_t)token_id, &s->piece));
+    return replace_nuls(s);
+}
+
+status_t session_echo(struct session *s, const struct wire_token_ids *prompt,
+                      struct bytes *text_out)
+{
+    for (size_t i = 0; i < prompt->n; i++) {
+        TRY(decode(s, prompt->ids[i]));
+        TRY(bytes_append(text_out, s->piece.data, s->piece.size));
+    }
+    return status_ok();
+}
+
+status_t session_push(struct session *s, uint32_t token_id, struct bytes *text_out, int *stop_out)
+{
+    TRY(decode(s, token_id));
     s->n_tokens++;
     return pass_on(s, text_out, stop_out);
 }

@@ -38,6 +38,11 @@ MUST_USE status_t session_init(struct session *s, const struct wire_generate_req
                                const struct tokenizer *tokenizer);
 void session_destroy(struct session *s); /* accepts a zeroed session */
 
+/* The text of the prompt, which the completion's is to follow; before the first push. What is only a part of a character
+ * at its end comes with the completion. Stop strings are not looked for in it. */
+MUST_USE status_t session_echo(struct session *s, const struct wire_token_ids *prompt,
+                               struct bytes *text_out);
+
 /*
  * The next token. Appends what can be shown of its text to *text_out. *stop_out is the index of the stop string that
  * is now complete (nothing may be pushed after it) or SESSION_NO_STOP.

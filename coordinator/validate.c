@@ -30,7 +30,7 @@ static const struct number_row number_rows[] = {
     {"sampling.repetition_penalty", AT(sampling.repetition_penalty), 0, 100, NUMBER_FLOAT, true},
     {"sampling.presence_penalty", AT(sampling.presence_penalty), -2, 2, NUMBER_FLOAT, false},
     {"sampling.frequency_penalty", AT(sampling.frequency_penalty), -2, 2, NUMBER_FLOAT, false},
-    {"sampling.n", AT(sampling.n), 1, 128, NUMBER_U32, false},
+    {"sampling.n", AT(sampling.n), 1, VALIDATE_MAX_N, NUMBER_U32, false},
     {"sampling.beam_width", AT(sampling.beam_width), 0, 128, NUMBER_U32, false},
     {"sampling.length_penalty", AT(sampling.length_penalty), -100, 100, NUMBER_FLOAT, false},
     {"stopping.max_tokens", AT(stopping.max_tokens), 1, UINT32_MAX, NUMBER_U32, false},
@@ -97,49 +97,9 @@ struct missing_row {
     bool (*is_used)(const struct wire_generate_request *m);
 };
 
-static bool uses_n(const struct wire_generate_request *m)
-{
-    return m->sampling.n > 1;
-}
-
 static bool uses_beams(const struct wire_generate_request *m)
 {
     return m->sampling.beam_width > 0;
-}
-
-static bool uses_repetition_penalty(const struct wire_generate_request *m)
-{
-    return m->sampling.repetition_penalty != 1.0F;
-}
-
-static bool uses_presence_penalty(const struct wire_generate_request *m)
-{
-    return m->sampling.presence_penalty != 0.0F;
-}
-
-static bool uses_frequency_penalty(const struct wire_generate_request *m)
-{
-    return m->sampling.frequency_penalty != 0.0F;
-}
-
-static bool uses_logit_bias(const struct wire_generate_request *m)
-{
-    return m->sampling.n_logit_bias > 0;
-}
-
-static bool uses_allowed_tokens(const struct wire_generate_request *m)
-{
-    return m->sampling.allowed_token_ids.n > 0;
-}
-
-static bool uses_prompt_logprobs(const struct wire_generate_request *m)
-{
-    return m->output.has_prompt_logprobs;
-}
-
-static bool uses_echo(const struct wire_generate_request *m)
-{
-    return m->output.echo;
 }
 
 static bool uses_resume_from(const struct wire_generate_request *m)
@@ -153,15 +113,7 @@ static bool uses_cache_salt(const struct wire_generate_request *m)
 }
 
 static const struct missing_row missing_rows[] = {
-    {"sampling.n > 1", uses_n},
     {"sampling.beam_width", uses_beams},
-    {"sampling.repetition_penalty", uses_repetition_penalty},
-    {"sampling.presence_penalty", uses_presence_penalty},
-    {"sampling.frequency_penalty", uses_frequency_penalty},
-    {"sampling.logit_bias", uses_logit_bias},
-    {"sampling.allowed_token_ids", uses_allowed_tokens},
-    {"output.prompt_logprobs", uses_prompt_logprobs},
-    {"output.echo", uses_echo},
     {"resume_from", uses_resume_from},
     {"cache_salt", uses_cache_salt},
 };
@@ -251,10 +203,37 @@ static status_t check_logit_bias(const struct wire_sampling *sampling,
                                  i, entry->token_id, limits->n_vocab);
         }
         if (!(entry->bias >= -100.0F && entry->bias <= 100.0F)) {
+            char got[NUMBER_TEXT_BYTES];
             return status_errorf(STATUS_INVALID_ARGUMENT,
-                                 "sampling.logit_bias[%zu].bias: %g is not in [-100, 100]", i,
-                                 (double)entry->bias);
+                                 "sampling.logit_bias[%zu].bias: %s is not in [-100, 100]", i,
+                                 number_text((double)entry->bias, NUMBER_FLOAT, got));
         }
+        for (size_t j = 0; j < i; j++) {
+            if (sampling->logit_bias[j].token_id == entry->token_id) {
+                return status_errorf(
+                    STATUS_INVALID_ARGUMENT,
+                    "sampling.logit_bias[%zu].token_id: %u is also that of entry %zu", i,
+                    entry->token_id, j);
+            }
+        }
+    }
+    return status_ok();
+}
+
+static status_t check_sampling(const struct wire_generate_request *m,
+                               const struct validate_limits *limits)
+{
+    const struct wire_token_ids *allowed = &m->sampling.allowed_token_ids;
+    TRY(check_logit_bias(&m->sampling, limits));
+    TRY(check_count("sampling.allowed_token_ids", allowed->n, limits->n_vocab));
+    TRY(validate_token_ids("sampling.allowed_token_ids", allowed, limits->n_vocab));
+    const uint64_t tokens = (uint64_t)m->sampling.n * m->stopping.max_tokens;
+    if (m->sampling.n > 1 && tokens > limits->completion_tokens) {
+        return status_errorf(STATUS_INVALID_ARGUMENT,
+                             "sampling.n: %u samples of stopping.max_tokens %u = %llu tokens, at "
+                             "most %llu (--max-completion-tokens)",
+                             m->sampling.n, m->stopping.max_tokens, (unsigned long long)tokens,
+                             (unsigned long long)limits->completion_tokens);
     }
     return status_ok();
 }
@@ -343,9 +322,7 @@ status_t validate_request(const struct wire_generate_request *m,
         TRY(check_number(m, &number_rows[i]));
     }
     TRY(check_stopping(&m->stopping, limits));
-    TRY(check_logit_bias(&m->sampling, limits));
-    TRY(validate_token_ids("sampling.allowed_token_ids", &m->sampling.allowed_token_ids,
-                           limits->n_vocab));
+    TRY(check_sampling(m, limits));
     TRY(check_prompt(m, limits));
     return check_missing(m);
 }

@@ -20,14 +20,16 @@
 #define VALIDATE_MAX_STOP_TOKENS  256
 #define VALIDATE_MAX_LOGPROBS     20
 #define VALIDATE_MAX_LOGIT_BIAS   300
+#define VALIDATE_MAX_N            128
 #define VALIDATE_MAX_MESSAGES     1024
 #define VALIDATE_MAX_REQUEST_ID   128
 
 struct validate_limits {
     const char *model; /* the served name; borrowed */
     uint32_t n_vocab;
-    uint32_t context_tokens; /* prompt + completion */
-    size_t prompt_bytes;     /* of text, before it is tokenized */
+    uint32_t context_tokens;    /* prompt + completion */
+    uint64_t completion_tokens; /* of all samples of a request that has several */
+    size_t prompt_bytes;        /* of text, before it is tokenized */
 };
 
 /* All that can be said before the prompt is tokenized. */

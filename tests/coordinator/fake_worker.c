@@ -23,6 +23,9 @@ struct fake_seq {
     uint32_t stop_ids[64];
     size_t n_stop_ids;
     int32_t n_top;
+    bool scores_prompt;
+    size_t
+        n_scored; /* prompt tokens whose log probabilities have been sent, the first one included */
 };
 
 struct fake_worker {
@@ -69,12 +72,14 @@ static void take_submit(struct fake_worker *w, const struct wire_submit *submit)
         abort();
     }
     *seq = (struct fake_seq){.id = submit->seq_id,
-                             .seed = submit->seed,
+                             .seed = submit->seed + submit->sample,
                              .n_prompt = submit->tokens.n,
                              .max_tokens = submit->max_tokens,
                              .min_tokens = submit->min_tokens,
                              .n_stop_ids = submit->stop_token_ids.n,
-                             .n_top = submit->n_top};
+                             .n_top = submit->n_top,
+                             .scores_prompt = submit->n_prompt_top >= 0,
+                             .n_scored = 1};
     memcpy(seq->prompt, submit->tokens.ids, submit->tokens.n * sizeof seq->prompt[0]);
     for (size_t i = 0; i < submit->stop_token_ids.n; i++) {
         seq->stop_ids[i] = submit->stop_token_ids.ids[i];
@@ -165,10 +170,36 @@ static uint32_t next_token(const struct fake_seq *seq)
                                   : fake_token(seq->seed, seq->n_done);
 }
 
+/* Half of what is missing, then the rest. */
+static void score_prompt(struct fake_seq *seq, struct wire_seq_output *output)
+{
+    static struct wire_token_info infos[MAX_PROMPT];
+    const size_t missing = seq->n_prompt - seq->n_scored;
+    const size_t n = seq->n_scored == 1 ? (missing + 1) / 2 : missing;
+    *output = (struct wire_seq_output){.seq_id = seq->id,
+                                       .prompt_logprobs = infos + seq->n_scored,
+                                       .n_prompt_logprobs = n,
+                                       .first_prompt_position = (uint32_t)seq->n_scored,
+                                       .error = status_ok()};
+    for (size_t i = seq->n_scored; i < seq->n_scored + n; i++) {
+        infos[i] = (struct wire_token_info){
+            .id = seq->prompt[i], .has_logprob = true, .logprob = -(float)i, .rank = 1};
+    }
+    seq->n_scored += n;
+}
+
 static void step_seq(struct fake_worker *w, struct fake_seq *seq, struct wire_token_info *token,
                      struct wire_seq_output *output)
 {
     static const struct wire_top_logprob alternatives[20] = {{.id = TINY_VOCAB - 1, .logprob = -1}};
+    struct wire_seq_output scored = {0};
+    if (seq->scores_prompt && seq->n_scored < seq->n_prompt) {
+        score_prompt(seq, &scored);
+        if (seq->n_scored < seq->n_prompt) {
+            *output = scored;
+            return;
+        }
+    }
     const uint32_t id = next_token(seq);
     *token = (struct wire_token_info){
         .id = id, .has_logprob = seq->n_top >= 0, .logprob = -0.5F, .rank = 1};
@@ -180,6 +211,9 @@ static void step_seq(struct fake_worker *w, struct fake_seq *seq, struct wire_to
                                        .tokens = token,
                                        .n_tokens = 1,
                                        .first_position = seq->n_done,
+                                       .prompt_logprobs = scored.prompt_logprobs,
+                                       .n_prompt_logprobs = scored.n_prompt_logprobs,
+                                       .first_prompt_position = scored.first_prompt_position,
                                        .error = status_ok()};
     if (w->options.skip_position && seq->n_done == 1) {
         output->first_position = 2;

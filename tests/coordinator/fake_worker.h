@@ -5,8 +5,10 @@
  *            one token.
  *
  *              seed FAKE_ECHO   the prompt's tokens, again and again
- *              any other        a letter a..z, by fake_token
+ *              any other        a letter a..z, by fake_token; sample i of a request speaks as seed + i
  *
+ *            Log probabilities of the prompt, where they are asked for, are minus the token's place; they come in two
+ *            steps, the second of which gives the first token.
  *            A stop token ends a sequence with STOP, max_tokens ends it with LENGTH.
  * Thread:    the test's main thread, but for what the worker's own does.
  */

@@ -132,45 +132,61 @@ void bench_status(struct bench *b, struct arena *arena, struct wire_cluster_stat
 
 // ---- streams ----
 
-static void keep_text(struct stream *s, const char *text)
+static void keep_text(struct stream *s, uint32_t index, const char *text)
 {
     const size_t size = strlen(text);
     if (!utf8_is_valid((const uint8_t *)text, size) || s->n_text + size >= sizeof s->text) {
         s->n_violations++;
         return;
     }
-    memcpy(s->text + s->n_text, text, size + 1);
-    s->n_text += size;
+    struct stream_sample *sample = &s->samples[index];
+    strncat(sample->text, text, sizeof sample->text - 1 - strlen(sample->text));
+    if (index == 0) {
+        memcpy(s->text + s->n_text, text, size + 1);
+        s->n_text += size;
+    }
 }
 
 static void take_token(struct stream *s, const struct wire_generate_response *m)
 {
-    if (!s->got_prompt || s->got_end || m->token.seq != s->n_tokens || m->token.index != 0 ||
-        m->token.n_tokens != 1) {
+    const uint32_t index = m->token.index;
+    if (!s->got_prompt || index >= s->n_samples || s->samples[index].ended ||
+        m->token.seq != s->samples[index].n_tokens || m->token.n_tokens != 1) {
         s->n_violations++;
         return;
     }
     s->has_logprobs = m->token.tokens[0].has_logprob;
-    if (s->n_tokens < sizeof s->ids / sizeof s->ids[0]) {
-        s->ids[s->n_tokens] = m->token.tokens[0].id;
+    if (index == 0 && m->token.seq < sizeof s->ids / sizeof s->ids[0]) {
+        s->ids[m->token.seq] = m->token.tokens[0].id;
     }
+    s->samples[index].n_tokens++;
     s->n_tokens++;
-    keep_text(s, m->token.text);
+    keep_text(s, index, m->token.text);
 }
 
 static void take_end(struct stream *s, const struct wire_generate_response *m)
 {
-    s->n_violations += s->got_end || !m->has_usage ? 1 : 0;
-    s->got_end = true;
+    const uint32_t index = m->finished.index;
+    if (index >= s->n_samples || s->samples[index].ended) {
+        s->n_violations++;
+        return;
+    }
+    s->samples[index].ended = true;
+    s->n_ended++;
+    s->got_end = s->n_ended == s->n_samples;
+    s->n_violations += s->got_end != m->has_usage ? 1 : 0;
+    s->usage = m->usage;
+    if (m->finished.text != NULL) {
+        keep_text(s, index, m->finished.text);
+    }
+    if (index > 0) {
+        return;
+    }
     s->reason = m->finished.reason;
     s->has_stop_token_id = m->finished.has_stop_token_id;
     s->stop_token_id = m->finished.stop_token_id;
-    s->usage = m->usage;
     if (m->finished.stop_text != NULL) {
         snprintf(s->stop_text, sizeof s->stop_text, "%s", m->finished.stop_text);
-    }
-    if (m->finished.text != NULL) {
-        keep_text(s, m->finished.text);
     }
 }
 
@@ -189,6 +205,7 @@ static void on_message(struct rpc_call *call, const uint8_t *data, size_t size)
         s->n_violations += s->got_prompt || s->n_tokens > 0 ? 1 : 0;
         s->got_prompt = true;
         s->n_prompt_ids = m.prompt.token_ids.n;
+        s->n_prompt_logprobs = m.prompt.n_logprobs;
         snprintf(s->request_id, sizeof s->request_id, "%s", m.request_id);
     } else if (m.event == WIRE_EVENT_TOKEN) {
         take_token(s, &m);
@@ -229,6 +246,8 @@ void stream_start(struct stream *s, struct rpc_channel *channel,
     memset(s, 0, sizeof *s);
     pthread_mutex_init(&s->mutex, NULL);
     s->channel = channel;
+    s->n_samples = request->sampling.n;
+    assert_true(s->n_samples <= STREAM_MAX_SAMPLES);
     struct bytes packed;
     bytes_init(&packed, 1 << 24);
     assert_status_ok(wire_generate_request_pack(request, &packed));

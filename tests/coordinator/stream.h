@@ -1,8 +1,9 @@
 /*
  * stream.h - one Generate call as a client sees it, and a coordinator to call
  *
- * What:      a stream remembers what it was told and checks what must always hold: seq is 0, 1, 2, ..., the prompt
- *            comes first, nothing follows the end, text is valid UTF-8.
+ * What:      a stream remembers what it was told and checks what must always hold: seq is 0, 1, 2, ... in each sample, the
+ *            prompt comes first, nothing follows the end, which has the usage, text is valid UTF-8. ids, text, reason and
+ *            what stopped it are those of the first sample.
  * Thread:    the test's main thread; callbacks write under the stream's mutex.
  */
 #pragma once
@@ -45,11 +46,22 @@ void bench_status(struct bench *b, struct arena *arena, struct wire_cluster_stat
 
 // ---- calls ----
 
+#define STREAM_MAX_SAMPLES 8
+
+/* Of one of several samples. */
+struct stream_sample {
+    uint32_t n_tokens;
+    bool ended;
+    char text[256]; /* its beginning */
+};
+
 struct stream {
     struct rpc_channel *channel; /* borrowed */
     struct rpc_call *call;
     pthread_mutex_t mutex; /* all below */
-    size_t n_prompt_ids, n_text, n_violations;
+    uint32_t n_samples, n_ended;
+    struct stream_sample samples[STREAM_MAX_SAMPLES];
+    size_t n_prompt_ids, n_prompt_logprobs, n_text, n_violations;
     uint32_t n_tokens, stop_token_id;
     int reason;
     struct wire_usage usage;

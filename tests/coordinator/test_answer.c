@@ -67,7 +67,7 @@ static size_t speak(struct answer *a, const char *text, struct shown *shown, int
     size_t i = 0;
     while (text[i] != '\0' && *stop == SESSION_NO_STOP) {
         const struct wire_token_info token = {.id = (uint8_t)text[i++]};
-        assert_status_ok(answer_token(a, &token, 0, &message, stop));
+        assert_status_ok(answer_token(a, 0, &token, 0, &message, stop));
         show(shown, &message);
     }
     bytes_destroy(&message);
@@ -194,12 +194,12 @@ static void test_answer_hides_the_stop_token_and_counts_it(void **state)
     speak(&a, "hi", &shown, &stop);
     bytes_init(&message, 1 << 20);
     const struct wire_token_info last = {.id = '!'};
-    assert_status_ok(answer_token(&a, &last, ANSWER_LAST, &message, &stop));
+    assert_status_ok(answer_token(&a, 0, &last, ANSWER_LAST, &message, &stop));
     show(&shown, &message);
     assert_int_equal(stop, SESSION_NO_STOP);
     finish(&a, WIRE_FINISH_STOP, stop, &shown);
     assert_string_equal(shown.text, "hi");
-    assert_int_equal(a.n_tokens, 3);
+    assert_int_equal(a.choices[0].n_tokens, 3);
     bytes_destroy(&message);
     answer_destroy(&a);
 }
@@ -215,7 +215,7 @@ static void test_answer_shows_nul_bytes_and_ids_without_text(void **state)
     const uint32_t ids[] = {'a', 0, TINY_VOCAB - 1, TINY_EOS, 'b'};
     for (size_t i = 0; i < 5; i++) {
         const struct wire_token_info token = {.id = ids[i]};
-        assert_status_ok(answer_token(&a, &token, 0, &message, &stop));
+        assert_status_ok(answer_token(&a, 0, &token, 0, &message, &stop));
         show(&shown, &message);
     }
     assert_string_equal(shown.text, "a\xef\xbf\xbd"
@@ -244,7 +244,7 @@ static void test_answer_whole_keeps_everything(void **state)
                                               .rank = i,
                                               .top = top,
                                               .n_top = 2};
-        assert_status_ok(answer_token(&a, &token, 0, &message, &stop));
+        assert_status_ok(answer_token(&a, 0, &token, 0, &message, &stop));
         assert_int_equal(message.size, 0);
     }
     const struct wire_finished end = {.reason = WIRE_FINISH_LENGTH};
@@ -277,7 +277,7 @@ static void test_answer_without_logprobs_shows_none(void **state)
     begin(&a, state, NULL, 0, 0, false);
     bytes_init(&message, 1 << 20);
     const struct wire_token_info token = {.id = 'a', .has_logprob = true, .logprob = -1, .rank = 4};
-    assert_status_ok(answer_token(&a, &token, 0, &message, &stop));
+    assert_status_ok(answer_token(&a, 0, &token, 0, &message, &stop));
     struct arena arena;
     struct wire_generate_response m;
     arena_init(&arena, 1 << 20);
@@ -286,6 +286,137 @@ static void test_answer_without_logprobs_shows_none(void **state)
     assert_int_equal(m.token.tokens[0].rank, 0);
     arena_destroy(&arena);
     bytes_destroy(&message);
+    answer_destroy(&a);
+}
+
+/* The next message of a buffer that holds one. */
+static struct wire_generate_response take(struct bytes *message, struct arena *arena)
+{
+    struct wire_generate_response m;
+    assert_status_ok(wire_generate_response_unpack(message->data, message->size, arena, &m));
+    bytes_clear(message);
+    return m;
+}
+
+static void test_answer_streams_several_samples(void **state)
+{
+    const struct fixture *f = *state;
+    struct wire_generate_request request;
+    wire_generate_request_init(&request);
+    request.sampling.n = 3;
+    request.output.echo = true;
+    struct answer a;
+    struct arena arena;
+    struct bytes message;
+    arena_init(&arena, 1 << 20);
+    bytes_init(&message, 1 << 20);
+    const uint32_t said[] = {'H', 'i', 0xe2, 0x82}; // the prompt ends within a character
+    const struct wire_token_ids asked = {said, 4};
+    assert_status_ok(answer_init(&a, ANSWER_STREAM, &request, &asked, f->tokenizer));
+    static const uint32_t order[] = {2, 0, 2, 1, 1, 0, 2};
+    uint32_t seqs[3] = {0};
+    int stop, told;
+    for (size_t i = 0; i < sizeof order / sizeof order[0]; i++) {
+        const uint32_t index = order[i];
+        const struct wire_token_info token = {.id = seqs[index] == 0 ? 0xac : 'a' + index};
+        assert_status_ok(answer_token(&a, index, &token, 0, &message, &stop));
+        const struct wire_generate_response m = take(&message, &arena);
+        assert_int_equal(m.token.index, index);
+        assert_int_equal(m.token.seq, seqs[index]);
+        const char each[2] = {(char)('a' + index), '\0'};
+        assert_string_equal(m.token.text, seqs[index] == 0 ? "Hi\xe2\x82\xac" : each);
+        seqs[index]++;
+    }
+    static const uint32_t ends[] = {1, 2, 0};
+    for (size_t i = 0; i < 3; i++) {
+        const struct wire_finished end = {.index = ends[i], .reason = WIRE_FINISH_LENGTH};
+        assert_false(answer_is_finished(&a));
+        assert_status_ok(answer_finish(&a, &end, SESSION_NO_STOP, &message, &told));
+        const struct wire_generate_response m = take(&message, &arena);
+        assert_int_equal(m.finished.index, ends[i]);
+        assert_int_equal(m.has_usage, i == 2);
+        assert_int_equal(m.usage.completion_tokens, i == 2 ? 7 : 0);
+    }
+    assert_true(answer_is_finished(&a));
+    bytes_destroy(&message);
+    arena_destroy(&arena);
+    answer_destroy(&a);
+}
+
+static void test_answer_echoes_the_prompt_even_without_a_token_of_text(void **state)
+{
+    const struct fixture *f = *state;
+    struct wire_generate_request request;
+    wire_generate_request_init(&request);
+    request.sampling.n = 2;
+    request.output.echo = true;
+    const char *const stops[] = {"Hi"}; // in the prompt it stops nothing
+    request.stopping.stop = stops;
+    request.stopping.n_stop = 1;
+    struct answer a;
+    struct arena arena;
+    struct bytes message;
+    arena_init(&arena, 1 << 20);
+    bytes_init(&message, 1 << 20);
+    const uint32_t said[] = {'H', 'i'};
+    const struct wire_token_ids asked = {said, 2};
+    assert_status_ok(answer_init(&a, ANSWER_WHOLE, &request, &asked, f->tokenizer));
+    int stop, told;
+    const struct wire_token_info last = {.id = TINY_EOS}, letter = {.id = '!'};
+    assert_status_ok(answer_token(&a, 0, &last, ANSWER_LAST, &message, &stop));
+    assert_status_ok(answer_token(&a, 1, &letter, 0, &message, &stop));
+    assert_int_equal(stop, SESSION_NO_STOP);
+    for (uint32_t i = 0; i < 2; i++) {
+        assert_int_equal(message.size, 0);
+        const struct wire_finished end = {.index = i, .reason = WIRE_FINISH_LENGTH};
+        assert_status_ok(answer_finish(&a, &end, SESSION_NO_STOP, &message, &told));
+    }
+    struct wire_complete_response m;
+    assert_status_ok(wire_complete_response_unpack(message.data, message.size, &arena, &m));
+    assert_int_equal(m.n_choices, 2);
+    assert_string_equal(m.choices[0].text, "Hi");
+    assert_string_equal(m.choices[1].text, "Hi!");
+    assert_int_equal(m.choices[1].finished.index, 1);
+    assert_int_equal(m.usage.completion_tokens, 2);
+    bytes_destroy(&message);
+    arena_destroy(&arena);
+    answer_destroy(&a);
+}
+
+static void test_answer_gathers_the_prompts_logprobs(void **state)
+{
+    const struct fixture *f = *state;
+    struct wire_generate_request request;
+    wire_generate_request_init(&request);
+    request.output.has_prompt_logprobs = true;
+    struct answer a;
+    assert_status_ok(answer_init(&a, ANSWER_STREAM, &request, &prompt, f->tokenizer));
+    assert_false(answer_knows_prompt(&a));
+    const struct wire_top_logprob top = {.id = 9, .logprob = -0.25F};
+    const struct wire_token_info infos[] = {
+        {.id = 2, .has_logprob = true, .logprob = -1, .rank = 4, .top = &top, .n_top = 1},
+        {.id = 3, .has_logprob = true, .logprob = -2, .rank = 5}};
+    assert_status_code(answer_prompt_logprobs(&a, infos, 1, 2), STATUS_INTERNAL); // not the next
+    assert_status_code(answer_prompt_logprobs(&a, infos + 1, 1, 1), STATUS_INTERNAL); // not the id
+    assert_status_ok(answer_prompt_logprobs(&a, infos, 1, 1));
+    assert_false(answer_knows_prompt(&a));
+    assert_status_code(answer_prompt_logprobs(&a, infos, 2, 2), STATUS_INTERNAL); // too many
+    assert_status_ok(answer_prompt_logprobs(&a, infos + 1, 1, 2));
+    assert_true(answer_knows_prompt(&a));
+    struct arena arena;
+    struct bytes message;
+    arena_init(&arena, 1 << 20);
+    bytes_init(&message, 1 << 20);
+    assert_status_ok(answer_prompt(&a, &message));
+    const struct wire_generate_response m = take(&message, &arena);
+    assert_int_equal(m.prompt.n_logprobs, 3);
+    assert_int_equal(m.prompt.logprobs[0].id, 1);
+    assert_false(m.prompt.logprobs[0].has_logprob);
+    assert_int_equal(m.prompt.logprobs[1].rank, 4);
+    assert_int_equal(m.prompt.logprobs[1].top[0].id, 9);
+    assert_true(m.prompt.logprobs[2].logprob == -2.0F);
+    bytes_destroy(&message);
+    arena_destroy(&arena);
     answer_destroy(&a);
 }
 
@@ -302,6 +433,9 @@ int main(void)
         cmocka_unit_test(test_answer_shows_nul_bytes_and_ids_without_text),
         cmocka_unit_test(test_answer_whole_keeps_everything),
         cmocka_unit_test(test_answer_without_logprobs_shows_none),
+        cmocka_unit_test(test_answer_streams_several_samples),
+        cmocka_unit_test(test_answer_echoes_the_prompt_even_without_a_token_of_text),
+        cmocka_unit_test(test_answer_gathers_the_prompts_logprobs),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -11,10 +11,10 @@ static void test_router_serves_by_priority_then_arrival(void **state)
     (void)state;
     struct router r;
     assert_status_ok(router_init(&r, 8, 1000, 4));
-    struct router_item items[4] = {{.priority = 1, .n_tokens = 1},
-                                   {.priority = 0, .n_tokens = 1},
-                                   {.priority = 1, .n_tokens = 1},
-                                   {.priority = -5, .n_tokens = 1}};
+    struct router_item items[4] = {{.priority = 1, .n_tokens = 1, .n_seqs = 1},
+                                   {.priority = 0, .n_tokens = 1, .n_seqs = 1},
+                                   {.priority = 1, .n_tokens = 1, .n_seqs = 1},
+                                   {.priority = -5, .n_tokens = 1, .n_seqs = 1}};
     for (int i = 0; i < 4; i++) {
         assert_status_ok(router_admit(&r, &items[i]));
     }
@@ -35,8 +35,8 @@ static void test_router_refuses_past_its_bounds(void **state)
     (void)state;
     struct router r;
     assert_status_ok(router_init(&r, 2, 100, 1));
-    struct router_item a = {.n_tokens = 60}, b = {.n_tokens = 41}, c = {.n_tokens = 40},
-                       d = {.n_tokens = 1};
+    struct router_item a = {.n_tokens = 60, .n_seqs = 1}, b = {.n_tokens = 41, .n_seqs = 1},
+                       c = {.n_tokens = 40, .n_seqs = 1}, d = {.n_tokens = 1, .n_seqs = 1};
     assert_status_ok(router_admit(&r, &a));
     assert_status_says(router_admit(&r, &b), STATUS_RESOURCE_EXHAUSTED,
                        "60 prompt tokens are waiting, with these 41 over 100");
@@ -55,7 +55,7 @@ static void test_router_takes_one_prompt_of_any_size(void **state)
     (void)state;
     struct router r;
     assert_status_ok(router_init(&r, 2, 100, 1));
-    struct router_item huge = {.n_tokens = 5000}, small = {.n_tokens = 1};
+    struct router_item huge = {.n_tokens = 5000, .n_seqs = 1}, small = {.n_tokens = 1, .n_seqs = 1};
     assert_status_ok(router_admit(&r, &huge));
     assert_status_code(router_admit(&r, &small), STATUS_RESOURCE_EXHAUSTED);
     router_destroy(&r);
@@ -67,7 +67,9 @@ static void test_router_picks_the_least_loaded_ready_group(void **state)
     struct router r;
     assert_status_ok(router_init(&r, 16, 1000, 2));
     struct router_item items[6];
-    memset(items, 0, sizeof items);
+    for (int i = 0; i < 6; i++) {
+        items[i] = (struct router_item){.n_seqs = 1};
+    }
     router_set_ready(&r, 0, true);
     router_set_ready(&r, 5, true);
     int n_of[ROUTER_MAX_GROUPS] = {0};
@@ -81,7 +83,7 @@ static void test_router_picks_the_least_loaded_ready_group(void **state)
     assert_int_equal(n_of[5], 2);
     assert_status_ok(router_admit(&r, &items[4]));
     assert_null(router_next(&r, &group)); // both are full
-    router_done(&r, 5);
+    router_done(&r, 5, 1);
     assert_ptr_equal(router_next(&r, &group), &items[4]);
     assert_int_equal(group, 5);
     router_set_ready(&r, 5, false); // lost: what it had is gone
@@ -97,7 +99,7 @@ static void test_router_put_back_keeps_the_turn(void **state)
     (void)state;
     struct router r;
     assert_status_ok(router_init(&r, 2, 100, 4));
-    struct router_item a = {.n_tokens = 3}, b = {.n_tokens = 4};
+    struct router_item a = {.n_tokens = 3, .n_seqs = 1}, b = {.n_tokens = 4, .n_seqs = 3};
     assert_status_ok(router_admit(&r, &a));
     assert_status_ok(router_admit(&r, &b));
     router_set_ready(&r, 0, true);
@@ -107,6 +109,28 @@ static void test_router_put_back_keeps_the_turn(void **state)
     assert_int_equal(r.queued_tokens, 7);
     assert_int_equal(router_in_flight(&r), 0);
     assert_ptr_equal(router_next(&r, &group), &a);
+    router_destroy(&r);
+}
+
+static void test_router_counts_the_sequences_of_a_request(void **state)
+{
+    (void)state;
+    struct router r;
+    assert_status_ok(router_init(&r, 8, 100, 4));
+    struct router_item a = {.n_seqs = 3}, b = {.n_seqs = 8}, c = {.n_seqs = 1};
+    router_set_ready(&r, 0, true);
+    int group;
+    assert_status_ok(router_admit(&r, &a));
+    assert_status_ok(router_admit(&r, &b));
+    assert_status_ok(router_admit(&r, &c));
+    assert_ptr_equal(router_next(&r, &group), &a);
+    assert_ptr_equal(router_next(&r, &group), &b); // 3 of 4 are there: the last to go may be larger
+    assert_int_equal(router_in_flight(&r), 11);
+    assert_null(router_next(&r, &group));
+    router_done(&r, 0, 7);
+    assert_null(router_next(&r, &group));
+    router_done(&r, 0, 1);
+    assert_ptr_equal(router_next(&r, &group), &c);
     router_destroy(&r);
 }
 
@@ -121,7 +145,7 @@ static void test_router_order_holds_under_random_use(void **state)
     struct router_item items[N];
     bool queued[N] = {false};
     for (int i = 0; i < N; i++) {
-        items[i] = (struct router_item){.at = ROUTER_NOT_QUEUED};
+        items[i] = (struct router_item){.at = ROUTER_NOT_QUEUED, .n_seqs = 1 + (uint32_t)i % 4};
     }
     router_set_ready(&r, 0, true);
     for (int round = 0; round < 20000; round++) {
@@ -148,7 +172,7 @@ static void test_router_order_holds_under_random_use(void **state)
             assert_int_equal(r.queued_tokens, tokens);
             int group;
             assert_ptr_equal(router_next(&r, &group), &items[best]);
-            router_done(&r, group);
+            router_done(&r, group, items[best].n_seqs);
             queued[best] = false;
         }
     }
@@ -185,6 +209,7 @@ int main(void)
         cmocka_unit_test(test_router_takes_one_prompt_of_any_size),
         cmocka_unit_test(test_router_picks_the_least_loaded_ready_group),
         cmocka_unit_test(test_router_put_back_keeps_the_turn),
+        cmocka_unit_test(test_router_counts_the_sequences_of_a_request),
         cmocka_unit_test(test_router_order_holds_under_random_use),
         cmocka_unit_test(test_gate_counts_and_says_why),
     };

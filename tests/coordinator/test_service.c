@@ -284,9 +284,9 @@ static void test_service_names_bad_fields(void **state)
     assert_status_says(stream_complete(f.channel, &request, &arena, &m), STATUS_NOT_FOUND,
                        "tiny is");
     request = stream_request("hello", 1, 10);
-    request.sampling.n = 4;
+    request.sampling.beam_width = 4;
     assert_status_says(stream_complete(f.channel, &request, &arena, &m), STATUS_UNIMPLEMENTED,
-                       "sampling.n");
+                       "sampling.beam_width");
     const struct wire_chat_message message = {"user", "hi"};
     request = stream_request("", 1, 10);
     request.prompt_kind = WIRE_PROMPT_MESSAGES;
@@ -305,6 +305,82 @@ static void test_service_names_bad_fields(void **state)
     bytes_destroy(&garbage);
     bytes_destroy(&response);
     arena_destroy(&arena);
+    end(&f);
+}
+
+static void test_service_gives_several_samples(void **state)
+{
+    (void)state;
+    struct fixture f;
+    bench_init(&f.bench);
+    begin(&f, NULL);
+    struct wire_generate_request request = stream_request("hello", 40, 30);
+    request.sampling.n = 5;
+    request.output.has_prompt_logprobs = true;
+    request.output.echo = true;
+    struct stream s;
+    stream_start(&s, f.channel, &request, RPC_NO_DEADLINE);
+    assert_status_ok(stream_wait(&s));
+    assert_true(s.got_prompt && s.got_end);
+    assert_int_equal(s.n_prompt_logprobs, 5);
+    assert_int_equal(s.usage.prompt_tokens, 5);
+    assert_int_equal(s.usage.completion_tokens, 150);
+    for (uint32_t i = 0; i < 5; i++) {
+        assert_memory_equal(s.samples[i].text, "hello", 5);
+        assert_int_equal(strlen(s.samples[i].text), 35);
+        for (uint32_t t = 0; t < 30; t++) {
+            assert_int_equal(s.samples[i].text[5 + t], fake_token(40 + i, t));
+        }
+    }
+    struct arena arena;
+    struct wire_complete_response m;
+    arena_init(&arena, 1 << 22);
+    assert_status_ok(stream_complete(f.channel, &request, &arena, &m));
+    assert_int_equal(m.n_choices, 5);
+    assert_int_equal(m.n_prompt_logprobs, 5);
+    assert_true(m.prompt_logprobs[4].logprob == -4.0F);
+    for (uint32_t i = 0; i < 5; i++) {
+        assert_string_equal(m.choices[i].text, s.samples[i].text);
+        assert_int_equal(m.choices[i].finished.index, i);
+    }
+    struct wire_cluster_status status;
+    bench_status(&f.bench, &arena, &status);
+    assert_int_equal(status.requests_running, 0);
+    arena_destroy(&arena);
+    stream_free(&s);
+    end(&f);
+}
+
+/* One ends at its stop string, and only that one; cancelling the call ends the others. */
+static void test_service_ends_samples_one_by_one(void **state)
+{
+    (void)state;
+    struct fixture f;
+    bench_init(&f.bench);
+    begin(&f, NULL);
+    char stop[6] = "";
+    for (uint32_t t = 0; t < 5; t++) {
+        stop[t] = (char)fake_token(70 + 2, 10 + t);
+    }
+    const char *const stops[] = {stop};
+    struct wire_generate_request request = stream_request("hello", 70, 2000);
+    request.sampling.n = 3;
+    request.stopping.stop = stops;
+    request.stopping.n_stop = 1;
+    struct stream s;
+    stream_start(&s, f.channel, &request, RPC_NO_DEADLINE);
+    fake_worker_wait_cancels(f.worker, 1);
+    fake_worker_wait_active(f.worker, 2);
+    stream_wait_tokens(&s, 100);
+    assert_int_equal(s.n_ended, 1);
+    assert_true(s.samples[2].ended);
+    assert_int_equal(s.samples[2].n_tokens, 15);
+    assert_int_equal(strlen(s.samples[2].text), 10);
+    rpc_cancel(s.call);
+    assert_status_code(stream_wait(&s), STATUS_CANCELLED);
+    fake_worker_wait_cancels(f.worker, 3);
+    fake_worker_wait_active(f.worker, 0);
+    stream_free(&s);
     end(&f);
 }
 
@@ -576,6 +652,8 @@ int main(void)
         cmocka_unit_test(test_service_refuses_a_live_request_id),
         cmocka_unit_test(test_service_refuses_when_the_queue_is_full),
         cmocka_unit_test(test_service_names_bad_fields),
+        cmocka_unit_test(test_service_gives_several_samples),
+        cmocka_unit_test(test_service_ends_samples_one_by_one),
         cmocka_unit_test(test_service_refuses_what_the_kv_cache_cannot_hold),
         cmocka_unit_test(test_service_serves_256_streams_at_once),
         cmocka_unit_test(test_service_survives_cancels_at_any_moment),

@@ -9,6 +9,7 @@
 static const struct validate_limits limits = {.model = "demo",
                                               .n_vocab = 100,
                                               .context_tokens = 64,
+                                              .completion_tokens = 1000,
                                               .prompt_bytes = 1000};
 
 /* A request that keeps every rule. */
@@ -37,7 +38,6 @@ struct float_case {
     float ok[2];  /* on the bounds */
     float bad[2]; /* just past them */
     const char *says[2];
-    int ok_code; /* in range, yet not built: UNIMPLEMENTED */
 };
 
 #define F(member) offsetof(struct wire_generate_request, sampling.member)
@@ -47,38 +47,32 @@ static const struct float_case float_cases[] = {
      F(temperature),
      {0, 100},
      {-0.001F, 100.001F},
-     {"sampling.temperature: -0.001 is not in [0, 100]", "100.001 is not in [0, 100]"},
-     0},
+     {"sampling.temperature: -0.001 is not in [0, 100]", "100.001 is not in [0, 100]"}},
     {"sampling.top_p",
      F(top_p),
      {1e-6F, 1},
      {0, 1.0001F},
-     {"sampling.top_p: 0 is not in (0, 1]", "1.0001 is not in (0, 1]"},
-     0},
+     {"sampling.top_p: 0 is not in (0, 1]", "1.0001 is not in (0, 1]"}},
     {"sampling.min_p",
      F(min_p),
      {0, 1},
      {-1e-6F, 1.5F},
-     {"sampling.min_p: -1e-06 is not in [0, 1]", "1.5 is not in [0, 1]"},
-     0},
+     {"sampling.min_p: -1e-06 is not in [0, 1]", "1.5 is not in [0, 1]"}},
     {"sampling.repetition_penalty",
      F(repetition_penalty),
      {0.01F, 100},
      {0, 100.5F},
-     {"sampling.repetition_penalty: 0 is not in (0, 100]", "100.5"},
-     STATUS_UNIMPLEMENTED},
+     {"sampling.repetition_penalty: 0 is not in (0, 100]", "100.5"}},
     {"sampling.presence_penalty",
      F(presence_penalty),
      {-2, 2},
      {-2.1F, 2.1F},
-     {"sampling.presence_penalty: -2.1 is not in [-2, 2]", "2.1 is"},
-     STATUS_UNIMPLEMENTED},
+     {"sampling.presence_penalty: -2.1 is not in [-2, 2]", "2.1 is"}},
     {"sampling.frequency_penalty",
      F(frequency_penalty),
      {-2, 2},
      {-2.1F, 2.1F},
-     {"sampling.frequency_penalty: -2.1 is not in [-2, 2]", "2.1 is"},
-     STATUS_UNIMPLEMENTED},
+     {"sampling.frequency_penalty: -2.1 is not in [-2, 2]", "2.1 is"}},
 };
 
 static struct wire_generate_request with_float(size_t offset, float value)
@@ -95,7 +89,7 @@ static void test_validate_floats_at_and_past_their_bounds(void **state)
         const struct float_case *c = &float_cases[i];
         for (int side = 0; side < 2; side++) {
             struct wire_generate_request m = with_float(c->offset, c->ok[side]);
-            assert_status_code(validate_request(&m, &limits), c->ok_code);
+            assert_status_ok(validate_request(&m, &limits));
             m = with_float(c->offset, c->bad[side]);
             assert_status_says(validate_request(&m, &limits), STATUS_INVALID_ARGUMENT,
                                c->says[side]);
@@ -172,42 +166,14 @@ static void test_validate_min_tokens_is_at_most_max_tokens(void **state)
 static void test_validate_names_what_is_not_built(void **state)
 {
     (void)state;
-    const uint32_t id = 3;
-    const struct wire_logit_bias bias = {.token_id = 3, .bias = 1};
-    for (int i = 0; i < 11; i++) {
+    for (int i = 0; i < 3; i++) {
         struct wire_generate_request m = good();
         const char *name = NULL;
         switch (i) {
         case 0:
-            m.sampling.n = 2, name = "sampling.n";
-            break;
-        case 1:
             m.sampling.beam_width = 2, name = "sampling.beam_width";
             break;
-        case 2:
-            m.sampling.repetition_penalty = 1.1F, name = "sampling.repetition_penalty";
-            break;
-        case 3:
-            m.sampling.presence_penalty = 1, name = "sampling.presence_penalty";
-            break;
-        case 4:
-            m.sampling.frequency_penalty = 1, name = "sampling.frequency_penalty";
-            break;
-        case 5:
-            m.sampling.logit_bias = &bias, m.sampling.n_logit_bias = 1;
-            name = "sampling.logit_bias";
-            break;
-        case 6:
-            m.sampling.allowed_token_ids = (struct wire_token_ids){&id, 1};
-            name = "sampling.allowed_token_ids";
-            break;
-        case 7:
-            m.output.has_prompt_logprobs = true, name = "output.prompt_logprobs";
-            break;
-        case 8:
-            m.output.echo = true, name = "output.echo";
-            break;
-        case 9:
+        case 1:
             m.has_resume_from = true, name = "resume_from";
             break;
         default:
@@ -216,6 +182,39 @@ static void test_validate_names_what_is_not_built(void **state)
         }
         assert_status_says(validate_request(&m, &limits), STATUS_UNIMPLEMENTED, name);
     }
+}
+
+static void test_validate_bounds_the_tokens_of_all_samples(void **state)
+{
+    (void)state;
+    struct wire_generate_request m = good();
+    m.stopping.max_tokens = 1001; // of one sample: the context says
+    assert_status_ok(validate_request(&m, &limits));
+    m.sampling.n = 10;
+    m.stopping.max_tokens = 100;
+    assert_status_ok(validate_request(&m, &limits));
+    m.stopping.max_tokens = 101;
+    assert_status_says(validate_request(&m, &limits), STATUS_INVALID_ARGUMENT,
+                       "sampling.n: 10 samples of stopping.max_tokens 101 = 1010 tokens, at most "
+                       "1000 (--max-completion-tokens)");
+    m.sampling.n = 128;
+    m.stopping.max_tokens = UINT32_MAX; // no overflow
+    assert_status_says(validate_request(&m, &limits), STATUS_INVALID_ARGUMENT, "= 549755813760");
+}
+
+static void test_validate_allowed_tokens(void **state)
+{
+    (void)state;
+    uint32_t ids[101] = {0, 99, 3};
+    struct wire_generate_request m = good();
+    m.sampling.allowed_token_ids = (struct wire_token_ids){ids, 3};
+    assert_status_ok(validate_request(&m, &limits));
+    ids[2] = 100;
+    assert_status_says(validate_request(&m, &limits), STATUS_INVALID_ARGUMENT,
+                       "sampling.allowed_token_ids[2]: 100 is not below 100");
+    m.sampling.allowed_token_ids.n = 101;
+    assert_status_says(validate_request(&m, &limits), STATUS_INVALID_ARGUMENT,
+                       "sampling.allowed_token_ids: 101 entries, at most 100");
 }
 
 /* ---- lists and texts ---- */
@@ -283,7 +282,18 @@ static void test_validate_logit_bias_entries(void **state)
                        "sampling.logit_bias[0].token_id: 100");
     bias[0] = (struct wire_logit_bias){.token_id = 1, .bias = NAN};
     assert_status_says(validate_request(&m, &limits), STATUS_INVALID_ARGUMENT,
-                       "sampling.logit_bias[0].bias");
+                       "sampling.logit_bias[0].bias: nan is not in [-100, 100]");
+    bias[0].bias = nextafterf(100.0F, 200.0F);
+    assert_status_says(validate_request(&m, &limits), STATUS_INVALID_ARGUMENT,
+                       "sampling.logit_bias[0].bias: 100.00001 is not in [-100, 100]");
+    for (uint32_t i = 0; i < 4; i++) {
+        bias[i] = (struct wire_logit_bias){.token_id = 10 + i, .bias = i % 2 == 0 ? 100 : -100};
+    }
+    m.sampling.n_logit_bias = 4;
+    assert_status_ok(validate_request(&m, &limits));
+    bias[3].token_id = 11;
+    assert_status_says(validate_request(&m, &limits), STATUS_INVALID_ARGUMENT,
+                       "sampling.logit_bias[3].token_id: 11 is also that of entry 1");
     m.sampling.n_logit_bias = VALIDATE_MAX_LOGIT_BIAS + 1;
     assert_status_says(validate_request(&m, &limits), STATUS_INVALID_ARGUMENT,
                        "sampling.logit_bias: 301 entries, at most 300");
@@ -394,6 +404,8 @@ int main(void)
         cmocka_unit_test(test_validate_integers_at_and_past_their_bounds),
         cmocka_unit_test(test_validate_min_tokens_is_at_most_max_tokens),
         cmocka_unit_test(test_validate_names_what_is_not_built),
+        cmocka_unit_test(test_validate_bounds_the_tokens_of_all_samples),
+        cmocka_unit_test(test_validate_allowed_tokens),
         cmocka_unit_test(test_validate_stop_strings),
         cmocka_unit_test(test_validate_token_ids_are_in_the_vocabulary),
         cmocka_unit_test(test_validate_logit_bias_entries),
