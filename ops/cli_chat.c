@@ -67,11 +67,10 @@ static status_t add_message(struct chat *chat, const char *role, const void *tex
     return status_ok();
 }
 
-static status_t turn(struct chat *chat, const char *line)
+static status_t ask(struct chat *chat, struct arena *arena, const char *line)
 {
-    struct generate_lists lists;
     struct wire_generate_request request;
-    TRY(generate_common_request(&chat->options->common, &lists, &request));
+    TRY(generate_common_request(&chat->options->common, arena, &request));
     if (chat->has_template) {
         TRY(add_message(chat, "user", line, strlen(line)));
         request.prompt_kind = WIRE_PROMPT_MESSAGES;
@@ -89,7 +88,16 @@ static status_t turn(struct chat *chat, const char *line)
                                                   generate_common_timeout(&chat->options->common),
                                               .on_response = on_response,
                                               .user = chat};
-    TRY(client_generate(chat->client, &args));
+    return client_generate(chat->client, &args);
+}
+
+static status_t turn(struct chat *chat, const char *line)
+{
+    struct arena arena;
+    arena_init(&arena, GENERATE_MAX_LIST_BYTES);
+    const status_t s = ask(chat, &arena, line);
+    arena_destroy(&arena);
+    TRY(s);
     fputc('\n', stdout);
     if (chat->has_template) {
         return add_message(chat, "assistant", chat->reply.data, chat->reply.size);

@@ -1,7 +1,6 @@
 /*
- * cli_generate.c - kvasir generate: one completion, streamed to stdout
+ * cli_generate.c - kvasir generate: the completions of one prompt, streamed to stdout
  */
-#include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -9,12 +8,15 @@
 #include "coordinator/tokenizer/fim.h"
 #include "ops/cli.h"
 #include "ops/client.h"
+#include "ops/completion.h"
 #include "ops/generate_options.h"
 
 struct generate_options {
     struct generate_common common;
-    const char *file, *suffix, *tokenizer;
-    bool json, stats;
+    const char *file, *suffix, *tokenizer, *prompt_token_ids;
+    int64_t n, prompt_logprobs, beam_width;
+    double length_penalty;
+    bool json, stats, echo;
 };
 
 #define AT(field) offsetof(struct generate_options, field)
@@ -33,6 +35,34 @@ static const struct config_row rows[] = {
      .type = CONFIG_STRING,
      .offset = AT(tokenizer),
      .help = "with --suffix and no --model: directory with the tokenizer"},
+    {.name = "prompt-token-ids",
+     .type = CONFIG_STRING,
+     .offset = AT(prompt_token_ids),
+     .help = "continue these ids in the place of PROMPT: 1,415,9"},
+    {.name = "n",
+     .type = CONFIG_INT,
+     .offset = AT(n),
+     .default_text = "1",
+     .min = 1,
+     .max = 1e9,
+     .help = "samples to generate"},
+    {.name = "beam-width",
+     .type = CONFIG_INT,
+     .offset = AT(beam_width),
+     .default_text = "0",
+     .min = 0,
+     .max = 1e9,
+     .help = "beams to search instead of sampling; 0: none"},
+    GENERATE_NUMBER_ROW("length-penalty", AT(length_penalty), "1.0",
+                        "exponent of the length by which a beam's score is divided"),
+    {.name = "prompt-logprobs",
+     .type = CONFIG_INT,
+     .offset = AT(prompt_logprobs),
+     .default_text = "-1",
+     .min = -1,
+     .max = 20,
+     .help = "with --json, log probabilities of the prompt and this many alternatives; -1: none"},
+    GENERATE_BOOL_ROW("echo", AT(echo), "false", "begin with the prompt"),
     {.name = "stats",
      .type = CONFIG_BOOL,
      .offset = AT(stats),
@@ -42,7 +72,7 @@ static const struct config_row rows[] = {
      .type = CONFIG_BOOL,
      .offset = AT(json),
      .default_text = "false",
-     .help = "print one object {text, token_ids, finish_reason, usage} at the end"},
+     .help = "print one object {text, token_ids, finish_reason, usage, ...} at the end"},
 };
 
 /* What is to be continued: the text, or with --suffix the ids that were made of it. */
@@ -50,88 +80,6 @@ struct prompt {
     struct bytes text;
     struct token_list ids;
 };
-
-/* What came back so far. */
-struct completion {
-    bool stream; /* print as it comes */
-    struct bytes text;
-    json_t *ids, *logprobs;
-    int reason;
-    struct wire_usage usage;
-    const struct clock *clock;
-    uint64_t first_ns, last_ns;
-    uint32_t n_tokens;
-    uint32_t next_seq;
-};
-
-static status_t add_text(struct completion *c, const char *text)
-{
-    if (text == NULL) {
-        return status_ok();
-    }
-    if (c->stream) {
-        fputs(text, stdout);
-        fflush(stdout);
-    }
-    return bytes_append_str(&c->text, text);
-}
-
-static status_t on_response(void *user, const struct wire_generate_response *response)
-{
-    struct completion *c = user;
-    if (response->has_usage) {
-        c->usage = response->usage;
-    }
-    if (response->event == WIRE_EVENT_TOKEN) {
-        if (response->token.seq != c->next_seq) {
-            return status_errorf(STATUS_DATA_LOSS, "token event %u came where %u was due",
-                                 response->token.seq, c->next_seq);
-        }
-        c->next_seq++;
-        c->last_ns = clock_now_ns(c->clock);
-        c->first_ns = c->first_ns == 0 ? c->last_ns : c->first_ns;
-        for (size_t i = 0; i < response->token.n_tokens; i++, c->n_tokens++) {
-            const struct wire_token_info *token = &response->token.tokens[i];
-            json_array_append_new(c->ids, json_integer(token->id));
-            if (token->has_logprob) {
-                json_array_append_new(c->logprobs, json_real((double)token->logprob));
-            }
-        }
-        return add_text(c, response->token.text);
-    }
-    if (response->event == WIRE_EVENT_FINISHED) {
-        c->reason = response->finished.reason;
-        return add_text(c, response->finished.text);
-    }
-    return status_ok();
-}
-
-static void print_json(const struct completion *c)
-{
-    json_t *object = json_pack(
-        "{ss%sOss s{sisisi}}", "text", c->text.size > 0 ? (const char *)c->text.data : "",
-        c->text.size, "token_ids", c->ids, "finish_reason", wire_finish_reason_name(c->reason),
-        "usage", "prompt_tokens", (int)c->usage.prompt_tokens, "completion_tokens",
-        (int)c->usage.completion_tokens, "cached_tokens", (int)c->usage.cached_tokens);
-    if (json_array_size(c->logprobs) > 0) {
-        json_object_set(object, "logprobs", c->logprobs);
-    }
-    json_dumpf(object, stdout, JSON_REAL_PRECISION(9));
-    fputc('\n', stdout);
-    json_decref(object);
-}
-
-static void print_stats(const struct completion *c, uint64_t begin_ns)
-{
-    const double ttft_s = (double)(c->first_ns - begin_ns) / 1e9;
-    const double decode_s = (double)(c->last_ns - c->first_ns) / 1e9;
-    fprintf(stderr, "%u prompt tokens, %u generated, first after %.1f ms", c->usage.prompt_tokens,
-            c->usage.completion_tokens, ttft_s * 1e3);
-    if (c->n_tokens > 1 && decode_s > 0) {
-        fprintf(stderr, ", then %.1f tokens/s", (c->n_tokens - 1) / decode_s);
-    }
-    fprintf(stderr, " (%s)\n", wire_finish_reason_name(c->reason));
-}
 
 static void set_prompt(const struct prompt *prompt, struct wire_generate_request *request)
 {
@@ -146,54 +94,86 @@ static void set_prompt(const struct prompt *prompt, struct wire_generate_request
     request->prompt_bytes = prompt->text.size;
 }
 
+static status_t make_request(const struct generate_options *options, const struct prompt *prompt,
+                             struct arena *arena, struct wire_generate_request *request_out)
+{
+    TRY(generate_common_request(&options->common, arena, request_out));
+    request_out->sampling.n = (uint32_t)options->n;
+    request_out->sampling.beam_width = (uint32_t)options->beam_width;
+    request_out->sampling.length_penalty = (float)options->length_penalty;
+    request_out->output.echo = options->echo;
+    request_out->output.has_prompt_logprobs = options->prompt_logprobs >= 0;
+    request_out->output.prompt_logprobs =
+        options->prompt_logprobs > 0 ? (uint32_t)options->prompt_logprobs : 0;
+    set_prompt(prompt, request_out);
+    if (options->prompt_token_ids == NULL) {
+        return status_ok();
+    }
+    request_out->prompt_kind = WIRE_PROMPT_TOKENS;
+    return generate_parse_ids("--prompt-token-ids", options->prompt_token_ids, arena,
+                              &request_out->prompt_token_ids);
+}
+
+static status_t complete(const struct generate_options *options, const char *address,
+                         const struct wire_generate_request *request)
+{
+    struct client *client = NULL;
+    TRY(client_open(address, &client));
+    struct completion c;
+    const uint64_t begin_ns = clock_now_ns(clock_system());
+    const struct client_generate_args args = {.request = request,
+                                              .timeout_ns =
+                                                  generate_common_timeout(&options->common),
+                                              .on_response = completion_take,
+                                              .user = &c};
+    status_t s = completion_init(&c, request,
+                                 options->json ? COMPLETION_PRINT_NOTHING : COMPLETION_PRINT_TEXT);
+    if (s.code == STATUS_OK) {
+        s = client_generate(client, &args);
+        completion_end_text(&c);
+    }
+    if (s.code == STATUS_OK && options->json) {
+        completion_print_json(&c, stdout);
+    }
+    if (s.code == STATUS_OK && options->stats) {
+        completion_print_stats(&c, begin_ns, stderr);
+    }
+    completion_destroy(&c);
+    client_close(client);
+    return s;
+}
+
 static status_t generate(const struct generate_options *options, const char *address,
                          const struct prompt *prompt)
 {
-    struct generate_lists lists;
+    struct arena arena;
     struct wire_generate_request request;
-    TRY(generate_common_request(&options->common, &lists, &request));
-    set_prompt(prompt, &request);
-    struct client *client = NULL;
-    TRY(client_open(address, &client));
-    struct completion c = {.stream = !options->json,
-                           .ids = json_array(),
-                           .logprobs = json_array(),
-                           .clock = clock_system()};
-    bytes_init(&c.text, 64u << 20);
-    const uint64_t begin_ns = clock_now_ns(c.clock);
-    const struct client_generate_args args = {.request = &request,
-                                              .timeout_ns =
-                                                  generate_common_timeout(&options->common),
-                                              .on_response = on_response,
-                                              .user = &c};
-    const status_t s = client_generate(client, &args);
-    if (s.code == STATUS_OK && options->json) {
-        print_json(&c);
-    } else if (!options->json && c.text.size > 0) {
-        fputc('\n', stdout);
-        fflush(stdout); // before what goes to stderr
+    arena_init(&arena, GENERATE_MAX_LIST_BYTES);
+    status_t s = make_request(options, prompt, &arena, &request);
+    if (s.code == STATUS_OK) {
+        s = complete(options, address, &request);
     }
-    if (s.code == STATUS_OK && options->stats) {
-        print_stats(&c, begin_ns);
-    }
-    json_decref(c.ids);
-    json_decref(c.logprobs);
-    bytes_destroy(&c.text);
-    client_close(client);
+    arena_destroy(&arena);
     return s;
 }
 
 static status_t text_of(const struct generate_options *options, const struct config_set *set,
                         struct bytes *prompt)
 {
-    if (options->file != NULL && set->n_positional == 0) {
+    if (options->prompt_token_ids != NULL && options->file == NULL && set->n_positional == 0) {
+        return status_ok();
+    }
+    if (options->prompt_token_ids == NULL && options->file != NULL && set->n_positional == 0) {
         return cli_read_text(options->file, prompt);
     }
-    if (options->file != NULL || set->n_positional != 1) {
+    if (options->file != NULL || options->prompt_token_ids != NULL || set->n_positional != 1) {
         return status_errorf(STATUS_INVALID_ARGUMENT,
                              "one PROMPT is needed, %zu given%s" STATUS_FIX
                              "quote it: kvasir generate \"Once upon a time\"",
-                             set->n_positional, options->file != NULL ? " besides --file" : "");
+                             set->n_positional,
+                             options->file != NULL               ? " besides --file"
+                             : options->prompt_token_ids != NULL ? " besides --prompt-token-ids"
+                                                                 : "");
     }
     bytes_init(prompt, SIZE_MAX);
     return bytes_append_str(prompt, set->positional[0]);

@@ -12,26 +12,40 @@
 struct generate_common {
     const char *address;
     struct private_server_options server;
-    int64_t max_tokens, min_tokens, top_k, logprobs;
+    int64_t max_tokens, min_tokens, top_k, logprobs, priority;
     double temperature, top_p, min_p, timeout_s;
+    double repetition_penalty, presence_penalty, frequency_penalty;
     const char *seed, *stop, *stop_token_ids, *request_id, *model_name;
-    bool ignore_eos;
+    const char *stop_list, *logit_bias, *allowed_token_ids;
+    bool ignore_eos, include_stop_str_in_output, skip_special_tokens;
 };
 
-#define GENERATE_MAX_STOP_IDS 64
+/* What lists on a command line may take in memory. */
+#define GENERATE_MAX_LIST_BYTES ((size_t)64 << 20)
 
-/* Memory the request borrows. */
-struct generate_lists {
-    const char *stop[1];
-    uint32_t stop_ids[GENERATE_MAX_STOP_IDS];
-};
-
-/* INVALID_ARGUMENT for a seed or id that is no number; ranges are the server's to check. */
+/* INVALID_ARGUMENT for a seed, an id or a bias that is no number; ranges are the server's to check. The arena gets what
+ * the request borrows beside the options. */
 MUST_USE status_t generate_common_request(const struct generate_common *options,
-                                          struct generate_lists *lists,
+                                          struct arena *arena,
                                           struct wire_generate_request *request_out);
 
+/* "1,2,13" as ids in the arena; `flag` names it in the failure. */
+MUST_USE status_t generate_parse_ids(const char *flag, const char *text, struct arena *arena,
+                                     struct wire_token_ids *ids_out);
+
 uint64_t generate_common_timeout(const struct generate_common *options);
+
+#define GENERATE_NUMBER_ROW(name_, offset_, default_, help_)                                    \
+    {                                                                                           \
+        .name = (name_), .type = CONFIG_FLOAT, .offset = (offset_), .default_text = (default_), \
+        .help = (help_)                                                                         \
+    }
+
+#define GENERATE_BOOL_ROW(name_, offset_, default_, help_)                                     \
+    {                                                                                          \
+        .name = (name_), .type = CONFIG_BOOL, .offset = (offset_), .default_text = (default_), \
+        .help = (help_)                                                                        \
+    }
 
 #define GENERATE_STRING_ROW(name_, offset_, help_)                                   \
     {                                                                                \
@@ -88,16 +102,10 @@ uint64_t generate_common_timeout(const struct generate_common *options);
          .min = 0,                                                                               \
          .max = 1e9,                                                                             \
          .help = "tokens before an end is allowed"},                                             \
-        {.name = "temperature",                                                                  \
-         .type = CONFIG_FLOAT,                                                                   \
-         .offset = offsetof(type_, common.temperature),                                          \
-         .default_text = "1.0",                                                                  \
-         .help = "0 is greedy"},                                                                 \
-        {.name = "top-p",                                                                        \
-         .type = CONFIG_FLOAT,                                                                   \
-         .offset = offsetof(type_, common.top_p),                                                \
-         .default_text = "1.0",                                                                  \
-         .help = "keep the likeliest tokens that make this mass"},                               \
+        GENERATE_NUMBER_ROW("temperature", offsetof(type_, common.temperature), "1.0",           \
+                            "0 is greedy"),                                                      \
+        GENERATE_NUMBER_ROW("top-p", offsetof(type_, common.top_p), "1.0",                       \
+                            "keep the likeliest tokens that make this mass"),                    \
         {.name = "top-k",                                                                        \
          .type = CONFIG_INT,                                                                     \
          .offset = offsetof(type_, common.top_k),                                                \
@@ -105,13 +113,27 @@ uint64_t generate_common_timeout(const struct generate_common *options);
          .min = -1,                                                                              \
          .max = 2147483647.0,                                                                    \
          .help = "keep this many likeliest tokens; 0: all"},                                     \
-        {.name = "min-p",                                                                        \
-         .type = CONFIG_FLOAT,                                                                   \
-         .offset = offsetof(type_, common.min_p),                                                \
-         .default_text = "0",                                                                    \
-         .help = "keep tokens at least this likely relative to the likeliest"},                  \
+        GENERATE_NUMBER_ROW("min-p", offsetof(type_, common.min_p), "0",                         \
+                            "keep tokens at least this likely relative to the likeliest"),       \
+        GENERATE_NUMBER_ROW("repetition-penalty", offsetof(type_, common.repetition_penalty),    \
+                            "1.0", "divide the logits of tokens seen in prompt or text"),        \
+        GENERATE_NUMBER_ROW("presence-penalty", offsetof(type_, common.presence_penalty), "0",   \
+                            "subtract from the logits of tokens seen in the text"),              \
+        GENERATE_NUMBER_ROW("frequency-penalty", offsetof(type_, common.frequency_penalty), "0", \
+                            "subtract for each time a token was seen in the text"),              \
+        GENERATE_STRING_ROW("logit-bias", offsetof(type_, common.logit_bias),                    \
+                            "add to logits: ID:BIAS,ID:BIAS"),                                   \
+        GENERATE_STRING_ROW("allowed-token-ids", offsetof(type_, common.allowed_token_ids),      \
+                            "draw only these ids: 5,17"),                                        \
         GENERATE_STRING_ROW("seed", offsetof(type_, common.seed), "same seed, same text"),       \
         GENERATE_STRING_ROW("stop", offsetof(type_, common.stop), "end before this text"),       \
+        GENERATE_STRING_ROW("stop-list", offsetof(type_, common.stop_list),                      \
+                            "end before any of these: '[\"a\", \"b\"]'"),                        \
+        GENERATE_BOOL_ROW("include-stop-str-in-output",                                          \
+                          offsetof(type_, common.include_stop_str_in_output), "false",           \
+                          "leave the text that ended it in"),                                    \
+        GENERATE_BOOL_ROW("skip-special-tokens", offsetof(type_, common.skip_special_tokens),    \
+                          "true", "leave special tokens out of the text"),                       \
         GENERATE_STRING_ROW("stop-token-ids", offsetof(type_, common.stop_token_ids),            \
                             "end at these ids: 2,13"),                                           \
         GENERATE_STRING_ROW("request-id", offsetof(type_, common.request_id),                    \
@@ -125,6 +147,13 @@ uint64_t generate_common_timeout(const struct generate_common *options);
          .min = -1,                                                                              \
          .max = 20,                                                                              \
          .help = "report log probabilities and this many alternatives; -1: none"},               \
+        {.name = "priority",                                                                     \
+         .type = CONFIG_INT,                                                                     \
+         .offset = offsetof(type_, common.priority),                                             \
+         .default_text = "0",                                                                    \
+         .min = -2147483648.0,                                                                   \
+         .max = 2147483647.0,                                                                    \
+         .help = "smaller is served first"},                                                     \
         {.name = "timeout",                                                                      \
          .type = CONFIG_FLOAT,                                                                   \
          .offset = offsetof(type_, common.timeout_s),                                            \
@@ -132,7 +161,5 @@ uint64_t generate_common_timeout(const struct generate_common *options);
          .min = 0,                                                                               \
          .max = 1e7,                                                                             \
          .help = "deadline of a completion in seconds; 0: none"},                                \
-    {                                                                                            \
-        .name = "ignore-eos", .type = CONFIG_BOOL, .offset = offsetof(type_, common.ignore_eos), \
-        .default_text = "false", .help = "go on after the end-of-text token"                     \
-    }
+        GENERATE_BOOL_ROW("ignore-eos", offsetof(type_, common.ignore_eos), "false",             \
+                          "go on after the end-of-text token")
