@@ -3,6 +3,9 @@
 /* Measured: resident memory of a rank of a model of a few MB, less that model. */
 #define RUNTIME_BYTES ((uint64_t)20 << 20)
 
+/* Rows of logits beside those of the sequences that draw. */
+#define MORE_LOGIT_ROWS 64
+
 static int64_t larger(int64_t a, int64_t b)
 {
     return a > b ? a : b;
@@ -75,8 +78,14 @@ static int64_t row_floats(const struct plan_memory_request *r, int32_t rank)
            exchange_floats(plan, rank);
 }
 
+int32_t plan_memory_logit_rows(int32_t max_seqs, int32_t max_rows)
+{
+    const int64_t rows = (int64_t)max_seqs + MORE_LOGIT_ROWS;
+    return (int32_t)(rows < max_rows ? rows : larger(max_rows, 1));
+}
+
 /* Logits: whole on rank 0, where the others' are gathered first; a slice on each of several ranks. */
-static int64_t seq_floats(const struct plan_memory_request *r, int32_t rank)
+static int64_t logit_row_floats(const struct plan_memory_request *r, int32_t rank)
 {
     const bool alone = r->plan->tp == 1;
     const int64_t whole = rank == 0 ? (alone ? 1 : 2) * (int64_t)r->spec->n_vocab : 0;
@@ -87,7 +96,8 @@ static uint64_t buffer_bytes(const struct plan_memory_request *r, int32_t rank)
 {
     const int64_t rotation = (int64_t)r->max_model_len * r->spec->rotary_dim; // cosines and sines
     const int64_t floats =
-        r->max_rows * row_floats(r, rank) + r->max_seqs * seq_floats(r, rank) + rotation;
+        r->max_rows * row_floats(r, rank) +
+        plan_memory_logit_rows(r->max_seqs, r->max_rows) * logit_row_floats(r, rank) + rotation;
     return (uint64_t)floats * sizeof(float);
 }
 

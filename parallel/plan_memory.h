@@ -33,6 +33,12 @@ struct plan_memory {
 void plan_memory_of(const struct plan_memory_request *request, int32_t rank,
                     struct plan_memory *memory_out);
 
+/*
+ * Rows of a step whose logits are kept: one a sequence that draws, and some more for sequences that want log probabilities of
+ * their prompts. It bounds what logits take in memory; a longer prompt takes more steps.
+ */
+int32_t plan_memory_logit_rows(int32_t max_seqs, int32_t max_rows);
+
 /* KV blocks of a lane with which max_seqs sequences of max_model_len tokens fit. */
 int64_t plan_memory_blocks_wanted(const struct plan *plan, int32_t max_seqs, int32_t max_model_len);
 

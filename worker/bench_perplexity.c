@@ -44,7 +44,7 @@ static status_t add_token(struct bench *b, const struct window *w, int64_t at)
         .n_computed = position,
         .n_tokens = 1,
         .n_blocks = position / PLAN_BLOCK_TOKENS + 1,
-        .wants_logits = at + 1 >= w->score && at + 1 < w->end,
+        .n_logits = at + 1 >= w->score && at + 1 < w->end,
     };
     return step_plan_add(&b->session.step, &seq, &b->ids[at], b->blocks);
 }

@@ -115,7 +115,7 @@ static status_t fill_caches(struct bench *b, int32_t batch)
             const int32_t left = b->prompt - done;
             const struct step_seq seq = {.n_computed = done,
                                          .n_tokens = left < room ? left : room,
-                                         .wants_logits = left <= room};
+                                         .n_logits = left <= room};
             TRY(add_seq(b, batch, i, seq, b->ids + done));
             done += seq.n_tokens;
             if (step->n_rows == b->max_rows) {
@@ -136,7 +136,7 @@ static status_t fill_caches(struct bench *b, int32_t batch)
 static status_t submit_decode_step(struct bench *b, int32_t batch, int32_t n_computed)
 {
     for (int32_t i = 0; i < batch; i++) {
-        const struct step_seq seq = {.n_computed = n_computed, .n_tokens = 1, .wants_logits = 1};
+        const struct step_seq seq = {.n_computed = n_computed, .n_tokens = 1, .n_logits = 1};
         TRY(add_seq(b, batch, i, seq, &b->tokens[i]));
         b->tokens[i] = step_placeholder(i); // what this step draws
         b->rows[i] = (struct sample_row){.logits = (int64_t)i * b->session.spec.n_vocab,

@@ -406,6 +406,11 @@ static status_t size_pool(const struct engine *e, int64_t *blocks_out)
 
 // ---- buffers ----
 
+static int32_t max_logits(const struct engine *e)
+{
+    return plan_memory_logit_rows(e->options.max_num_seqs, e->options.max_num_batched_tokens);
+}
+
 /* The group's comm where the device's memory is the host's, one that goes by way of the host elsewhere. */
 static status_t make_comm(struct engine *e)
 {
@@ -417,8 +422,7 @@ static status_t make_comm(struct engine *e)
     }
     const int64_t exchanged = exchange_max_bytes(
         e->plan, e->rank, e->options.max_num_batched_tokens, backend->activation);
-    const int64_t logits =
-        (int64_t)e->options.max_num_seqs * e->spec->n_vocab * (int64_t)sizeof(float);
+    const int64_t logits = (int64_t)max_logits(e) * e->spec->n_vocab * (int64_t)sizeof(float);
     const struct comm_staged_parts parts = {
         .host = host,
         .backend = backend,
@@ -456,7 +460,8 @@ static status_t alloc_rest(struct engine *e, int64_t blocks_per_lane)
         .max_rows = e->options.max_num_batched_tokens,
         .max_model_len = e->options.max_model_len,
         .max_blocks = (int32_t)(e->options.max_num_seqs * blocks_per_seq(e)),
-        .max_sample_tokens = e->options.max_num_seqs * STEP_SAMPLE_TOKENS,
+        .max_logits = max_logits(e),
+        .max_sample_tokens = step_max_sample_tokens(e->options.max_num_seqs, e->spec->n_vocab),
         .max_steps = e->options.max_steps,
     };
     TRY(forward_init(&e->forward, &parts, &limits));
@@ -472,7 +477,8 @@ static void set_limits(struct engine *e, int64_t blocks_per_lane)
         .n_lanes = e->plan->n_lanes,
         .n_vocab = e->spec->n_vocab,
         .blocks_per_lane = blocks_per_lane,
-        .max_sample_tokens = e->options.max_num_seqs * STEP_SAMPLE_TOKENS,
+        .max_logits = max_logits(e),
+        .max_sample_tokens = step_max_sample_tokens(e->options.max_num_seqs, e->spec->n_vocab),
     };
 }
 

@@ -133,8 +133,10 @@ static status_t send_step(struct forward *f, const struct step_plan *step,
     int32_t *rows = device_array_host(&f->logit_rows);
     int32_t n = 0;
     for (int32_t i = 0; i < step->n_seqs; i++) {
-        if (step->seqs[i].wants_logits) {
-            rows[n++] = step->seqs[i].first_row + step->seqs[i].n_tokens - 1;
+        const struct step_seq *seq = &step->seqs[i];
+        const int32_t end = seq->first_row + seq->n_tokens;
+        for (int32_t row = end - seq->n_logits; row < end; row++) {
+            rows[n++] = row;
         }
     }
     while (n < padded->n_logits) {

@@ -44,6 +44,7 @@ struct forward_parts {
 struct forward_limits {
     int32_t max_seqs, max_rows, max_model_len;
     int32_t max_blocks; /* of a step, over all sequences */
+    int32_t max_logits; /* rows of a step whose logits are wanted */
     int32_t max_sample_tokens;
     int32_t max_steps; /* under way at once */
 };
@@ -89,13 +90,13 @@ struct forward {
 
     struct device_array tokens, positions; /* int32 [max_rows] */
     struct device_array blocks;            /* int32 [max_blocks] */
-    struct device_array logit_rows;        /* int32 [max_seqs]: rows whose logits are wanted */
+    struct device_array logit_rows;        /* int32 [max_logits]: rows whose logits are wanted */
 
     int32_t *drawn; /* [max_seqs]: the last id of each slot */
     /* Rank 0. */
-    struct device_array sample_rows;   /* struct sample_row [max_seqs] */
+    struct device_array sample_rows;   /* struct sample_row [max_logits] */
     struct device_array sample_tokens; /* struct sample_token [max_sample_tokens] */
-    struct sample_result *results;     /* [max_seqs] */
+    struct sample_result *results;     /* [max_logits] */
 
     struct forward_attention *attentions;
     int32_t n_attentions;

@@ -187,11 +187,11 @@ static status_t alloc_rows(struct forward *f)
     return alloc(f, n * widths.gate_up, dtype, &f->gate_up);
 }
 
-/* Every buffer a sequence of the step needs. */
+/* Logits, and what a sequence of the step needs. */
 static status_t alloc_seqs(struct forward *f)
 {
     const struct comm *comm = f->parts.comm;
-    const int64_t n = f->limits.max_seqs;
+    const int64_t n = f->limits.max_logits;
     const int64_t n_vocab = f->parts.spec->n_vocab;
     const plan_interval_t rows = plan_vocab_rows(f->parts.plan, comm->rank);
     const bool alone = comm->size == 1;
@@ -201,7 +201,7 @@ static status_t alloc_seqs(struct forward *f)
     f->counts = calloc((size_t)comm->size, sizeof *f->counts);
     f->displs = calloc((size_t)comm->size, sizeof *f->displs);
     f->strips = calloc((size_t)comm->size, sizeof *f->strips);
-    f->seqs = calloc((size_t)n, sizeof *f->seqs);
+    f->seqs = calloc((size_t)f->limits.max_seqs, sizeof *f->seqs);
     if (f->counts == NULL || f->displs == NULL || f->strips == NULL || f->seqs == NULL) {
         return status_errorf(STATUS_RESOURCE_EXHAUSTED, "no memory for %d sequences",
                              f->limits.max_seqs);
@@ -219,9 +219,9 @@ static status_t alloc_step(struct forward *f)
         {&f->tokens, f->limits.max_rows, sizeof(int32_t)},
         {&f->positions, f->limits.max_rows, sizeof(int32_t)},
         {&f->blocks, f->limits.max_blocks, sizeof(int32_t)},
-        {&f->logit_rows, f->limits.max_seqs, sizeof(int32_t)},
+        {&f->logit_rows, f->limits.max_logits, sizeof(int32_t)},
         // On rank 0:
-        {&f->sample_rows, f->limits.max_seqs, sizeof(struct sample_row)},
+        {&f->sample_rows, f->limits.max_logits, sizeof(struct sample_row)},
         {&f->sample_tokens, f->limits.max_sample_tokens, sizeof(struct sample_token)},
     };
 
@@ -243,7 +243,7 @@ static status_t alloc_drawn(struct forward *f)
     TRY(backend->mem_alloc(f->parts.stream, drawn_bytes, &memory));
     f->drawn = memory;
     if (f->parts.comm->rank == 0) {
-        TRY(backend->mem_alloc(f->parts.stream, (size_t)f->limits.max_seqs * sizeof *f->results,
+        TRY(backend->mem_alloc(f->parts.stream, (size_t)f->limits.max_logits * sizeof *f->results,
                                &memory));
         f->results = memory;
     }

@@ -3,7 +3,7 @@
  *
  *     drawn [max_seqs]     the last id of each slot, in device memory on every rank: what the next step's placeholders
  *                          stand for, so that ids need not come to the host in between
- *     results [max_seqs]   what the host is told, downloaded behind the step
+ *     results [max_logits] what the host is told, downloaded behind the step
  */
 #include "worker/forward.h"
 

@@ -42,7 +42,7 @@ struct leader {
     struct step_job **free_jobs; /* [n_jobs] */
     int32_t n_free;
 
-    /* Of one step, [max_num_seqs] each; tops: [max_num_seqs][SAMPLE_MAX_TOP]. */
+    /* Of one step: outputs [max_seqs], tokens [max_logits], tops [max_logits][SAMPLE_MAX_TOP]. */
     struct scheduler_output *outputs;
     struct wire_seq_output *wire_outputs;
     struct wire_token_info *tokens;
@@ -172,14 +172,16 @@ static status_t await_assignment(struct leader *l, struct leader_event **event_o
     return s;
 }
 
-static status_t allocate_step_arrays(struct leader *l, size_t n)
+static status_t allocate_step_arrays(struct leader *l, const struct step_limits *limits)
 {
-    l->outputs = calloc(n, sizeof *l->outputs);
-    l->wire_outputs = calloc(n, sizeof *l->wire_outputs);
-    l->tokens = calloc(n, sizeof *l->tokens);
-    l->tops = calloc(n * SAMPLE_MAX_TOP, sizeof *l->tops);
+    const size_t n_seqs = (size_t)limits->max_seqs, n_tokens = (size_t)limits->max_logits;
+    l->outputs = calloc(n_seqs, sizeof *l->outputs);
+    l->wire_outputs = calloc(n_seqs, sizeof *l->wire_outputs);
+    l->tokens = calloc(n_tokens, sizeof *l->tokens);
+    l->tops = calloc(n_tokens * SAMPLE_MAX_TOP, sizeof *l->tops);
     if (l->outputs == NULL || l->wire_outputs == NULL || l->tokens == NULL || l->tops == NULL) {
-        return status_errorf(STATUS_RESOURCE_EXHAUSTED, "leader: no memory for %zu sequences", n);
+        return status_errorf(STATUS_RESOURCE_EXHAUSTED, "leader: no memory for %zu sequences",
+                             n_seqs);
     }
     return status_ok();
 }
@@ -273,11 +275,13 @@ static status_t open_group(struct leader *l, const struct wire_coordinator_messa
         .n_lanes = limits->n_lanes,
         .blocks_per_lane = limits->blocks_per_lane,
         .n_vocab = limits->n_vocab,
+        .max_logits = limits->max_logits,
+        .max_sample_tokens = limits->max_sample_tokens,
         .max_steps = 1 + (int32_t)l->config->steps_ahead,
     };
     TRY(scheduler_new(&config, &l->scheduler));
     TRY(make_runner(l, config.max_steps));
-    TRY(allocate_step_arrays(l, (size_t)config.max_seqs));
+    TRY(allocate_step_arrays(l, limits));
     return say_ready(l, (double)(clock_now_ns(l->clock) - begin_ns) / 1e9);
 }
 
@@ -293,12 +297,21 @@ static status_t say_finished(struct leader *l, uint64_t seq_id, int finish, stat
     return say(l, &m);
 }
 
-static status_t on_submit(struct leader *l, const struct wire_submit *submit)
+static status_t submit(struct leader *l, const struct wire_submit *submit)
 {
+    struct sample_bias bias[SCHEDULER_MAX_BIAS];
+    if (submit->n_logit_bias > SCHEDULER_MAX_BIAS) {
+        return status_errorf(STATUS_INVALID_ARGUMENT, "%zu biased ids, the limit is %d",
+                             submit->n_logit_bias, SCHEDULER_MAX_BIAS);
+    }
+    for (size_t i = 0; i < submit->n_logit_bias; i++) {
+        bias[i] = (struct sample_bias){.id = (int32_t)submit->logit_bias[i].token_id,
+                                       .bias = submit->logit_bias[i].bias};
+    }
+    // Ids above INT32_MAX become negative: refused.
     const struct scheduler_request request = {
         .seq_id = submit->seq_id,
-        .tokens =
-            (const int32_t *)submit->tokens.ids, // ids above INT32_MAX become negative: refused
+        .tokens = (const int32_t *)submit->tokens.ids,
         .n_tokens = (int32_t)submit->tokens.n,
         .n_generated = (int32_t)submit->n_generated,
         .max_tokens = (int32_t)submit->max_tokens,
@@ -313,9 +326,24 @@ static status_t on_submit(struct leader *l, const struct wire_submit *submit)
         .seed = submit->seed,
         .sample = submit->sample,
         .n_top = submit->n_top,
+        .repetition = submit->repetition_penalty,
+        .presence = submit->presence_penalty,
+        .frequency = submit->frequency_penalty,
+        .bias = bias,
+        .n_bias = (int32_t)submit->n_logit_bias,
+        .allowed = (const int32_t *)submit->allowed_token_ids.ids,
+        .n_allowed = (int32_t)submit->allowed_token_ids.n,
+        .held_ids = (const int32_t *)submit->held_token_ids.ids,
+        .n_held_ids = (int32_t)submit->held_token_ids.n,
+        .n_prompt_top = submit->n_prompt_top,
     };
-    const status_t s = scheduler_submit(l->scheduler, &request);
-    return s.code == STATUS_OK ? s : say_finished(l, submit->seq_id, WIRE_FINISH_ERROR, s);
+    return scheduler_submit(l->scheduler, &request);
+}
+
+static status_t on_submit(struct leader *l, const struct wire_submit *message)
+{
+    const status_t s = submit(l, message);
+    return s.code == STATUS_OK ? s : say_finished(l, message->seq_id, WIRE_FINISH_ERROR, s);
 }
 
 static status_t on_event(struct leader *l, const struct leader_event *event)
@@ -369,39 +397,66 @@ static const int wire_finish[] = {
     [SCHEDULER_ERROR] = WIRE_FINISH_ERROR,
 };
 
-static void describe_token(const struct scheduler_output *output, struct wire_token_info *token,
-                           struct wire_top_logprob *tops)
+/* n_top: -1: no log probabilities are wanted. */
+static void describe_token(const struct sample_result *result, int32_t n_top,
+                           struct wire_token_info *token, struct wire_top_logprob *tops)
 {
-    const struct sample_result *result = output->result;
     *token = (struct wire_token_info){.id = (uint32_t)result->id,
-                                      .has_logprob = output->n_top >= 0,
+                                      .has_logprob = n_top >= 0,
                                       .logprob = result->logprob,
                                       .rank = (uint32_t)result->rank,
                                       .top = tops,
-                                      .n_top = output->n_top > 0 ? (size_t)output->n_top : 0};
-    for (int32_t i = 0; i < output->n_top; i++) {
+                                      .n_top = n_top > 0 ? (size_t)n_top : 0};
+    for (int32_t i = 0; i < n_top; i++) {
         tops[i] = (struct wire_top_logprob){.id = (uint32_t)result->top_ids[i],
                                             .logprob = result->top_logprobs[i]};
     }
 }
 
+/* Describes n results in a row, from place *at of the leader's arrays on. */
+static const struct wire_token_info *describe_tokens(struct leader *l,
+                                                     const struct sample_result *results, int32_t n,
+                                                     int32_t n_top, int32_t *at)
+{
+    const struct wire_token_info *first = &l->tokens[*at];
+    for (int32_t i = 0; i < n; i++, (*at)++) {
+        describe_token(&results[i], n_top, &l->tokens[*at],
+                       l->tops + (ptrdiff_t)*at * SAMPLE_MAX_TOP);
+    }
+    return first;
+}
+
+static struct wire_seq_output describe_output(struct leader *l,
+                                              const struct scheduler_output *output, int32_t *at)
+{
+    const bool failed = output->finish == SCHEDULER_ERROR;
+    const bool drawn = output->result != NULL;
+    struct wire_seq_output out = {
+        .seq_id = output->seq_id,
+        .n_tokens = drawn ? 1 : 0,
+        .first_position = (uint32_t)output->position,
+        .finish = wire_finish[output->finish],
+        .has_stop_token_id = output->finish == SCHEDULER_STOP,
+        .stop_token_id = drawn ? (uint32_t)output->result->id : 0,
+        .n_prompt_logprobs = (size_t)output->n_scored,
+        .first_prompt_position = (uint32_t)output->first_scored,
+        .error = failed
+                     ? status_errorf(STATUS_DATA_LOSS,
+                                     "no token can be drawn: the model gave NaN or only -inf, or "
+                                     "the request leaves no token that it gives")
+                     : status_ok(),
+    };
+    out.prompt_logprobs =
+        describe_tokens(l, output->scored, output->n_scored, output->n_prompt_top, at);
+    out.tokens = describe_tokens(l, output->result, drawn ? 1 : 0, output->n_top, at);
+    return out;
+}
+
 static status_t say_step(struct leader *l, const struct step_job *job, int32_t n_outputs)
 {
+    int32_t at = 0;
     for (int32_t i = 0; i < n_outputs; i++) {
-        const struct scheduler_output *output = &l->outputs[i];
-        const bool failed = output->finish == SCHEDULER_ERROR;
-        describe_token(output, &l->tokens[i], l->tops + (ptrdiff_t)i * SAMPLE_MAX_TOP);
-        l->wire_outputs[i] = (struct wire_seq_output){
-            .seq_id = output->seq_id,
-            .tokens = &l->tokens[i],
-            .n_tokens = failed ? 0 : 1,
-            .first_position = (uint32_t)output->position,
-            .finish = wire_finish[output->finish],
-            .has_stop_token_id = output->finish == SCHEDULER_STOP,
-            .stop_token_id = (uint32_t)output->result->id,
-            .error = failed ? status_errorf(STATUS_DATA_LOSS,
-                                            "the model gave no usable logits (NaN or all -inf)")
-                            : status_ok()};
+        l->wire_outputs[i] = describe_output(l, &l->outputs[i], &at);
     }
     const struct wire_worker_message m = {.kind = WIRE_WORKER_STEP_RESULT,
                                           .step_result = {.step = job->plan.step,

@@ -88,7 +88,9 @@ static void add_held(struct sample_list *list, const struct sample_list_request 
 {
     for (int32_t which = 0; which < 2; which++) {
         for (int32_t i = 0; i < r->n_held[which]; i++) {
-            const struct sample_token *token = entry(list, r->held[which][i]);
+            const int32_t id = r->held[which][i];
+            const bool exists = id >= 0 && id < r->n_vocab; // a model may name more end tokens
+            const struct sample_token *token = exists ? entry(list, id) : NULL;
             if (token != NULL) {
                 list->held[list->n_held++] = (int32_t)(token - list->tokens);
             }

@@ -26,7 +26,7 @@ struct sample_bias {
     float bias;
 };
 
-/* Ids are in the vocabulary. */
+/* Ids are in the vocabulary; held ones that are not are left out. */
 struct sample_list_request {
     int32_t n_vocab;
     float repetition, presence, frequency; /* 1, 0, 0: off */

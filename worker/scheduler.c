@@ -1,16 +1,10 @@
 #include "worker/scheduler.h"
 
 #include <assert.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "worker/scheduler_parts.h"
-
-static int32_t blocks_for(int32_t n_tokens)
-{
-    return (n_tokens + PLAN_BLOCK_TOKENS - 1) / PLAN_BLOCK_TOKENS;
-}
 
 static status_t allocate(struct scheduler *s)
 {
@@ -56,6 +50,10 @@ status_t scheduler_new(const struct scheduler_config *config, struct scheduler *
     }
     s->config = *config;
     s->config.max_steps = config->max_steps > 0 ? config->max_steps : 1;
+    s->config.max_logits = config->max_logits > 0 ? config->max_logits : config->max_seqs;
+    s->config.max_sample_tokens = config->max_sample_tokens > 0
+                                      ? config->max_sample_tokens
+                                      : step_max_sample_tokens(config->max_seqs, config->n_vocab);
     const status_t status = allocate(s);
     if (status.code != STATUS_OK) {
         scheduler_free(s);
@@ -65,21 +63,11 @@ status_t scheduler_new(const struct scheduler_config *config, struct scheduler *
     return status_ok();
 }
 
-static void sequence_free(struct sequence *seq)
-{
-    if (seq != NULL) {
-        free(seq->tokens);
-        free(seq->blocks);
-        free(seq->stop_ids);
-        free(seq);
-    }
-}
-
 /* The list too; it is NULL when there was no memory for it. */
 static void free_sequences(struct sequence **list, int32_t n)
 {
     for (int32_t i = 0; list != NULL && i < n; i++) {
-        sequence_free(list[i]);
+        scheduler_sequence_free(list[i]);
     }
     free(list);
 }
@@ -105,7 +93,7 @@ static void drop_planned(struct scheduler *s)
         struct sequence *seq = step->seqs[i].seq;
         seq->n_rows--;
         if (seq->gone && seq->n_rows == 0) {
-            sequence_free(seq);
+            scheduler_sequence_free(seq);
         }
     }
     s->n_planned--;
@@ -143,77 +131,6 @@ static struct sequence *find(struct sequence **list, int32_t n, uint64_t seq_id,
     return NULL;
 }
 
-static status_t check_request(const struct scheduler *s, const struct scheduler_request *r)
-{
-    if (r->n_tokens < 1 || r->n_generated < 0 || r->n_generated >= r->n_tokens) {
-        return status_errorf(STATUS_INVALID_ARGUMENT,
-                             "tokens: %d with %d generated, need at least 1", r->n_tokens,
-                             r->n_generated);
-    }
-    for (int32_t i = 0; i < r->n_tokens; i++) {
-        if (r->tokens[i] < 0 || r->tokens[i] >= s->config.n_vocab) {
-            return status_errorf(STATUS_INVALID_ARGUMENT,
-                                 "tokens[%d]: id %d, the vocabulary has %d", i, r->tokens[i],
-                                 s->config.n_vocab);
-        }
-    }
-    if (r->max_tokens <= r->n_generated) {
-        return status_errorf(STATUS_INVALID_ARGUMENT, "max_tokens: %d with %d already generated",
-                             r->max_tokens, r->n_generated);
-    }
-    const int64_t total = (int64_t)r->n_tokens - r->n_generated + r->max_tokens;
-    if (total > s->config.max_model_len) {
-        return status_errorf(
-            STATUS_INVALID_ARGUMENT, "prompt of %d tokens + max_tokens %d = %lld, the limit is %d",
-            r->n_tokens - r->n_generated, r->max_tokens, (long long)total, s->config.max_model_len);
-    }
-    if (r->n_stop_ids < 0 || r->n_stop_ids > SCHEDULER_MAX_STOP_IDS) {
-        return status_errorf(STATUS_INVALID_ARGUMENT, "%d stop ids, the limit is %d", r->n_stop_ids,
-                             SCHEDULER_MAX_STOP_IDS);
-    }
-    if (r->salt != NULL && strlen(r->salt) >= BLOCK_POOL_SALT_BYTES) {
-        return status_errorf(STATUS_INVALID_ARGUMENT, "cache_salt: %zu bytes, at most %d",
-                             strlen(r->salt), BLOCK_POOL_SALT_BYTES - 1);
-    }
-    if (!(r->temperature >= 0) || !(r->top_p > 0 && r->top_p <= 1) ||
-        !(r->min_p >= 0 && r->min_p <= 1) || r->top_k < 0 || r->n_top > SAMPLE_MAX_TOP) {
-        return status_errorf(STATUS_INVALID_ARGUMENT, "sampling parameters out of range");
-    }
-    return status_ok();
-}
-
-static int32_t *copy_ids(const int32_t *ids, int32_t n, int32_t capacity)
-{
-    int32_t *copy = calloc((size_t)capacity + 1, sizeof *copy);
-    if (copy != NULL && n > 0) {
-        memcpy(copy, ids, (size_t)n * sizeof *copy);
-    }
-    return copy;
-}
-
-static struct sequence *sequence_new(const struct scheduler_request *r)
-{
-    struct sequence *seq = calloc(1, sizeof *seq);
-    if (seq == NULL) {
-        return NULL;
-    }
-    const int32_t capacity = r->n_tokens - r->n_generated + r->max_tokens;
-    seq->request = *r;
-    seq->request.tokens = NULL;
-    seq->request.salt = NULL;
-    seq->stop_ids = copy_ids(r->stop_ids, r->n_stop_ids, r->n_stop_ids);
-    seq->request.stop_ids = seq->stop_ids;
-    seq->tokens = copy_ids(r->tokens, r->n_tokens, capacity);
-    seq->blocks = calloc((size_t)blocks_for(capacity), sizeof *seq->blocks);
-    seq->n_tokens = r->n_tokens;
-    seq->n_prompt = r->n_tokens - r->n_generated;
-    if (seq->stop_ids == NULL || seq->tokens == NULL || seq->blocks == NULL) {
-        sequence_free(seq);
-        return NULL;
-    }
-    return seq;
-}
-
 static bool before(const struct sequence *a, const struct sequence *b)
 {
     return a->request.priority != b->request.priority ? a->request.priority < b->request.priority
@@ -235,7 +152,7 @@ static void enqueue(struct scheduler *s, struct sequence *seq)
 status_t scheduler_submit(struct scheduler *s, const struct scheduler_request *request)
 {
     int32_t at;
-    TRY(check_request(s, request));
+    struct sequence *seq;
     if (find(s->running, s->n_running, request->seq_id, &at) != NULL ||
         find(s->waiting, s->n_waiting, request->seq_id, &at) != NULL) {
         return status_errorf(STATUS_ALREADY_EXISTS, "sequence %llu is already here",
@@ -245,11 +162,7 @@ status_t scheduler_submit(struct scheduler *s, const struct scheduler_request *r
         return status_errorf(STATUS_RESOURCE_EXHAUSTED, "%d sequences wait, the limit is %d",
                              s->n_waiting, s->config.max_waiting);
     }
-    struct sequence *seq = sequence_new(request);
-    if (seq == NULL) {
-        return status_errorf(STATUS_RESOURCE_EXHAUSTED, "no memory for a sequence of %d tokens",
-                             request->n_tokens);
-    }
+    TRY(scheduler_sequence_new(&s->config, request, &seq));
     seq->arrival = s->n_arrivals++;
     seq->root = block_pool_root(&s->pool, request->salt != NULL ? request->salt : "");
     seq->n_cached = -1;
@@ -274,6 +187,7 @@ static void stop_running(struct scheduler *s, int32_t at)
     }
     scheduler_prefix_forget(seq);
     s->free_slots[s->n_free_slots++] = seq->slot;
+    s->n_listed -= seq->list.max;
 }
 
 /* Wherever it is; a sequence that plans still name is freed with the last of them. False when it is in neither list. */
@@ -292,7 +206,7 @@ static bool remove_sequence(struct scheduler *s, uint64_t seq_id)
     }
     seq->gone = true;
     if (seq->n_rows == 0) {
-        sequence_free(seq);
+        scheduler_sequence_free(seq);
     }
     return true;
 }
@@ -304,11 +218,10 @@ bool scheduler_cancel(struct scheduler *s, uint64_t seq_id)
 
 /* ---- making a step ------------------------------------------------------------------------------ */
 
-/* Known and pending ones. */
-static int32_t n_all_tokens(const struct sequence *seq)
-{
-    return seq->n_tokens + seq->n_pending;
-}
+/* What a step has left. Each sequence may have one row of logits; `logits` are those beyond. */
+struct budget {
+    int32_t rows, logits;
+};
 
 /* Its last token is there or pending, which needs no computing; or its last but one is not known, and then there is one to wait for:
  * sampling can take account of one pending token. */
@@ -324,7 +237,7 @@ static void preempt(struct scheduler *s, int32_t at)
     struct sequence *seq = s->running[at];
     stop_running(s, at);
     seq->n_computed = 0;
-    seq->n_now = 0;
+    seq->n_now = seq->n_extra = 0;
     s->n_preemptions++;
     enqueue(s, seq);
 }
@@ -346,7 +259,7 @@ static int32_t last_in_lane(const struct scheduler *s, int32_t lane)
  * Gives seq the blocks for n more tokens, preempting the last sequences of its lane while that is needed. Returns
  * false when seq itself was the last and is preempted. *budget gets back what preempted sequences had planned.
  */
-static bool reserve(struct scheduler *s, struct sequence *seq, int32_t n, int32_t *budget)
+static bool reserve(struct scheduler *s, struct sequence *seq, int32_t n, struct budget *budget)
 {
     const int32_t wanted = blocks_for(seq->n_computed + n);
     while (seq->n_blocks < wanted) {
@@ -357,7 +270,8 @@ static bool reserve(struct scheduler *s, struct sequence *seq, int32_t n, int32_
         }
         const int32_t victim = last_in_lane(s, seq->lane);
         const bool itself = s->running[victim] == seq;
-        *budget += s->running[victim]->n_now;
+        budget->rows += s->running[victim]->n_now;
+        budget->logits += s->running[victim]->n_extra;
         preempt(s, victim);
         if (itself) {
             return false;
@@ -368,20 +282,39 @@ static bool reserve(struct scheduler *s, struct sequence *seq, int32_t n, int32_
 
 enum pass { PASS_DECODE, PASS_PREFILL };
 
-static void schedule_running(struct scheduler *s, enum pass pass, int32_t *budget)
+/* How many of its missing tokens the sequence can compute now; at least one. */
+static int32_t affordable(const struct sequence *seq, const struct budget *budget)
 {
-    for (int32_t i = 0; i<s->n_running && * budget> 0;) {
+    const int32_t missing = n_all_tokens(seq) - seq->n_computed;
+    const int32_t n = missing < budget->rows ? missing : budget->rows;
+    const int32_t n_logits = scheduler_sequence_unscored(seq, n) + (n == missing ? 1 : 0);
+    const int32_t over = n_logits - 1 - budget->logits;
+    return over > 0 ? n - over : n; // the last rows of n are those with logits
+}
+
+static void spend(struct sequence *seq, int32_t n, struct budget *budget)
+{
+    const bool draws = seq->n_computed + n == n_all_tokens(seq);
+    const int32_t n_logits = scheduler_sequence_unscored(seq, n) + (draws ? 1 : 0);
+    seq->n_now = n;
+    seq->n_extra = n_logits > 1 ? n_logits - 1 : 0;
+    budget->rows -= n;
+    budget->logits -= seq->n_extra;
+}
+
+static void schedule_running(struct scheduler *s, enum pass pass, struct budget *budget)
+{
+    for (int32_t i = 0; i < s->n_running && budget->rows > 0;) {
         struct sequence *seq = s->running[i];
         const int32_t missing = n_all_tokens(seq) - seq->n_computed;
         if (seq->n_now > 0 || (missing == 1) != (pass == PASS_DECODE) || must_wait(s, seq)) {
             i++;
             continue;
         }
-        const int32_t n = missing < *budget ? missing : *budget;
+        const int32_t n = affordable(seq, budget);
         const uint64_t preempted_before = s->n_preemptions;
         if (reserve(s, seq, n, budget)) {
-            seq->n_now = n;
-            *budget -= n;
+            spend(seq, n, budget);
         }
         i = s->n_preemptions == preempted_before ? i + 1 : 0; // a preemption has moved the others
     }
@@ -424,26 +357,26 @@ static int32_t choose_lane(const struct scheduler *s, const struct sequence *seq
     return best;
 }
 
-static void admit_waiting(struct scheduler *s, int32_t *budget)
+static void admit_waiting(struct scheduler *s, struct budget *budget)
 {
-    while (s->n_waiting > 0 && s->n_running<s->config.max_seqs && * budget> 0) {
+    while (s->n_waiting > 0 && s->n_running < s->config.max_seqs && budget->rows > 0) {
         struct sequence *seq = s->waiting[0];
-        const int32_t lane = seq->n_pending > 0 ? -1 : choose_lane(s, seq);
+        const bool fits = s->n_listed + seq->list.max <= s->config.max_sample_tokens;
+        const int32_t lane = seq->n_pending > 0 || !fits ? -1 : choose_lane(s, seq);
         if (lane < 0) {
             return; // first come, first served: nothing overtakes the head of the queue
         }
         remove_at(s->waiting, &s->n_waiting, 0);
         seq->lane = lane;
         seq->slot = s->free_slots[--s->n_free_slots];
+        s->n_listed += seq->list.max;
         s->running[s->n_running++] = seq;
         scheduler_prefix_attach(s, seq);
-        const int32_t missing = seq->n_tokens - seq->n_computed;
-        const int32_t n = missing < *budget ? missing : *budget;
+        const int32_t n = affordable(seq, budget);
         const bool reserved = reserve(s, seq, n, budget);
         assert(reserved); // the lane had the blocks of all its tokens
         (void)reserved;
-        seq->n_now = n;
-        *budget -= n;
+        spend(seq, n, budget);
         scheduler_prefix_publish(s, seq, seq->n_computed + n); // nothing is preempted from here on
     }
 }
@@ -452,6 +385,14 @@ static void admit_waiting(struct scheduler *s, int32_t *budget)
 static void emit_sequence(struct scheduler *s, struct sequence *seq, struct step_plan *plan,
                           struct planned_step *to)
 {
+    const struct planned_seq planned = {
+        .seq = seq,
+        .position = n_all_tokens(seq) - seq->n_prompt,
+        .first_scored = seq->n_scored,
+        .n_scored = scheduler_sequence_unscored(seq, seq->n_now),
+        .draws = seq->n_computed + seq->n_now == n_all_tokens(seq),
+        .has_pending = seq->n_pending > 0,
+    };
     const struct step_seq row = {
         .seq_id = seq->request.seq_id,
         .lane = seq->lane,
@@ -459,21 +400,18 @@ static void emit_sequence(struct scheduler *s, struct sequence *seq, struct step
         .n_computed = seq->n_computed,
         .n_tokens = seq->n_now,
         .n_blocks = blocks_for(seq->n_computed + seq->n_now),
-        .wants_logits = seq->n_computed + seq->n_now == n_all_tokens(seq),
+        .n_logits = planned.n_scored + (planned.draws ? 1 : 0),
     };
     const status_t added = step_plan_add(plan, &row, seq->tokens + seq->n_computed, seq->blocks);
     assert(added.code == STATUS_OK); // the plan was made with this scheduler's limits
     (void)added;
-    to->seqs[to->n_seqs++] = (struct planned_seq){
-        .seq = seq,
-        .position = n_all_tokens(seq) - seq->n_prompt,
-        .has_pending = seq->n_pending > 0,
-    };
+    to->seqs[to->n_seqs++] = planned;
     seq->n_rows++;
     seq->n_computed += seq->n_now;
-    seq->n_now = 0;
+    seq->n_scored += planned.n_scored;
+    seq->n_now = seq->n_extra = 0;
     scheduler_prefix_publish(s, seq, seq->n_computed);
-    if (row.wants_logits) {
+    if (planned.draws) {
         seq->tokens[n_all_tokens(seq)] = step_placeholder(seq->slot);
         seq->n_pending++;
     }
@@ -504,7 +442,8 @@ int32_t scheduler_schedule(struct scheduler *s, struct step_plan *plan)
 {
     step_plan_clear(plan);
     assert(s->n_planned < s->config.max_steps);
-    int32_t budget = s->config.max_rows;
+    struct budget budget = {.rows = s->config.max_rows,
+                            .logits = s->config.max_logits - s->config.max_seqs};
     const uint64_t preempted_before = s->n_preemptions;
     schedule_running(s, PASS_DECODE, &budget);
     schedule_running(s, PASS_PREFILL, &budget);
@@ -522,14 +461,48 @@ static int32_t n_generated(const struct sequence *seq)
     return seq->n_tokens - seq->n_prompt;
 }
 
-/* Until min_tokens are there nothing may stop the sequence. */
-static int32_t list_tokens(const struct planned_seq *planned, struct sample_token *tokens)
+/* How likely the prompt's next token was after each row. */
+static void write_scored_rows(const struct planned_seq *planned, struct sample_row *rows)
 {
-    const struct scheduler_request *r = &planned->seq->request;
-    const int32_t n = planned->position < r->min_tokens ? r->n_stop_ids : 0;
-    for (int32_t i = 0; i < n; i++) {
-        tokens[i] = (struct sample_token){.id = r->stop_ids[i], .bias = -INFINITY};
+    const struct sequence *seq = planned->seq;
+    for (int32_t i = 0; i < planned->n_scored; i++) {
+        rows[i] = (struct sample_row){
+            .top_p = 1.0f,
+            .repetition = 1.0f,
+            .n_top = seq->request.n_prompt_top,
+            .forced = 1,
+            .forced_id = seq->tokens[planned->first_scored + i + 1],
+            .slot = -1,
+            .pending_slot = -1,
+        };
     }
+}
+
+static int32_t write_drawn_row(const struct planned_seq *planned, struct sample_row *row,
+                               struct sample_token *tokens)
+{
+    const struct sequence *seq = planned->seq;
+    const struct scheduler_request *r = &seq->request;
+    const enum sample_list_phase phase =
+        planned->position < r->min_tokens ? SAMPLE_LIST_HELD : SAMPLE_LIST_FREE;
+    const int32_t n = sample_list_write(&seq->list, phase, tokens);
+    *row = (struct sample_row){
+        .temperature = r->temperature,
+        .top_k = r->top_k,
+        .top_p = r->top_p,
+        .min_p = r->min_p,
+        .seed = r->seed,
+        .sample = r->sample,
+        .position = (uint32_t)planned->position,
+        .repetition = r->repetition,
+        .presence = r->presence,
+        .frequency = r->frequency,
+        .n_tokens = n,
+        .only_listed = seq->list.only_listed,
+        .n_top = r->n_top > 0 ? r->n_top : 0,
+        .slot = seq->slot,
+        .pending_slot = planned->has_pending ? seq->slot : -1,
+    };
     return n;
 }
 
@@ -540,31 +513,19 @@ int32_t scheduler_sample_rows(const struct scheduler *s, const struct step_plan 
     int32_t at = 0;
     int32_t n_tokens = 0;
     assert(s->n_planned > 0 && plan->step == step->step);
-    for (int32_t i = 0; i < plan->n_seqs; i++) {
-        if (!plan->seqs[i].wants_logits) {
-            continue;
-        }
+    for (int32_t i = 0; i < step->n_seqs; i++) {
         const struct planned_seq *planned = &step->seqs[i];
-        const struct scheduler_request *r = &planned->seq->request;
-        const int32_t n = list_tokens(planned, tokens + n_tokens);
-        rows[at] = (struct sample_row){
-            .logits = (int64_t)at * s->config.n_vocab,
-            .temperature = r->temperature,
-            .top_k = r->top_k,
-            .top_p = r->top_p,
-            .min_p = r->min_p,
-            .seed = r->seed,
-            .sample = r->sample,
-            .position = (uint32_t)planned->position,
-            .repetition = 1.0f,
-            .first_token = n_tokens,
-            .n_tokens = n,
-            .n_top = r->n_top > 0 ? r->n_top : 0,
-            .slot = plan->seqs[i].slot,
-            .pending_slot = planned->has_pending ? plan->seqs[i].slot : -1,
-        };
-        at++;
-        n_tokens += n;
+        write_scored_rows(planned, rows + at);
+        at += planned->n_scored;
+        if (planned->draws) {
+            const int32_t n = write_drawn_row(planned, &rows[at], tokens + n_tokens);
+            rows[at++].first_token = n_tokens;
+            n_tokens += n;
+        }
+    }
+    assert(at == plan->n_logits && n_tokens <= s->config.max_sample_tokens);
+    for (int32_t i = 0; i < at; i++) {
+        rows[i].logits = (int64_t)i * s->config.n_vocab;
     }
     return n_tokens;
 }
@@ -573,7 +534,7 @@ static int finish_of(const struct scheduler *s, const struct sequence *seq,
                      const struct sample_result *result)
 {
     for (int32_t i = 0; i < seq->request.n_stop_ids; i++) {
-        if (result->id == seq->request.stop_ids[i]) {
+        if (result->id == seq->stop_ids[i]) {
             return SCHEDULER_STOP;
         }
     }
@@ -583,20 +544,43 @@ static int finish_of(const struct scheduler *s, const struct sequence *seq,
     return SCHEDULER_GOES_ON;
 }
 
-/* The sequence's next token is known. */
-static struct scheduler_output take_result(struct scheduler *s, struct sequence *seq,
-                                           const struct sample_result *result)
+static bool has_nan(const struct sample_result *results, int32_t n)
 {
-    struct scheduler_output out = {.seq_id = seq->request.seq_id,
-                                   .position = n_generated(seq),
-                                   .n_top = seq->request.n_top,
-                                   .n_cached = seq->n_cached,
-                                   .finish = SCHEDULER_ERROR,
-                                   .result = result};
-    seq->n_pending--;
-    if (!result->nan) {
-        seq->tokens[seq->n_tokens++] = result->id;
-        out.finish = finish_of(s, seq, result);
+    for (int32_t i = 0; i < n; i++) {
+        if (results[i].nan) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* What the plan's rows of the sequence gave. */
+static struct scheduler_output take_results(struct scheduler *s, const struct planned_seq *planned,
+                                            const struct sample_result *results)
+{
+    struct sequence *seq = planned->seq;
+    const struct sample_result *drawn = planned->draws ? &results[planned->n_scored] : NULL;
+    struct scheduler_output out = {
+        .seq_id = seq->request.seq_id,
+        .position = n_generated(seq),
+        .n_top = seq->request.n_top,
+        .n_cached = seq->n_cached,
+        .finish = SCHEDULER_GOES_ON,
+        .result = drawn,
+        .scored = results,
+        .n_scored = planned->n_scored,
+        .first_scored = planned->first_scored + 1,
+        .n_prompt_top = seq->request.n_prompt_top,
+    };
+    seq->n_pending -= planned->draws ? 1 : 0;
+    if (has_nan(results, planned->n_scored + (planned->draws ? 1 : 0))) {
+        out.finish = SCHEDULER_ERROR;
+        out.result = NULL;
+        out.n_scored = 0;
+    } else if (drawn != NULL) {
+        seq->tokens[seq->n_tokens++] = drawn->id;
+        sample_list_add(&seq->list, drawn->id);
+        out.finish = finish_of(s, seq, drawn);
     }
     if (out.finish != SCHEDULER_GOES_ON) {
         (void)remove_sequence(s, seq->request.seq_id);
@@ -608,17 +592,15 @@ int32_t scheduler_apply(struct scheduler *s, const struct step_plan *plan,
                         const struct sample_result *results, struct scheduler_output *outputs)
 {
     const struct planned_step *step = oldest_planned(s);
-    int32_t n_results = 0;
     int32_t n_outputs = 0;
     assert(s->n_planned > 0 && plan->step == step->step);
-    for (int32_t i = 0; i < plan->n_seqs; i++) {
-        if (!plan->seqs[i].wants_logits) {
-            continue;
+    for (int32_t i = 0; i < step->n_seqs; i++) {
+        const struct planned_seq *planned = &step->seqs[i];
+        const int32_t n = planned->n_scored + (planned->draws ? 1 : 0);
+        if (n > 0 && !planned->seq->gone) {
+            outputs[n_outputs++] = take_results(s, planned, results);
         }
-        const struct sample_result *result = &results[n_results++];
-        if (!step->seqs[i].seq->gone) {
-            outputs[n_outputs++] = take_result(s, step->seqs[i].seq, result);
-        }
+        results += n;
     }
     drop_planned(s);
     return n_outputs;
@@ -688,6 +670,18 @@ static status_t check_lane(const struct scheduler *s, int32_t lane, int32_t *n_h
     return status_ok();
 }
 
+static status_t check_listed(const struct scheduler *s)
+{
+    int64_t n = 0;
+    for (int32_t i = 0; i < s->n_running; i++) {
+        n += s->running[i]->list.max;
+    }
+    return n == s->n_listed && n <= s->config.max_sample_tokens
+               ? status_ok()
+               : status_errorf(STATUS_INTERNAL, "%lld tokens may be listed, counted %lld, limit %d",
+                               (long long)n, (long long)s->n_listed, s->config.max_sample_tokens);
+}
+
 static status_t check_slots(const struct scheduler *s)
 {
     if (s->n_free_slots + s->n_running != s->config.max_seqs) {
@@ -707,6 +701,7 @@ static status_t check_slots(const struct scheduler *s)
 status_t scheduler_check(const struct scheduler *s)
 {
     TRY(check_slots(s));
+    TRY(check_listed(s));
     int32_t *n_holders = calloc((size_t)s->config.blocks_per_lane, sizeof *n_holders);
     if (n_holders == NULL) {
         return status_errorf(STATUS_RESOURCE_EXHAUSTED, "scheduler check: out of memory");

@@ -7,6 +7,11 @@
  *            tokens fit into a lane, and into the one that is then the emptiest. When a running sequence
  *            needs a block and its lane has none, the lane's last sequence in that order is preempted: its blocks are
  *            freed and it waits to be computed again. Sampling is keyed by position, so it continues with the same tokens.
+ * Scoring:   rows of a prompt whose log probabilities are wanted take logits, of which a step has max_logits: chunks of
+ *            such a prompt are as long as that allows, one token at least. What has been scored is not scored again after a
+ *            preemption.
+ * Changes:   a sequence is admitted when the tokens whose logits it may change (sample_list.h) fit max_sample_tokens together
+ *            with those of the running ones.
  * Ahead:     up to max_steps plans may be made before the first of them is applied; they are computed and applied in the order
  *            they were made. A token that is drawn in a plan not applied yet is pending: the next plan names it by its
  *            sequence's slot. Ends by length are foreseen. A stop id is found out late: the sequence is gone from then on,
@@ -34,6 +39,7 @@
 
 #include "base/status.h"
 #include "kernels/backend.h"
+#include "worker/sample_list.h"
 #include "worker/step_plan.h"
 
 struct scheduler;
@@ -46,11 +52,14 @@ struct scheduler_config {
     int32_t n_lanes;
     int64_t blocks_per_lane; /* at least what max_model_len tokens need */
     int32_t n_vocab;
-    int32_t max_steps;   /* made and not applied; 0: 1 */
-    bool prefix_caching; /* false: every token is computed */
+    int32_t max_steps;         /* made and not applied; 0: 1 */
+    bool prefix_caching;       /* false: every token is computed */
+    int32_t max_logits;        /* of a step; 0: max_seqs */
+    int32_t max_sample_tokens; /* of a step, at least n_vocab; 0: step_max_sample_tokens */
 };
 
-#define SCHEDULER_MAX_STOP_IDS STEP_SAMPLE_TOKENS /* what a request may name, and a model's own */
+#define SCHEDULER_MAX_STOP_IDS 264 /* what a request may name, and a model's own */
+#define SCHEDULER_MAX_BIAS     300
 
 struct scheduler_request {
     uint64_t seq_id;
@@ -69,6 +78,15 @@ struct scheduler_request {
     int32_t n_top;        /* alternatives to report; -1: no logprobs */
     const char *salt;     /* prefixes are shared with requests of the same salt; NULL: "" */
     int32_t computes_all; /* 1: takes nothing from the prefix cache */
+    float repetition, presence, frequency;
+    const struct sample_bias *bias; /* an id once */
+    int32_t n_bias;                 /* at most SCHEDULER_MAX_BIAS */
+    const int32_t *allowed;         /* none: all */
+    int32_t n_allowed;
+    const int32_t *held_ids; /* like stop ids out before min_tokens, and no end after it */
+    int32_t n_held_ids;      /* at most SCHEDULER_MAX_STOP_IDS */
+    int32_t
+        n_prompt_top; /* as n_top, for the tokens of the prompt, all of which are then computed */
 };
 
 enum scheduler_finish { SCHEDULER_GOES_ON, SCHEDULER_STOP, SCHEDULER_LENGTH, SCHEDULER_ERROR };
@@ -80,7 +98,11 @@ struct scheduler_output {
     int32_t n_top;    /* as requested */
     int32_t n_cached; /* tokens of the request that were found in the prefix cache */
     int finish;       /* enum scheduler_finish */
-    const struct sample_result *result;
+    const struct sample_result *result; /* NULL: no token was drawn */
+    const struct sample_result *scored; /* [n_scored]: tokens of the prompt, in order */
+    int32_t n_scored;
+    int32_t first_scored; /* place in the prompt of the first of them */
+    int32_t n_prompt_top; /* as requested */
 };
 
 struct scheduler_load {
@@ -103,14 +125,18 @@ bool scheduler_cancel(struct scheduler *s, uint64_t seq_id);
  * max_steps plans may be waiting for that. */
 int32_t scheduler_schedule(struct scheduler *s, struct step_plan *plan);
 
-/* For the last plan made: the sampling parameters of every sequence that wants logits, in the plan's order: rows [n_logits], row i's
- * logits beginning at element i * n_vocab, and their tokens [n_logits * SCHEDULER_MAX_STOP_IDS]; returns how many tokens. */
+/*
+ * For the last plan made, what is wanted of each row of logits, in the plan's order: rows [n_logits], row i's logits beginning at
+ * element i * n_vocab, and the tokens they name, at most max_sample_tokens; returns how many tokens. Rows of a prompt come
+ * before the one that draws.
+ */
 int32_t scheduler_sample_rows(const struct scheduler *s, const struct step_plan *plan,
                               struct sample_row *rows, struct sample_token *tokens);
 
 /*
- * Takes in what the oldest plan not applied yet computed: results [plan->n_logits] in the plan's order. Writes an output for each
- * whose sequence is still there, and returns how many. Finished sequences are gone afterwards.
+ * Takes in what the oldest plan not applied yet computed: results [plan->n_logits] in the plan's order, which the outputs borrow.
+ * Writes an output for each sequence that is still there and got something, and returns how many. Finished sequences are
+ * gone afterwards.
  */
 int32_t scheduler_apply(struct scheduler *s, const struct step_plan *plan,
                         const struct sample_result *results, struct scheduler_output *outputs);

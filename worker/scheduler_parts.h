@@ -1,8 +1,9 @@
 /*
  * scheduler_parts.h - what the scheduler's files share
  *
- * scheduler.c         requests, steps, results
- * scheduler_prefix.c  blocks that are found instead of computed
+ * scheduler.c           steps and results
+ * scheduler_sequence.c  requests and the sequences made of them
+ * scheduler_prefix.c    blocks that are found instead of computed
  */
 #pragma once
 
@@ -10,11 +11,18 @@
 
 #include "parallel/plan.h"
 #include "worker/block_pool.h"
+#include "worker/sample_list.h"
 #include "worker/scheduler.h"
 
+/*
+ *     tokens   [ prompt ............ | completion ... | placeholders of pending ones ]
+ *                n_scored     n_prompt         n_tokens
+ *                ^ rows of the prompt whose logits have been asked for: row i says how likely token i + 1 was
+ */
 struct sequence {
-    struct scheduler_request request; /* its lists are the copies below */
-    int32_t *stop_ids;
+    struct scheduler_request request; /* without its lists */
+    int32_t *stop_ids;                /* [request.n_stop_ids] */
+    struct sample_list list;
     uint64_t arrival;
     int32_t
         *tokens; /* [n_tokens + n_pending], room for prompt + completion; placeholders at the end */
@@ -22,7 +30,10 @@ struct sequence {
     int32_t n_pending; /* drawn in plans that are not applied */
     int32_t n_prompt;
     int32_t n_computed; /* in plans made so far */
-    int32_t n_now;      /* tokens of the step being made */
+    int32_t
+        n_scored;  /* likewise; n_prompt - 1 where no log probabilities of the prompt are wanted */
+    int32_t n_now; /* tokens of the step being made */
+    int32_t n_extra;    /* of their logits, those over one */
     int32_t lane, slot; /* while running */
     int32_t *blocks;
     int32_t n_blocks;
@@ -37,8 +48,11 @@ struct sequence {
 /* A sequence of a plan that is not applied. */
 struct planned_seq {
     struct sequence *seq;
-    int32_t position; /* in the completion, of what is drawn */
-    bool has_pending; /* the token before it was not known */
+    int32_t position;     /* in the completion, of what is drawn */
+    int32_t first_scored; /* row of the prompt */
+    int32_t n_scored;     /* rows of the prompt, from that one on */
+    bool draws;           /* the last row of logits */
+    bool has_pending;     /* the token before it was not known */
 };
 
 struct planned_step {
@@ -56,6 +70,7 @@ struct scheduler {
     int32_t n_waiting;
     int32_t *free_slots; /* [max_seqs], the next one last */
     int32_t n_free_slots;
+    int64_t n_listed;             /* tokens whose logits the running sequences may change */
     struct planned_step *planned; /* [max_steps]: a ring of the plans not applied */
     int32_t n_planned, next_planned;
     uint64_t n_prefix_queries, n_prefix_hits; /* tokens */
@@ -63,6 +78,27 @@ struct scheduler {
     uint64_t n_preemptions;
     uint64_t n_steps;
 };
+
+/* KV blocks that hold so many tokens. */
+static inline int32_t blocks_for(int32_t n_tokens)
+{
+    return (n_tokens + PLAN_BLOCK_TOKENS - 1) / PLAN_BLOCK_TOKENS;
+}
+
+/* Known and pending ones. */
+static inline int32_t n_all_tokens(const struct sequence *seq)
+{
+    return seq->n_tokens + seq->n_pending;
+}
+
+/* Checks the request and copies it: INVALID_ARGUMENT with field, value and limit, RESOURCE_EXHAUSTED for memory. */
+MUST_USE status_t scheduler_sequence_new(const struct scheduler_config *config,
+                                         const struct scheduler_request *request,
+                                         struct sequence **sequence_out);
+void scheduler_sequence_free(struct sequence *sequence); /* accepts NULL */
+
+/* Of the next n tokens to be computed, how many are rows of the prompt that are still to be scored: the last ones. */
+int32_t scheduler_sequence_unscored(const struct sequence *seq, int32_t n);
 
 /* What a lane holds of the beginning of a sequence: whole blocks, of which all tokens but the last may be. */
 struct prefix_match {

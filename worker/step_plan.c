@@ -8,7 +8,7 @@
 /*
  * On the wire, integers little endian:
  *   u64 step | u32 n_seqs | n_seqs times:
- *     u64 seq_id | u32 lane | u32 slot | u32 n_computed | u32 n_tokens | u32 n_blocks | u32 wants_logits |
+ *     u64 seq_id | u32 lane | u32 slot | u32 n_computed | u32 n_tokens | u32 n_blocks | u32 n_logits |
  *     u32 tokens[n_tokens] | u32 blocks[n_blocks]
  * Everything else is a sum of these and is made again by unpack.
  */
@@ -22,9 +22,11 @@ static void *new_array(int32_t n, size_t size)
 
 status_t step_plan_init(struct step_plan *plan, const struct step_limits *limits)
 {
-    if (limits->max_seqs < 1 || limits->max_rows < 1 || limits->max_blocks < 1) {
-        return status_errorf(STATUS_INTERNAL, "step limits of %d sequences, %d rows, %d blocks",
-                             limits->max_seqs, limits->max_rows, limits->max_blocks);
+    if (limits->max_seqs < 1 || limits->max_rows < 1 || limits->max_blocks < 1 ||
+        limits->max_logits < 1) {
+        return status_errorf(
+            STATUS_INTERNAL, "step limits of %d sequences, %d rows, %d blocks, %d rows of logits",
+            limits->max_seqs, limits->max_rows, limits->max_blocks, limits->max_logits);
     }
     struct step_plan made = {
         .seqs = new_array(limits->max_seqs, sizeof *made.seqs),
@@ -89,8 +91,10 @@ static status_t check_numbers(const struct step_plan *plan, const struct step_se
         return status_errorf(STATUS_INTERNAL, "%d KV blocks for %lld tokens, %d of %d in use",
                              seq->n_blocks, (long long)end, plan->n_blocks, limits->max_blocks);
     }
-    if (seq->wants_logits != 0 && seq->wants_logits != 1) {
-        return status_errorf(STATUS_INTERNAL, "wants_logits is %d", seq->wants_logits);
+    if (seq->n_logits < 0 || seq->n_logits > seq->n_tokens ||
+        seq->n_logits > limits->max_logits - plan->n_logits) {
+        return status_errorf(STATUS_INTERNAL, "logits of %d rows of %d, %d of %d in use",
+                             seq->n_logits, seq->n_tokens, plan->n_logits, limits->max_logits);
     }
     return status_ok();
 }
@@ -127,7 +131,7 @@ static void commit(struct step_plan *plan, const struct step_seq *seq)
     }
     plan->n_rows += seq->n_tokens;
     plan->n_blocks += seq->n_blocks;
-    plan->n_logits += seq->wants_logits;
+    plan->n_logits += seq->n_logits;
 }
 
 status_t step_plan_add(struct step_plan *plan, const struct step_seq *seq, const int32_t *tokens,
@@ -161,7 +165,7 @@ static status_t pack_seq(const struct step_plan *plan, const struct step_seq *se
 {
     TRY(bytes_append_u64(out, seq->seq_id));
     const int32_t numbers[] = {seq->lane,     seq->slot,     seq->n_computed,
-                               seq->n_tokens, seq->n_blocks, seq->wants_logits};
+                               seq->n_tokens, seq->n_blocks, seq->n_logits};
     TRY(pack_array(numbers, sizeof numbers / sizeof numbers[0], out));
     TRY(pack_array(plan->tokens + seq->first_row, seq->n_tokens, out));
     return pack_array(plan->blocks + seq->first_block, seq->n_blocks, out);
@@ -192,7 +196,7 @@ static status_t unpack_seq(struct step_plan *plan, struct bytes_reader *reader)
     seq.n_computed = (int32_t)bytes_read_u32(reader);
     seq.n_tokens = (int32_t)bytes_read_u32(reader);
     seq.n_blocks = (int32_t)bytes_read_u32(reader);
-    seq.wants_logits = (int32_t)bytes_read_u32(reader);
+    seq.n_logits = (int32_t)bytes_read_u32(reader);
     TRY(check_numbers(plan, &seq));
     int32_t *tokens = plan->tokens + plan->n_rows;
     int32_t *blocks = plan->blocks + plan->n_blocks;

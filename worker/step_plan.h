@@ -23,12 +23,12 @@ struct step_seq {
     uint64_t seq_id; /* for messages only */
     int32_t lane;
     int32_t slot; /* of max_seqs; its own as long as it runs: where the id drawn last is kept */
-    int32_t n_computed;   /* tokens already in the KV cache = position of the first row */
-    int32_t n_tokens;     /* rows of this step, >= 1 */
-    int32_t first_row;    /* sum of n_tokens before it */
-    int32_t n_blocks;     /* ceil((n_computed + n_tokens) / PLAN_BLOCK_TOKENS) */
-    int32_t first_block;  /* index into step_plan.blocks */
-    int32_t wants_logits; /* 1: the last row's logits are needed */
+    int32_t n_computed;  /* tokens already in the KV cache = position of the first row */
+    int32_t n_tokens;    /* rows of this step, >= 1 */
+    int32_t first_row;   /* sum of n_tokens before it */
+    int32_t n_blocks;    /* ceil((n_computed + n_tokens) / PLAN_BLOCK_TOKENS) */
+    int32_t first_block; /* index into step_plan.blocks */
+    int32_t n_logits;    /* the last so many rows' logits are needed */
 };
 
 /* Bounds of every array, fixed when the engine is made. */
@@ -37,11 +37,21 @@ struct step_limits {
     int32_t max_blocks; /* over all sequences */
     int32_t n_lanes, n_vocab;
     int64_t blocks_per_lane;
+    int32_t max_logits; /* rows whose logits are needed, over all sequences: at least max_seqs */
     int32_t max_sample_tokens; /* of step_sampling */
 };
 
-/* Tokens whose logits one sequence may change: stop ids that are out until min_tokens. */
-#define STEP_SAMPLE_TOKENS 264
+/*
+ * Tokens whose logits the sequences of a step may change together: some thousands each, as penalties of long texts do; one
+ * may always change all. At most 64 MiB of them.
+ */
+static inline int32_t step_max_sample_tokens(int32_t max_seqs, int32_t n_vocab)
+{
+    const int64_t each = n_vocab < 4096 ? n_vocab : 4096;
+    const int64_t all = max_seqs * each;
+    const int64_t bounded = all < (1 << 22) ? all : 1 << 22;
+    return (int32_t)(bounded > n_vocab ? bounded : n_vocab);
+}
 
 /* What rank 0 is to draw from a step's logits; it does not travel. */
 struct step_sampling {

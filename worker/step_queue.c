@@ -6,7 +6,8 @@
 
 static status_t init(struct step_queue *q)
 {
-    const size_t results_bytes = (size_t)q->forward->limits.max_seqs * sizeof(struct sample_result);
+    const size_t results_bytes =
+        (size_t)q->forward->limits.max_logits * sizeof(struct sample_result);
     for (int32_t i = 0; i < q->max_steps; i++) {
         TRY(q->backend->mark_new(q->stream, &q->marks[i]));
         if (q->forward->parts.comm->rank == 0) {

@@ -40,7 +40,7 @@ struct step_queue {
     int32_t n_under_way, next; /* next: where the next one goes in the rings */
     struct step_under_way steps[STEP_QUEUE_MAX];
     struct backend_mark *marks[STEP_QUEUE_MAX];
-    struct sample_result *results[STEP_QUEUE_MAX]; /* rank 0: [max_seqs] each */
+    struct sample_result *results[STEP_QUEUE_MAX]; /* rank 0: [max_logits] each */
     uint64_t end_ns;                               /* of the last one; 0: at rest */
     struct step_times times;
 };

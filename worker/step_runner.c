@@ -15,9 +15,9 @@
 static status_t job_init(struct step_job *job, const struct step_limits *limits)
 {
     TRY(step_plan_init(&job->plan, limits));
-    job->rows = calloc((size_t)limits->max_seqs, sizeof *job->rows);
+    job->rows = calloc((size_t)limits->max_logits, sizeof *job->rows);
     job->tokens = calloc((size_t)limits->max_sample_tokens, sizeof *job->tokens);
-    job->results = calloc((size_t)limits->max_seqs, sizeof *job->results);
+    job->results = calloc((size_t)limits->max_logits, sizeof *job->results);
     if (job->rows == NULL || job->tokens == NULL || job->results == NULL) {
         return status_errorf(STATUS_RESOURCE_EXHAUSTED, "no memory for steps of %d sequences",
                              limits->max_seqs);

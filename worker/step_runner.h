@@ -25,9 +25,9 @@
 
 struct step_job {
     struct step_plan plan;
-    struct sample_row *rows;       /* [max_seqs] */
+    struct sample_row *rows;       /* [max_logits] */
     struct sample_token *tokens;   /* [max_sample_tokens] */
-    struct sample_result *results; /* [max_seqs] */
+    struct sample_result *results; /* [max_logits] */
     int32_t n_tokens;
     bool after_rest;  /* there was no work before it */
     status_t status;  /* once it is done, like what follows */

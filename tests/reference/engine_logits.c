@@ -73,7 +73,7 @@ static status_t compute(struct run *r, int32_t n_computed, int32_t n, const floa
                                  .n_computed = n_computed,
                                  .n_tokens = n,
                                  .n_blocks = n_blocks,
-                                 .wants_logits = n_computed + n == r->n_tokens};
+                                 .n_logits = n_computed + n == r->n_tokens};
     step_plan_clear(&r->step);
     status_t s = step_plan_add(&r->step, &seq, r->tokens + n_computed, blocks);
     if (s.code == STATUS_OK) {

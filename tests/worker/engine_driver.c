@@ -122,8 +122,8 @@ static int32_t pack_step(struct engine_driver *driver, struct driver_seq *seqs, 
             .n_tokens = n_tokens,
             .n_blocks = (seq->n_done + n_tokens + PLAN_BLOCK_TOKENS - 1) / PLAN_BLOCK_TOKENS,
             // Some chunks want no logits, so that rows with and without stand side by side.
-            .wants_logits = driver->all_logits || seq->n_done + n_tokens == seq->n_tokens ||
-                            (i + seq->n_done) % 3 != 0,
+            .n_logits = driver->all_logits || seq->n_done + n_tokens == seq->n_tokens ||
+                        (i + seq->n_done) % 3 != 0,
         };
         assert_status_ok(step_plan_add(step, &entry, seq->tokens + seq->n_done, seq->blocks));
         added[n++] = i;
@@ -140,7 +140,7 @@ static void take_logits(struct engine_driver *driver, struct driver_seq *seqs, c
     for (int32_t i = 0; i < step->n_seqs; i++) {
         struct driver_seq *seq = &seqs[added[i]];
         seq->n_done += step->seqs[i].n_tokens;
-        if (step->seqs[i].wants_logits == 1 && logits != NULL) {
+        if (step->seqs[i].n_logits == 1 && logits != NULL) {
             memcpy(seq->logits + (size_t)(seq->n_done - 1) * n_vocab, logits + row * n_vocab,
                    n_vocab * sizeof *logits);
             row++;

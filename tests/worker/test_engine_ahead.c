@@ -104,7 +104,7 @@ static void add_to_plan(struct fixture *f, const struct ahead_seq *seq, int32_t 
         .n_computed = n_computed,
         .n_tokens = step == 0 ? seq->n_prompt : 1,
         .n_blocks = (seq->n_prompt + step + PLAN_BLOCK_TOKENS - 1) / PLAN_BLOCK_TOKENS,
-        .wants_logits = 1,
+        .n_logits = 1,
     };
     for (int32_t b = 0; b < entry.n_blocks; b++) {
         blocks[b] = index * 4 + b;
@@ -279,7 +279,7 @@ static void test_engine_ahead_keeps_its_limits(void **state)
         struct sample_row row = {.top_p = 2.0f, .repetition = 1.0f};
         const struct step_sampling sampling = {.rows = &row};
         const int32_t token = 1, block = 0;
-        const struct step_seq seq = {.n_tokens = 1, .n_blocks = 1, .wants_logits = 1};
+        const struct step_seq seq = {.n_tokens = 1, .n_blocks = 1, .n_logits = 1};
         assert_status_ok(step_plan_add(&f->driver.step, &seq, &token, &block));
         if (group_size(f->group) == 1) {
             assert_status_says(engine_submit(engine, &f->driver.step, &sampling),
