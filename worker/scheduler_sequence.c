@@ -37,13 +37,14 @@ static status_t check_lengths(const struct scheduler_config *config,
         return status_errorf(STATUS_INVALID_ARGUMENT, "max_tokens: %d with %d already generated",
                              r->max_tokens, r->n_generated);
     }
+    TRY(check_ids("tokens", r->tokens, r->n_tokens, config->n_vocab));
     const int64_t total = (int64_t)r->n_tokens - r->n_generated + r->max_tokens;
     if (total > config->max_model_len) {
         return status_errorf(
             STATUS_INVALID_ARGUMENT, "prompt of %d tokens + max_tokens %d = %lld, the limit is %d",
             r->n_tokens - r->n_generated, r->max_tokens, (long long)total, config->max_model_len);
     }
-    return check_ids("tokens", r->tokens, r->n_tokens, config->n_vocab);
+    return status_ok();
 }
 
 static status_t check_filters(const struct scheduler_request *r)
@@ -81,9 +82,11 @@ static status_t check_lists(const struct scheduler_config *config,
                              r->n_bias, SCHEDULER_MAX_BIAS, r->n_allowed);
     }
     for (int32_t i = 0; i < r->n_bias; i++) {
-        TRY(check_ids("logit_bias", &r->bias[i].id, 1, config->n_vocab));
-        if (!isfinite(r->bias[i].bias)) {
-            return status_errorf(STATUS_INVALID_ARGUMENT, "logit_bias[%d]: not finite", i);
+        const struct sample_bias *bias = &r->bias[i];
+        if (bias->id < 0 || bias->id >= config->n_vocab || !isfinite(bias->bias)) {
+            return status_errorf(STATUS_INVALID_ARGUMENT,
+                                 "logit_bias[%d]: %g to id %d, the vocabulary has %d", i,
+                                 (double)bias->bias, bias->id, config->n_vocab);
         }
     }
     return check_ids("allowed_token_ids", r->allowed, r->n_allowed, config->n_vocab);

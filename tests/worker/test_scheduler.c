@@ -25,6 +25,7 @@ enum {
     MAX_REQUESTS = 200,
     MAX_LEN = 160,
     MAX_SEQS = 13,
+    MAX_LOGITS = MAX_SEQS + 12,
     MAX_AHEAD = 4,
     MAX_STOPS = 4
 };
@@ -38,6 +39,8 @@ struct shadow_request {
     int32_t n_known; /* of them: what came out */
     int32_t n_prompt;
     int32_t n_pending; /* planned to be drawn and not applied */
+    int32_t
+        n_scored; /* tokens of the prompt whose log probabilities came out, the first one included */
     int32_t stop_ids[MAX_STOPS];
     bool cancelled, finished;
 };
@@ -45,10 +48,11 @@ struct shadow_request {
 /* A plan, what is to be drawn, and what was. */
 struct shadow_step {
     struct step_plan plan;
-    struct sample_row rows[MAX_SEQS];
-    struct sample_token tokens[MAX_SEQS * SCHEDULER_MAX_STOP_IDS];
-    struct sample_result results[MAX_SEQS];
-    int32_t n_known[MAX_SEQS]; /* of each row's sequence when the plan was made */
+    struct sample_row rows[MAX_LOGITS];
+    struct sample_token tokens[MAX_SEQS * N_VOCAB];
+    struct sample_result results[MAX_LOGITS];
+    int32_t n_known[MAX_SEQS]; /* of each sequence when the plan was made */
+    bool drew[MAX_SEQS];
 };
 
 struct simulation {
@@ -166,7 +170,61 @@ static void compute_rows(struct simulation *sim, const struct step_plan *plan,
         assert_int_equal(plan->positions[seq->first_row + t], position);
         *cell(sim, plan, seq, position) = shadow->marks[position];
     }
-    assert_int_equal(seq->wants_logits, seq->n_computed + seq->n_tokens == shadow->n_drawn);
+}
+
+static bool draws(const struct shadow_request *shadow, const struct step_seq *seq)
+{
+    return seq->n_computed + seq->n_tokens == shadow->n_drawn;
+}
+
+/* Rows of a prompt: the token that comes next, and nothing is drawn. Results carry the place, for take_scored. */
+static void score(struct simulation *sim, struct shadow_step *step, const struct step_seq *seq,
+                  int32_t n)
+{
+    const struct shadow_request *shadow = &sim->requests[seq->seq_id];
+    const int32_t n_scored = seq->n_logits - (draws(shadow, seq) ? 1 : 0);
+    const int32_t first = seq->n_computed + seq->n_tokens - seq->n_logits;
+    assert_true(n_scored == 0 || shadow->request.n_prompt_top >= 0);
+    for (int32_t i = 0; i < n_scored; i++) {
+        const struct sample_row *row = &step->rows[n + i];
+        const int32_t place = first + i + 1;
+        assert_true(place < shadow->n_prompt);
+        assert_int_equal(row->logits, (n + i) * N_VOCAB);
+        assert_int_equal(row->forced, 1);
+        assert_int_equal(row->forced_id, shadow->tokens[place]);
+        assert_int_equal(row->n_top, shadow->request.n_prompt_top);
+        assert_int_equal(row->n_tokens, 0);
+        assert_int_equal(row->slot, -1);
+        assert_int_equal(row->pending_slot, -1);
+        step->results[n + i] = (struct sample_result){.id = row->forced_id, .rank = place};
+    }
+}
+
+/* The listed tokens and the pending one say how often each id was generated, and whether the prompt has it. */
+static void check_counts(const struct shadow_request *shadow, const struct sample_row *row,
+                         const struct sample_token *tokens)
+{
+    int32_t n_generated[N_VOCAB] = {0}, listed[N_VOCAB] = {0};
+    bool in_prompt[N_VOCAB] = {false};
+    for (int32_t i = 0; i < shadow->n_drawn; i++) {
+        if (i < shadow->n_prompt) {
+            in_prompt[shadow->tokens[i]] = true;
+        } else {
+            n_generated[shadow->tokens[i]]++;
+        }
+    }
+    if (row->pending_slot >= 0) {
+        n_generated[shadow->tokens[shadow->n_drawn - 1]]--;
+    }
+    for (int32_t i = 0; i < row->n_tokens; i++) {
+        assert_int_equal(listed[tokens[i].id]++, 0);
+        assert_int_equal(tokens[i].n_generated, n_generated[tokens[i].id]);
+        assert_int_equal(tokens[i].in_prompt, in_prompt[tokens[i].id] && row->repetition != 1.0f);
+    }
+    for (int32_t id = 0; id < N_VOCAB; id++) {
+        const bool needed = n_generated[id] > 0 || (in_prompt[id] && row->repetition != 1.0f);
+        assert_true(!needed || listed[id] == 1);
+    }
 }
 
 static void draw(struct simulation *sim, struct shadow_step *step, const struct step_seq *seq,
@@ -174,8 +232,10 @@ static void draw(struct simulation *sim, struct shadow_step *step, const struct 
 {
     struct shadow_request *shadow = &sim->requests[seq->seq_id];
     const struct sample_row *row = &step->rows[n];
-    int32_t banned[MAX_STOPS];
+    int32_t banned[N_VOCAB];
+    int32_t n_banned = 0;
     assert_int_equal(row->logits, n * N_VOCAB);
+    assert_int_equal(row->forced, 0);
     assert_int_equal(row->position, shadow->n_drawn - shadow->n_prompt);
     assert_true(row->seed == shadow->request.seed);
     // Ends by length are foreseen.
@@ -183,14 +243,22 @@ static void draw(struct simulation *sim, struct shadow_step *step, const struct 
     assert_int_equal(row->slot, seq->slot);
     assert_true(row->pending_slot == -1 || row->pending_slot == seq->slot);
     // What the leader knew, and the pending one, are all that was drawn before.
-    assert_int_equal(step->n_known[n] + (row->pending_slot >= 0), shadow->n_drawn);
-    assert_true(row->n_tokens <= MAX_STOPS);
+    assert_int_equal(step->n_known[seq - step->plan.seqs] + (row->pending_slot >= 0),
+                     shadow->n_drawn);
+    const struct sample_token *tokens = step->tokens + row->first_token;
     for (int32_t i = 0; i < row->n_tokens; i++) {
-        assert_true(step->tokens[row->first_token + i].bias == -INFINITY);
-        banned[i] = step->tokens[row->first_token + i].id;
+        if (tokens[i].bias < 0.0f) {
+            assert_true(tokens[i].bias == -INFINITY);
+            banned[n_banned++] = tokens[i].id;
+        }
+    }
+    if (shadow->request.presence != 0.0f) {
+        check_counts(shadow, row, tokens);
+    } else {
+        assert_true(row->n_tokens <= MAX_STOPS && n_banned == row->n_tokens);
     }
     const int32_t id =
-        model(shadow->request.seed, shadow->tokens, shadow->n_drawn, banned, row->n_tokens);
+        model(shadow->request.seed, shadow->tokens, shadow->n_drawn, banned, n_banned);
     step->results[n] = (struct sample_result){.id = id, .nan = id < 0};
     sim->drawn[row->slot] = id;
     shadow->tokens[shadow->n_drawn] = id;
@@ -208,14 +276,24 @@ static void compute_step(struct simulation *sim)
         read_rows(sim, &step->plan, &step->plan.seqs[i]);
     }
     for (int32_t i = 0; i < step->plan.n_seqs; i++) {
-        if (step->plan.seqs[i].wants_logits) {
-            draw(sim, step, &step->plan.seqs[i], n++);
+        const struct step_seq *seq = &step->plan.seqs[i];
+        score(sim, step, seq, n);
+        n += seq->n_logits;
+        step->drew[i] = draws(&sim->requests[seq->seq_id], seq);
+        if (step->drew[i]) {
+            draw(sim, step, seq, n - 1);
         }
     }
     assert_int_equal(n, step->plan.n_logits);
 }
 
 // ---- the leader ----
+
+/* Tokens that are known or pending are computed to the end. */
+static int32_t draws_when_planned(const struct shadow_request *shadow, const struct step_seq *seq)
+{
+    return seq->n_computed + seq->n_tokens == shadow->n_known + shadow->n_pending ? 1 : 0;
+}
 
 /* False when there is nothing to do. */
 static bool make_step(struct simulation *sim)
@@ -227,7 +305,6 @@ static bool make_step(struct simulation *sim)
     }
     sim->n_made++;
     int32_t row = 0;
-    int32_t n = 0;
     bool taken[MAX_SEQS] = {false};
     for (int32_t i = 0; i < plan->n_seqs; i++) {
         const struct step_seq *seq = &plan->seqs[i];
@@ -239,30 +316,49 @@ static bool make_step(struct simulation *sim)
         assert_false(taken[seq->slot]);
         taken[seq->slot] = true;
         row += seq->n_tokens;
-        if (seq->wants_logits) {
-            step->n_known[n++] = shadow->n_known;
-            shadow->n_pending++;
-        }
+        step->n_known[i] = shadow->n_known;
+        shadow->n_pending += draws_when_planned(shadow, seq);
     }
     assert_int_equal(row, plan->n_rows);
     assert_true(row <= sim->config.max_rows);
+    assert_true(plan->n_logits <= sim->config.max_logits);
     memset(step->rows, 0x55, sizeof step->rows);
-    (void)scheduler_sample_rows(sim->scheduler, plan, step->rows, step->tokens);
+    assert_true(scheduler_sample_rows(sim->scheduler, plan, step->rows, step->tokens) <=
+                sim->config.max_sample_tokens);
     return true;
+}
+
+/* None lost, none repeated, and all of them before the first token. */
+static void take_scored(struct shadow_request *shadow, const struct scheduler_output *output)
+{
+    assert_true(output->n_scored == 0 || output->first_scored == shadow->n_scored);
+    assert_int_equal(output->n_prompt_top, shadow->request.n_prompt_top);
+    for (int32_t i = 0; i < output->n_scored; i++) {
+        assert_int_equal(output->scored[i].rank, shadow->n_scored);
+        assert_int_equal(output->scored[i].id, shadow->tokens[shadow->n_scored]);
+        shadow->n_scored++;
+    }
+    const bool wanted = shadow->request.n_prompt_top >= 0;
+    assert_true(output->result == NULL || !wanted || shadow->n_scored == shadow->n_prompt);
 }
 
 static void take_output(struct simulation *sim, const struct scheduler_output *output)
 {
     struct shadow_request *shadow = &sim->requests[output->seq_id];
-    const int32_t id = output->result->id;
     assert_false(shadow->finished || shadow->cancelled);
-    // None lost, none repeated.
     assert_int_equal(output->position, shadow->n_known - shadow->n_prompt);
-    assert_int_equal(id, shadow->tokens[shadow->n_known]);
     int want = SCHEDULER_GOES_ON;
-    if (id < 0) {
-        want = SCHEDULER_ERROR;
-    } else {
+    if (output->finish == SCHEDULER_ERROR) {
+        assert_null(output->result);
+        want = shadow->tokens[shadow->n_known] < 0 ? SCHEDULER_ERROR : SCHEDULER_GOES_ON;
+        assert_int_equal(output->finish, want);
+        shadow->finished = true;
+        return;
+    }
+    take_scored(shadow, output);
+    if (output->result != NULL) {
+        const int32_t id = output->result->id;
+        assert_int_equal(id, shadow->tokens[shadow->n_known]); // none lost, none repeated
         shadow->n_known++;
         const bool stops = is_banned(id, shadow->stop_ids, shadow->request.n_stop_ids);
         const bool last = shadow->n_known - shadow->n_prompt == shadow->request.max_tokens;
@@ -277,10 +373,12 @@ static void apply_step(struct simulation *sim)
     struct scheduler_output outputs[MAX_SEQS];
     const struct shadow_step *step = &sim->steps[sim->n_applied++ % MAX_AHEAD];
     const int32_t n = scheduler_apply(sim->scheduler, &step->plan, step->results, outputs);
-    assert_true(n <= step->plan.n_logits);
-    sim->n_dropped += step->plan.n_logits - n;
+    assert_true(n <= step->plan.n_seqs);
     for (int32_t i = 0; i < step->plan.n_seqs; i++) {
-        sim->requests[step->plan.seqs[i].seq_id].n_pending -= step->plan.seqs[i].wants_logits;
+        struct shadow_request *shadow = &sim->requests[step->plan.seqs[i].seq_id];
+        const int32_t n_drawn = step->drew[i] ? 1 : 0;
+        shadow->n_pending -= n_drawn;
+        sim->n_dropped += shadow->finished || shadow->cancelled ? n_drawn : 0;
     }
     for (int32_t i = 0; i < n; i++) {
         take_output(sim, &outputs[i]);
@@ -329,7 +427,14 @@ static void submit_random(struct simulation *sim)
         .n_top = -1,
         .salt = shadow->salt,
         .computes_all = below(sim, 8) == 0,
+        .repetition = below(sim, 4) == 0 ? 1.5f : 1.0f,
+        .presence = 0.5f, // or none, below
+        .n_prompt_top = below(sim, 6) == 0 ? below(sim, 4) : -1,
     };
+    if (shadow->request.repetition == 1.0f && below(sim, 3) > 0) {
+        shadow->request.presence = 0.0f;
+    }
+    shadow->n_scored = 1;
     assert_status_ok(scheduler_submit(sim->scheduler, &shadow->request));
     sim->n_requests++;
 }
@@ -362,8 +467,11 @@ static void simulation_open(struct simulation *sim, uint64_t seed, int32_t max_s
         .n_vocab = N_VOCAB,
         .max_steps = max_steps,
         .prefix_caching = below(sim, 3) > 0,
+        .max_logits = max_seqs + below(sim, MAX_LOGITS - MAX_SEQS),
+        .max_sample_tokens = N_VOCAB + below(sim, 3 * N_VOCAB),
     };
     const struct step_limits limits = {.max_seqs = max_seqs,
+                                       .max_logits = sim->config.max_logits,
                                        .max_rows = sim->config.max_rows,
                                        .max_blocks = max_seqs * (int32_t)least,
                                        .n_lanes = sim->config.n_lanes,
@@ -508,6 +616,8 @@ static struct scheduler_request small_request(uint64_t id, const int32_t *tokens
                                       .max_tokens = 8,
                                       .temperature = 0,
                                       .top_p = 1,
+                                      .repetition = 1,
+                                      .n_prompt_top = -1,
                                       .n_top = -1};
 }
 
@@ -528,6 +638,28 @@ static void test_scheduler_refuses_bad_requests(void **state)
     r.max_tokens = 35;
     assert_status_says(scheduler_submit(s, &r), STATUS_INVALID_ARGUMENT, "65");
     r.max_tokens = 34;
+    struct scheduler_request bad = r;
+    bad.repetition = 0;
+    assert_status_says(scheduler_submit(s, &bad), STATUS_INVALID_ARGUMENT, "out of range");
+    bad = r;
+    bad.frequency = NAN;
+    assert_status_says(scheduler_submit(s, &bad), STATUS_INVALID_ARGUMENT, "out of range");
+    bad = r;
+    bad.n_prompt_top = 0;
+    bad.n_generated = 1;
+    assert_status_says(scheduler_submit(s, &bad), STATUS_INVALID_ARGUMENT, "1 tokens generated");
+    const struct sample_bias bias[2] = {{.id = 1, .bias = 2}, {.id = N_VOCAB, .bias = 2}};
+    bad = r;
+    bad.bias = bias;
+    bad.n_bias = 2;
+    assert_status_says(scheduler_submit(s, &bad), STATUS_INVALID_ARGUMENT,
+                       "logit_bias[1]: 2 to id 97");
+    const int32_t allowed[2] = {4, -1};
+    bad = r;
+    bad.allowed = allowed;
+    bad.n_allowed = 2;
+    assert_status_says(scheduler_submit(s, &bad), STATUS_INVALID_ARGUMENT,
+                       "allowed_token_ids[1]: id -1");
     assert_status_ok(scheduler_submit(s, &r));
     assert_status_code(scheduler_submit(s, &r), STATUS_ALREADY_EXISTS);
     r.seq_id = 2;
@@ -559,6 +691,7 @@ static void test_scheduler_resumes_at_position(void **state)
     struct scheduler *s = NULL;
     const struct scheduler_config config = small_config();
     const struct step_limits limits = {.max_seqs = 4,
+                                       .max_logits = 4,
                                        .max_rows = 16,
                                        .max_blocks = 16,
                                        .n_lanes = 1,
@@ -594,6 +727,7 @@ static void test_scheduler_bans_stops_and_isolates_nan(void **state)
     struct scheduler *s = NULL;
     const struct scheduler_config config = small_config();
     const struct step_limits limits = {.max_seqs = 4,
+                                       .max_logits = 4,
                                        .max_rows = 16,
                                        .max_blocks = 16,
                                        .n_lanes = 1,
@@ -610,7 +744,7 @@ static void test_scheduler_bans_stops_and_isolates_nan(void **state)
     assert_status_ok(scheduler_submit(s, &r));
     r.seq_id = 2;
     assert_status_ok(scheduler_submit(s, &r));
-    struct sample_token row_tokens[2 * SCHEDULER_MAX_STOP_IDS];
+    struct sample_token row_tokens[2 * N_VOCAB];
     struct sample_row rows[2];
     struct sample_result results[2] = {{.id = -1, .nan = 1}, {.id = 9}};
     struct scheduler_output outputs[2];
@@ -651,6 +785,7 @@ static void prefix_open(struct prefix_fixture *f)
     f->config.blocks_per_lane = PREFIX_BLOCKS;
     f->config.prefix_caching = true;
     const struct step_limits limits = {.max_seqs = PREFIX_SEQS,
+                                       .max_logits = PREFIX_SEQS,
                                        .max_rows = PREFIX_ROWS,
                                        .max_blocks = PREFIX_BLOCKS,
                                        .n_lanes = 2,

@@ -12,6 +12,7 @@ static const struct step_limits limits = {
     .n_lanes = 3,
     .n_vocab = 100,
     .blocks_per_lane = 50,
+    .max_logits = 6,
 };
 
 static void add_example(struct step_plan *plan)
@@ -24,7 +25,7 @@ static void add_example(struct step_plan *plan)
                                .n_computed = 30,
                                .n_tokens = 3,
                                .n_blocks = 3,
-                               .wants_logits = 1};
+                               .n_logits = 2};
     const struct step_seq b = {.seq_id = 1ull << 40, .lane = 2, .n_tokens = 2, .n_blocks = 1};
     assert_status_ok(step_plan_add(plan, &a, tokens, blocks));
     assert_status_ok(step_plan_add(plan, &b, tokens + 3, blocks + 1));
@@ -35,7 +36,7 @@ static void check_example(const struct step_plan *plan)
     assert_int_equal(plan->n_seqs, 2);
     assert_int_equal(plan->n_rows, 5);
     assert_int_equal(plan->n_blocks, 4);
-    assert_int_equal(plan->n_logits, 1);
+    assert_int_equal(plan->n_logits, 2);
     assert_int_equal(plan->seqs[0].seq_id, 77);
     assert_int_equal(plan->seqs[1].seq_id, 1ull << 40);
     assert_int_equal(plan->seqs[0].slot, 3);
@@ -85,7 +86,9 @@ static void test_step_plan_refuses_what_passes_a_limit(void **state)
         {{.lane = 1, .n_computed = 14, .n_tokens = 3, .n_blocks = 3}, 0, 0},
         {{.lane = 1, .n_computed = 175, .n_tokens = 1, .n_blocks = 11}, 0, 0}, // 13 blocks
         {{.lane = 1, .n_computed = INT32_MAX, .n_tokens = 3, .n_blocks = 2}, 0, 0},
-        {{.lane = 1, .n_computed = 14, .n_tokens = 3, .n_blocks = 2, .wants_logits = 2}, 0, 0},
+        {{.lane = 1, .n_computed = 14, .n_tokens = 3, .n_blocks = 2, .n_logits = 4}, 0, 0}, // of 3
+        {{.lane = 1, .n_computed = 14, .n_tokens = 3, .n_blocks = 2, .n_logits = -1}, 0, 0},
+        {{.lane = 1, .n_computed = 14, .n_tokens = 9, .n_blocks = 2, .n_logits = 7}, 0, 0}, // of 6
         {{.lane = 1, .n_computed = 14, .n_tokens = 3, .n_blocks = 2}, 100, 0},
         {{.lane = 1, .n_computed = 14, .n_tokens = 3, .n_blocks = 2}, -5, 0}, // slot 4 of 4
         {{.lane = 1, .slot = 4, .n_computed = 14, .n_tokens = 3, .n_blocks = 2}, 0, 0},
