@@ -34,7 +34,8 @@ static void test_plan_memory_of_deci_7b_on_one_rank(void **state)
     assert_int_equal(m.kv, (uint64_t)100 * 16 * 34304);
     // 3 x 4096; queries of 32 heads with keys and values of at most 4, and as much for outputs; gate and up; logits; the rotation.
     const uint64_t row = 3 * 4096 + 2 * (32 + 2 * 4) * 128 + 2 * 14336;
-    assert_int_equal(m.buffers, 4 * (512 * row + (uint64_t)64 * 32000 + (uint64_t)4096 * 128));
+    // 64 rows of logits for sequences, and as many for prompts.
+    assert_int_equal(m.buffers, 4 * (512 * row + (uint64_t)128 * 32000 + (uint64_t)4096 * 128));
     assert_int_equal(m.total, m.weights + m.kv + m.buffers + m.runtime);
     plan_destroy(&plan);
     spec_destroy(&spec);
