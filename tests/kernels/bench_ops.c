@@ -681,9 +681,11 @@ static void bench_sampling(struct bench *b, int32_t n_vocab, int32_t batch,
                                       .top_p = filter->top_p,
                                       .repetition = 1};
     }
+    void *const d_rows = device_copy(b, rows, (size_t)batch * sizeof *rows);
     struct sample_args args = {.logits = device_copy(b, host, n * sizeof *host),
-                               .rows = rows,
-                               .results = must_calloc((size_t)batch, sizeof(struct sample_result)),
+                               .rows = d_rows,
+                               .results =
+                                   device_new(b, (size_t)batch * sizeof(struct sample_result)),
                                .n_rows = batch,
                                .n_vocab = n_vocab};
     const struct cost cost = {.seconds = time_op(b, run_sample, &args, CALL),
@@ -691,7 +693,8 @@ static void bench_sampling(struct bench *b, int32_t n_vocab, int32_t batch,
     say("sampling", &cost, "\"filter\": \"%s\", \"vocab\": %d, \"batch\": %d", filter->name,
         n_vocab, batch);
     device_free(b, args.logits);
-    free(args.results);
+    device_free(b, args.results);
+    device_free(b, d_rows);
     free(rows);
     free(host);
 }
