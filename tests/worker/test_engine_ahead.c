@@ -31,13 +31,13 @@ static const struct test_model_shape shape = {.n_hidden = 64,
                                               .seed = 21};
 
 struct ahead_seq {
+    struct sample_row set; /* what it is drawn with */
+    struct sample_result results[N_STEPS];
+    int32_t n_results;
     int32_t prompt[MAX_PROMPT];
     int32_t n_prompt;
     int32_t n_steps; /* tokens to draw */
     int32_t slot, lane;
-    struct sample_row set; /* what it is drawn with */
-    struct sample_result results[N_STEPS];
-    int32_t n_results;
 };
 
 struct fixture {
@@ -183,10 +183,9 @@ static void check_same(const struct fixture *f, const struct ahead_seq *want, in
     for (int32_t i = first; i < end; i++) {
         assert_int_equal(f->seqs[i].n_results, want[i].n_results);
         for (int32_t t = 0; t < want[i].n_results; t++) {
-            if (memcmp(&f->seqs[i].results[t], &want[i].results[t], sizeof want[i].results[t])) {
-                fail_msg("sequence %d, token %d: %d, want %d", i, t, f->seqs[i].results[t].id,
-                         want[i].results[t].id);
-            }
+            assert_int_equal(f->seqs[i].results[t].id, want[i].results[t].id);
+            assert_memory_equal(&f->seqs[i].results[t], &want[i].results[t],
+                                sizeof want[i].results[t]);
         }
     }
 }
@@ -219,7 +218,7 @@ static void check_placement(struct fixture *f, int placement)
         check_same(f, want, i, i + 1);
     }
     const struct step_times *times = engine_times(f->driver.engine);
-    assert_true(times->n_steps >= 2 * N_STEPS);
+    assert_true(times->n_steps >= (uint64_t)2 * N_STEPS);
     assert_true(times->busy_ns > 0);
     engine_driver_close(&f->driver);
 }
