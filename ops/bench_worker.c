@@ -104,6 +104,11 @@ _Noreturn static void become(const struct arguments *args, pid_t parent, int out
     _exit(69);
 }
 
+double bench_worker_number(const json_t *result, const char *key)
+{
+    return json_number_value(json_object_get(result, key));
+}
+
 static void take_line(const char *line, bench_worker_result_fn on_result, void *user)
 {
     json_error_t error;

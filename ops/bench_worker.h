@@ -74,6 +74,9 @@ void bench_worker_switch(struct bench_worker_run *run, const char *name); /* "--
 /* A line of JSON as it comes; borrowed. */
 typedef void (*bench_worker_result_fn)(void *user, json_t *result);
 
+/* Of a result; 0 where there is no such number. */
+double bench_worker_number(const json_t *result, const char *key);
+
 MUST_USE status_t bench_worker_start(const struct bench_worker_run *run,
                                      bench_worker_result_fn on_result, void *user,
                                      int *exit_code_out);

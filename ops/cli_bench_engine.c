@@ -47,11 +47,6 @@ static const struct config_row rows[] = {
      .help = "print an object for each batch"},
 };
 
-static double number(const json_t *object, const char *key)
-{
-    return json_number_value(json_object_get(object, key));
-}
-
 static const char *text(const json_t *object, const char *key)
 {
     const char *value = json_string_value(json_object_get(object, key));
@@ -63,10 +58,11 @@ static const char *text(const json_t *object, const char *key)
 /* A row: its time, and what it would take at the rates that were measured. */
 static void print_op(const char *name, const json_t *op, double decode_s, double floor_s)
 {
-    const double seconds = number(op, "seconds"), bytes = number(op, "bytes");
-    const double flops = number(op, "flops");
-    printf("  %-22s %9.0f %10.2f %6.1f %9.2f %9.2f", name, number(op, "calls"), seconds * 1e3,
-           100 * seconds / decode_s, bytes * 1e-6, flops * 1e-6);
+    const double seconds = bench_worker_number(op, "seconds"),
+                 bytes = bench_worker_number(op, "bytes");
+    const double flops = bench_worker_number(op, "flops");
+    printf("  %-22s %9.0f %10.2f %6.1f %9.2f %9.2f", name, bench_worker_number(op, "calls"),
+           seconds * 1e3, 100 * seconds / decode_s, bytes * 1e-6, flops * 1e-6);
     if (floor_s > 0 && seconds > 0) {
         printf(" %9.2f %8.1f\n", floor_s * 1e3, 100 * floor_s / seconds);
     } else {
@@ -77,9 +73,10 @@ static void print_op(const char *name, const json_t *op, double decode_s, double
 /* Ops are rank 0's: so is its share of what all ranks reach together. */
 static void print_trace(const json_t *result)
 {
-    const double ranks = number(result, "ranks"), decode_s = number(result, "decode_s");
-    const double copy = number(result, "copy_bytes_s") / ranks;
-    const double matmul = number(result, "matmul_flops_s") / ranks;
+    const double ranks = bench_worker_number(result, "ranks"),
+                 decode_s = bench_worker_number(result, "decode_s");
+    const double copy = bench_worker_number(result, "copy_bytes_s") / ranks;
+    const double matmul = bench_worker_number(result, "matmul_flops_s") / ranks;
     double seconds = 0, floor_s = 0;
     size_t i;
     json_t *op;
@@ -87,17 +84,17 @@ static void print_trace(const json_t *result)
         "\n  ops of %d decode steps on rank 0; floor: the larger of bytes at %.1f GB/s (copy) and "
         "flops at\n  %.1f GFLOP/s (square matmul), measured before on all ranks at once; more than "
         "100 %%: from a cache%s\n\n",
-        (int)number(result, "generate"), copy * 1e-9, matmul * 1e-9,
+        (int)bench_worker_number(result, "generate"), copy * 1e-9, matmul * 1e-9,
         strcmp(text(result, "device"), "cpu") == 0 ? "" : "; each op was waited for");
     printf("  %-22s %9s %10s %6s %9s %9s %9s %8s\n", "op", "calls", "ms", "% step", "MB", "MFLOP",
            "floor ms", "% floor");
     json_array_foreach(json_object_get(result, "ops"), i, op)
     {
-        const double moved_s = number(op, "bytes") / copy,
-                     computed_s = number(op, "flops") / matmul;
+        const double moved_s = bench_worker_number(op, "bytes") / copy,
+                     computed_s = bench_worker_number(op, "flops") / matmul;
         const double least_s = moved_s > computed_s ? moved_s : computed_s;
         print_op(text(op, "op"), op, decode_s, least_s);
-        seconds += number(op, "seconds");
+        seconds += bench_worker_number(op, "seconds");
         floor_s += least_s;
     }
     printf("  %-22s %9s %10.2f %6.1f\n", ranks > 1 ? "collectives and host" : "host", "",
@@ -116,8 +113,8 @@ struct printer {
 static void print_head(const json_t *r)
 {
     printf("%s on %s, %d rank%s, weights %s, KV %s%s\n", text(r, "model"), text(r, "device"),
-           (int)number(r, "ranks"), number(r, "ranks") > 1 ? "s" : "", text(r, "dtype"),
-           text(r, "kv_dtype"),
+           (int)bench_worker_number(r, "ranks"), bench_worker_number(r, "ranks") > 1 ? "s" : "",
+           text(r, "dtype"), text(r, "kv_dtype"),
            strcmp(text(r, "load_format"), "dummy") == 0 ? ", made-up weights" : "");
     printf("%6s %7s %9s %14s %13s %9s %9s %10s\n", "batch", "prompt", "generate", "prefill tok/s",
            "decode tok/s", "step ms", "p99 ms", "peak MB");
@@ -135,16 +132,18 @@ static void on_result(void *user, json_t *r)
     if (printer->n++ == 0 || printer->options->trace) {
         print_head(r);
     }
-    printf("%6.0f %7.0f %9.0f %14.1f %13.1f %9.3f %9.3f %10.1f\n", number(r, "batch"),
-           number(r, "prompt"), number(r, "generate"), number(r, "prefill_tok_s"),
-           number(r, "decode_tok_s"), number(r, "median_step_s") * 1e3,
-           number(r, "p99_step_s") * 1e3, number(r, "peak_bytes") * 1e-6);
+    printf("%6.0f %7.0f %9.0f %14.1f %13.1f %9.3f %9.3f %10.1f\n", bench_worker_number(r, "batch"),
+           bench_worker_number(r, "prompt"), bench_worker_number(r, "generate"),
+           bench_worker_number(r, "prefill_tok_s"), bench_worker_number(r, "decode_tok_s"),
+           bench_worker_number(r, "median_step_s") * 1e3,
+           bench_worker_number(r, "p99_step_s") * 1e3, bench_worker_number(r, "peak_bytes") * 1e-6);
     if (json_object_get(r, "ops") != NULL) {
         print_trace(r);
         fputc('\n', stdout);
     } else if (json_object_get(r, "copy_bytes_s") != NULL && printer->n == 1) {
         printf("  copy %.1f GB/s, matmul %.1f GFLOP/s, all ranks together\n",
-               number(r, "copy_bytes_s") * 1e-9, number(r, "matmul_flops_s") * 1e-9);
+               bench_worker_number(r, "copy_bytes_s") * 1e-9,
+               bench_worker_number(r, "matmul_flops_s") * 1e-9);
     }
     fflush(stdout);
 }

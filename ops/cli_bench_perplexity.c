@@ -69,15 +69,10 @@ struct run {
     size_t n_bytes; /* of the text these are tokens of */
 };
 
-static double number(const json_t *object, const char *key)
-{
-    return json_number_value(json_object_get(object, key));
-}
-
 static void on_result(void *user, json_t *r)
 {
     const struct run *run = user;
-    const double nll = number(r, "nll");
+    const double nll = bench_worker_number(r, "nll");
     const double bits = nll / log(2) / (double)run->n_bytes;
     if (run->options->json) {
         json_object_set_new(r, "file", json_string(run->options->file));
@@ -88,9 +83,10 @@ static void on_result(void *user, json_t *r)
         return;
     }
     printf("perplexity %.6f (%.0f of %.0f tokens scored, %.0f windows of %.0f, stride %.0f)\n",
-           number(r, "perplexity"), number(r, "scored"), number(r, "tokens"), number(r, "windows"),
-           number(r, "context"), number(r, "stride"));
-    printf("%.6f nats a token, %.6f bits a byte\n", nll / number(r, "scored"), bits);
+           bench_worker_number(r, "perplexity"), bench_worker_number(r, "scored"),
+           bench_worker_number(r, "tokens"), bench_worker_number(r, "windows"),
+           bench_worker_number(r, "context"), bench_worker_number(r, "stride"));
+    printf("%.6f nats a token, %.6f bits a byte\n", nll / bench_worker_number(r, "scored"), bits);
 }
 
 /* Of a text that is cut, the bytes that the tokens left stand for. */

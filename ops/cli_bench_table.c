@@ -54,11 +54,6 @@ struct table {
     int n_measured;
 };
 
-static double number(const json_t *object, const char *key)
-{
-    return json_number_value(json_object_get(object, key));
-}
-
 // ---- the roofline ----
 
 /*
@@ -68,9 +63,10 @@ static double number(const json_t *object, const char *key)
  */
 static double bound_tok_s(const struct model_spec *spec, const json_t *r)
 {
-    const double bytes_s = number(r, "copy_bytes_s"), flops_s = number(r, "matmul_flops_s");
-    const double batch = number(r, "batch"), prompt = number(r, "prompt");
-    const double generate = number(r, "generate");
+    const double bytes_s = bench_worker_number(r, "copy_bytes_s"),
+                 flops_s = bench_worker_number(r, "matmul_flops_s");
+    const double batch = bench_worker_number(r, "batch"), prompt = bench_worker_number(r, "prompt");
+    const double generate = bench_worker_number(r, "generate");
     const int dtype = strcmp(json_string_value(json_object_get(r, "dtype")), "float32") == 0
                           ? DTYPE_F32
                           : DTYPE_BF16;
@@ -97,9 +93,10 @@ static void print_head(const json_t *r, const struct options *o)
     printf(
         "made-up weights of the published shapes on %s, %.0f rank%s; copy %.1f GB/s, square matmul "
         "%.1f GFLOP/s\n",
-        json_string_value(json_object_get(r, "device")), number(r, "ranks"),
-        number(r, "ranks") > 1 ? "s" : "", number(r, "copy_bytes_s") * 1e-9,
-        number(r, "matmul_flops_s") * 1e-9);
+        json_string_value(json_object_get(r, "device")), bench_worker_number(r, "ranks"),
+        bench_worker_number(r, "ranks") > 1 ? "s" : "",
+        bench_worker_number(r, "copy_bytes_s") * 1e-9,
+        bench_worker_number(r, "matmul_flops_s") * 1e-9);
     if (o->scale < 1) {
         printf(
             "scale %g: layers, batch and both lengths are cut to that part and rounded up; width, "
@@ -118,17 +115,19 @@ static void print_row(const struct table *t, const json_t *r, double tok_s, doub
     char card[32], scaled[32];
     snprintf(card, sizeof card, "%d/%d%s", t->card->prompt, t->card->generate,
              t->card->lengths_assumed ? "*" : "");
-    snprintf(scaled, sizeof scaled, "%.0f/%.0f", number(r, "prompt"), number(r, "generate"));
+    snprintf(scaled, sizeof scaled, "%.0f/%.0f", bench_worker_number(r, "prompt"),
+             bench_worker_number(r, "generate"));
     printf("%-13s %-5s %-7s %10s %6d %9.0f | %7d %10s %6.0f | %10.1f %10.1f %7.1f%%\n",
            t->card->model->name, t->card->gpu, t->card->engine, card, t->card->batch,
-           t->card->published_tok_s, t->scaled.n_layers, scaled, number(r, "batch"), tok_s, bound,
-           100 * tok_s / bound);
+           t->card->published_tok_s, t->scaled.n_layers, scaled, bench_worker_number(r, "batch"),
+           tok_s, bound, 100 * tok_s / bound);
 }
 
 static void show(struct table *t, const json_t *r)
 {
-    const double generated = number(r, "batch") * number(r, "generate");
-    const double tok_s = generated / (number(r, "prefill_s") + number(r, "decode_s"));
+    const double generated = bench_worker_number(r, "batch") * bench_worker_number(r, "generate");
+    const double tok_s =
+        generated / (bench_worker_number(r, "prefill_s") + bench_worker_number(r, "decode_s"));
     const double bound = bound_tok_s(&t->spec, r);
     if (!t->options->json) {
         if (t->n_measured == 0) {
