@@ -10,9 +10,13 @@ static const struct {
     [DTYPE_F32] = {.name = "float32", .short_name = "F32", .bytes = 4},
     [DTYPE_F16] = {.name = "float16", .short_name = "F16", .bytes = 2},
     [DTYPE_BF16] = {.name = "bfloat16", .short_name = "BF16", .bytes = 2},
+    [DTYPE_I8] = {.name = "int8", .short_name = "I8", .bytes = 1},
 };
 
-#define N_DTYPES ((int)(sizeof dtypes / sizeof dtypes[0]))
+enum {
+    N_DTYPES = sizeof dtypes / sizeof dtypes[0],
+    N_PARSED = DTYPE_BF16 + 1, /* those a checkpoint may name: the first ones */
+};
 
 size_t dtype_bytes(int dtype)
 {
@@ -21,12 +25,12 @@ size_t dtype_bytes(int dtype)
 
 const char *dtype_name(int dtype)
 {
-    return dtypes[dtype].name;
+    return dtype >= 0 && dtype < N_DTYPES ? dtypes[dtype].name : "unknown";
 }
 
 status_t dtype_parse(const char *text, int *dtype_out)
 {
-    for (int i = 0; i < N_DTYPES; i++) {
+    for (int i = 0; i < N_PARSED; i++) {
         if (strcmp(text, dtypes[i].name) == 0 || strcmp(text, dtypes[i].short_name) == 0) {
             *dtype_out = i;
             return status_ok();
@@ -83,6 +87,8 @@ int dtype_resolve(int wanted, int fallback)
         return DTYPE_F32;
     case DTYPE_WANTED_BF16:
         return DTYPE_BF16;
+    case DTYPE_WANTED_I8:
+        return DTYPE_I8;
     default:
         return fallback == DTYPE_F16 ? DTYPE_F32 : fallback;
     }

@@ -14,21 +14,24 @@
 extern "C" {
 #endif
 
-enum dtype { DTYPE_F32, DTYPE_F16, DTYPE_BF16 };
+/* int8 is no number by itself: what scales it is said where it is used. */
+enum dtype { DTYPE_F32, DTYPE_F16, DTYPE_BF16, DTYPE_I8 };
 
-size_t dtype_bytes(int dtype);     /* 4, 2, 2 */
-const char *dtype_name(int dtype); /* "float32", "float16", "bfloat16" */
+size_t dtype_bytes(int dtype);     /* 4, 2, 2, 1 */
+const char *dtype_name(int dtype); /* "float32", "float16", "bfloat16", "int8"; else "unknown" */
 
-/* Accepts config.json's and safetensors' spellings: float32 F32, float16 F16, bfloat16 BF16. */
+/* Accepts config.json's and safetensors' spellings: float32 F32, float16 F16, bfloat16 BF16. Not int8, which a checkpoint
+ * cannot say alone. */
 MUST_USE status_t dtype_parse(const char *text, int *dtype_out);
 
-/* How many of n values are NaN or infinite; data is aligned for its dtype. */
+/* How many of n values are NaN or infinite; data is aligned for its dtype, which is none of int8. */
 uint64_t dtype_count_not_finite(const void *data, int dtype, size_t n);
 
 /* What --dtype and --kv-cache-dtype may say: the choices of the setting, in the order of the enum. */
-enum dtype_wanted { DTYPE_WANTED_AUTO, DTYPE_WANTED_F32, DTYPE_WANTED_BF16 };
+enum dtype_wanted { DTYPE_WANTED_AUTO, DTYPE_WANTED_F32, DTYPE_WANTED_BF16, DTYPE_WANTED_I8 };
 
-#define DTYPE_CHOICES "auto|float32|bfloat16"
+#define DTYPE_CHOICES    "auto|float32|bfloat16"
+#define KV_DTYPE_CHOICES DTYPE_CHOICES "|int8"
 
 /* The type to compute with; auto takes the fallback's, float32 for float16, into which it fits exactly. */
 int dtype_resolve(int wanted, int fallback);

@@ -127,7 +127,8 @@ struct rope_append_args {
     int64_t head_units;     /* from one head's unit to the next one's */
     const int32_t *offsets; /* [n_rows]: token within the block */
     void *k_plane, *v_plane;
-    int kv_dtype; /* DTYPE_F32 or DTYPE_BF16 */
+    int kv_dtype; /* DTYPE_F32, DTYPE_BF16 or DTYPE_I8, as the backend has them: see kv_format.h */
+    void *k_scales, *v_scales; /* of DTYPE_I8 */
 };
 
 /* What all layers that share a plan have in common. */
@@ -163,6 +164,7 @@ struct attention_args {
     const void *q; /* activation; see attention_seq */
     void *out;     /* the same layout */
     const void *k_plane, *v_plane;
+    const void *k_scales, *v_scales; /* of DTYPE_I8: kv_format.h */
     const int32_t *blocks;
 };
 

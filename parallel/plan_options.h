@@ -54,6 +54,6 @@ MUST_USE status_t plan_options_make(const struct plan_options *options,
          .help = "type of the weights in memory; auto: the checkpoint's"},                         \
     {                                                                                              \
         .name = "kv-cache-dtype", .type = CONFIG_CHOICE, .offset = offsetof(type_, plan.kv_dtype), \
-        .default_text = "auto", .choices = DTYPE_CHOICES,                                          \
-        .help = "type of stored keys and values; auto: as --dtype"                                 \
+        .default_text = "auto", .choices = KV_DTYPE_CHOICES,                                       \
+        .help = "type of stored keys and values; auto: as --dtype; int8: with a scale a row"       \
     }

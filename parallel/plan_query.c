@@ -1,5 +1,6 @@
 #include <assert.h>
 
+#include "kernels/kv_format.h"
 #include "parallel/plan.h"
 #include "parallel/plan_parts.h"
 
@@ -199,10 +200,10 @@ static int64_t held_pairs(const struct plan *plan, int32_t rank)
     return pairs;
 }
 
-/* Bytes of K and V of one token in one head. */
+/* Bytes of K and V of one token in one head, scales included. */
 static int64_t head_bytes(const struct plan *plan, int kv_dtype)
 {
-    return 2 * (int64_t)plan->head_dim * (int64_t)dtype_bytes(kv_dtype);
+    return 2 * kv_row_bytes(plan->head_dim, kv_dtype);
 }
 
 int64_t plan_kv_block_bytes(const struct plan *plan, int32_t rank, int kv_dtype)

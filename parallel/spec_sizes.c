@@ -5,6 +5,8 @@
 
 #include <stdio.h>
 
+#include "kernels/kv_format.h"
+
 const char *spec_block_name(int block)
 {
     static const char *const names[SPEC_N_BLOCKS] = {
@@ -59,7 +61,7 @@ int64_t spec_kv_bytes_per_token(const struct model_spec *spec, int kv_dtype)
     for (int32_t i = 0; i < spec->n_layers; i++) {
         heads += spec->layers[i].n_kv_heads;
     }
-    return 2 * heads * spec->head_dim * (int64_t)dtype_bytes(kv_dtype);
+    return 2 * heads * kv_row_bytes(spec->head_dim, kv_dtype);
 }
 
 status_t spec_check_context(const struct model_spec *spec, int64_t n_tokens)

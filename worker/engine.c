@@ -57,16 +57,17 @@ static int64_t blocks_per_seq(const struct engine *e)
 static status_t check_dtypes(const struct engine_options *o)
 {
     if ((o->dtype != DTYPE_F32 && o->dtype != DTYPE_BF16) ||
-        (o->kv_dtype != DTYPE_F32 && o->kv_dtype != DTYPE_BF16)) {
+        (o->kv_dtype != DTYPE_F32 && o->kv_dtype != DTYPE_BF16 && o->kv_dtype != DTYPE_I8)) {
         return status_errorf(STATUS_INVALID_ARGUMENT,
-                             "weights in %s and KV in %s; both are float32 or bfloat16",
+                             "weights in %s and KV in %s; both are float32 or bfloat16, or KV int8",
                              dtype_name(o->dtype), dtype_name(o->kv_dtype));
     }
     const int activation = o->backend->activation;
-    if (activation != DTYPE_F32 && (o->dtype != activation || o->kv_dtype != activation)) {
+    if (activation != DTYPE_F32 &&
+        (o->dtype != activation || (o->kv_dtype != activation && o->kv_dtype != DTYPE_I8))) {
         return status_errorf(STATUS_FAILED_PRECONDITION,
-                             "weights in %s and KV in %s: on %s both are %s" STATUS_FIX
-                             "--dtype bfloat16 --kv-cache-dtype auto, or --device cpu",
+                             "weights in %s and KV in %s: on %s both are %s, or KV int8" STATUS_FIX
+                             "--dtype bfloat16 --kv-cache-dtype auto or int8, or --device cpu",
                              dtype_name(o->dtype), dtype_name(o->kv_dtype), o->backend->name,
                              dtype_name(activation));
     }

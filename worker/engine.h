@@ -33,7 +33,7 @@ struct engine_options {
     const struct backend *backend;
     int device;   /* index in backend->devices */
     int dtype;    /* weights on the device: DTYPE_F32 or DTYPE_BF16 */
-    int kv_dtype; /* DTYPE_F32 or DTYPE_BF16 */
+    int kv_dtype; /* DTYPE_F32, DTYPE_BF16 or DTYPE_I8 */
     int32_t max_num_seqs, max_num_batched_tokens, max_model_len;
     int32_t max_steps; /* under way at once; 0: 1 */
     uint64_t

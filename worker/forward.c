@@ -240,6 +240,7 @@ static struct rope_append_args rope_args(const struct forward *f, int32_t layer,
 {
     const struct model_spec *spec = f->parts.spec;
     const struct kv_pool *pool = f->parts.pool;
+    const struct kv_planes *planes = &pool->layers[layer];
     return (struct rope_append_args){
         .n_rows = n_rows,
         .head_dim = spec->head_dim,
@@ -251,9 +252,11 @@ static struct rope_append_args rope_args(const struct forward *f, int32_t layer,
         .max_positions = f->limits.max_model_len,
         .head_units = kv_pool_head_units(class_of(f, layer)),
         .offsets = (const int32_t *)pool->offsets.device + first_row,
-        .k_plane = pool->layers[layer].k,
-        .v_plane = pool->layers[layer].v,
-        .kv_dtype = pool->kv_dtype,
+        .k_plane = planes->k,
+        .v_plane = planes->v,
+        .k_scales = planes->k_scales,
+        .v_scales = planes->v_scales,
+        .kv_dtype = planes->dtype,
     };
 }
 
@@ -311,19 +314,19 @@ static status_t append_keys_and_values(struct forward *f, int32_t layer)
     return status_ok();
 }
 
-/* Queries to outputs, both laid out as the attention's plan says; part_bytes from the beginning of the planes. */
+/* Queries to outputs, both laid out as the attention's plan says. */
 static status_t attend(struct forward *f, int32_t layer, const struct forward_attention *attention,
                        const void *q, void *out)
 {
-    const struct kv_pool *pool = f->parts.pool;
-    const int32_t part = attention->head > 0 ? attention->head : 0;
-    const size_t part_bytes =
-        (size_t)part * (part > 0 ? kv_pool_part_bytes(pool, class_of(f, layer)) : 0);
+    const struct kv_planes planes =
+        kv_pool_part(f->parts.pool, layer, attention->head > 0 ? attention->head : 0);
     const struct attention_args args = {
         .q = q,
         .out = out,
-        .k_plane = (const char *)pool->layers[layer].k + part_bytes,
-        .v_plane = (const char *)pool->layers[layer].v + part_bytes,
+        .k_plane = planes.k,
+        .v_plane = planes.v,
+        .k_scales = planes.k_scales,
+        .v_scales = planes.v_scales,
         .blocks = f->blocks.device,
     };
     return f->parts.backend->attention(f->parts.stream, attention->plan, &args);

@@ -55,6 +55,7 @@ struct forward_attention {
     int32_t class_index;
     int32_t head;  /* of those held; -1: all of them */
     int32_t group; /* query heads of a KV head */
+    int kv_dtype;
     bool
         exchanged; /* queries leave their rank: they are attended to in the exchange's rows, not in their own */
     struct attention_plan *plan;

@@ -69,10 +69,11 @@ const struct forward_attention *forward_find_attention(const struct forward *f, 
                                                        int32_t head)
 {
     const int32_t group = group_of(f, layer, head);
+    const int kv_dtype = f->parts.pool->layers[layer].dtype;
     for (int32_t i = 0; i < f->n_attentions; i++) {
         const struct forward_attention *a = &f->attentions[i];
         if (a->class_index == f->parts.plan->layers[layer].class_index && a->head == head &&
-            a->group == group) {
+            a->group == group && a->kv_dtype == kv_dtype) {
             return a;
         }
     }
@@ -101,7 +102,7 @@ static status_t add_attention(struct forward *f, int32_t layer, int32_t head)
         .group = group,
         .block_tokens = PLAN_BLOCK_TOKENS,
         .window = spec->sliding_window,
-        .kv_dtype = f->parts.pool->kv_dtype,
+        .kv_dtype = f->parts.pool->layers[layer].dtype,
         .scale = (float)(1.0 / sqrt(spec->head_dim)),
         .max_seqs = f->limits.max_seqs,
         .max_rows = f->limits.max_rows,
@@ -113,6 +114,7 @@ static status_t add_attention(struct forward *f, int32_t layer, int32_t head)
         .class_index = class_index,
         .head = head,
         .group = group,
+        .kv_dtype = shape.kv_dtype,
         .exchanged = !plan_attention_is_local(f->parts.plan, layer),
     };
     TRY(f->parts.backend->attention_plan_new(f->parts.stream, &shape, &to->plan));

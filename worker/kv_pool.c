@@ -3,19 +3,43 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/kv_format.h"
+
 static status_t no_memory(void)
 {
     return status_errorf(STATUS_RESOURCE_EXHAUSTED, "no memory for the tables of the KV pool");
 }
 
-static size_t unit_bytes(const struct kv_pool *pool)
+/* Of values, and of their scales. */
+static size_t unit_bytes(const struct kv_pool *pool, int dtype)
 {
-    return (size_t)PLAN_BLOCK_TOKENS * (size_t)pool->plan->head_dim * dtype_bytes(pool->kv_dtype);
+    return (size_t)PLAN_BLOCK_TOKENS * (size_t)pool->plan->head_dim * dtype_bytes(dtype);
 }
 
-size_t kv_pool_part_bytes(const struct kv_pool *pool, const struct kv_class *kv_class)
+static size_t unit_scale_bytes(int dtype)
 {
-    return (size_t)kv_class->part_units * unit_bytes(pool);
+    return (size_t)PLAN_BLOCK_TOKENS * (size_t)kv_scale_bytes(dtype);
+}
+
+static void *at_bytes(void *plane, size_t offset)
+{
+    return plane != NULL ? (char *)plane + offset : NULL;
+}
+
+struct kv_planes kv_pool_part(const struct kv_pool *pool, int32_t layer, int32_t head)
+{
+    const struct kv_planes *whole = &pool->layers[layer];
+    const struct kv_class *kv_class = &pool->classes[pool->plan->layers[layer].class_index];
+    const size_t units = kv_class->split ? (size_t)head * (size_t)kv_class->part_units : 0;
+    const size_t values = units * unit_bytes(pool, whole->dtype);
+    const size_t scales = units * unit_scale_bytes(whole->dtype);
+    return (struct kv_planes){
+        .k = at_bytes(whole->k, values),
+        .v = at_bytes(whole->v, values),
+        .k_scales = at_bytes(whole->k_scales, scales),
+        .v_scales = at_bytes(whole->v_scales, scales),
+        .dtype = whole->dtype,
+    };
 }
 
 int64_t kv_pool_head_units(const struct kv_class *kv_class)
@@ -87,28 +111,46 @@ static status_t init_class(struct kv_pool *pool, int32_t class_index, int32_t ma
 // ---- planes ----
 
 /* Steps that are recorded for more rows than they have put the keys and values of the others behind the last unit. */
-static size_t padding_bytes(const struct kv_pool *pool, const struct kv_class *kv_class)
+static int64_t padding_units(const struct kv_pool *pool, const struct kv_class *kv_class)
 {
     int32_t most = 0;
     for (int32_t i = 0; i < kv_class->n_runs; i++) {
         const int32_t n = kv_class->runs[i].head_end - kv_class->runs[i].head_begin;
         most = n > most ? n : most;
     }
-    return pool->backend->graph_begin != NULL ? (size_t)most * unit_bytes(pool) : 0;
+    return pool->backend->graph_begin != NULL ? most : 0;
 }
 
-static status_t alloc_plane(struct kv_pool *pool, size_t size, size_t padding, void **plane_out)
+/* Units of a plane, and those behind them. */
+struct plane_units {
+    size_t counted, padding;
+};
+
+static status_t alloc_plane(struct kv_pool *pool, struct plane_units units, size_t unit_bytes,
+                            void **plane_out)
 {
+    const size_t size = units.counted * unit_bytes;
     if (size == 0) {
         *plane_out = NULL;
         return status_ok();
     }
-    TRY(pool->backend->mem_alloc(pool->stream, size + padding, plane_out));
+    TRY(pool->backend->mem_alloc(pool->stream, size + units.padding * unit_bytes, plane_out));
     pool->bytes += size;
     return status_ok();
 }
 
-static status_t alloc_planes(struct kv_pool *pool)
+static status_t alloc_layer(struct kv_pool *pool, struct plane_units units,
+                            struct kv_planes *planes)
+{
+    const size_t values = unit_bytes(pool, planes->dtype);
+    const size_t scales = unit_scale_bytes(planes->dtype);
+    TRY(alloc_plane(pool, units, values, &planes->k));
+    TRY(alloc_plane(pool, units, values, &planes->v));
+    TRY(alloc_plane(pool, units, scales, &planes->k_scales));
+    return alloc_plane(pool, units, scales, &planes->v_scales);
+}
+
+static status_t alloc_planes(struct kv_pool *pool, int kv_dtype)
 {
     const struct plan *plan = pool->plan;
     for (int32_t layer = 0; layer < plan->n_layers; layer++) {
@@ -118,13 +160,10 @@ static status_t alloc_planes(struct kv_pool *pool)
         }
         const int64_t units = plan_units(plan, class_index, pool->rank, pool->blocks_per_lane);
         struct kv_class *kv_class = &pool->classes[class_index];
-        const size_t size = (size_t)units * unit_bytes(pool);
-        const size_t padding = padding_bytes(pool, kv_class);
+        const struct plane_units counts = {(size_t)units, (size_t)padding_units(pool, kv_class)};
         kv_class->padding_unit = units;
-        status_t s = alloc_plane(pool, size, padding, &pool->layers[layer].k);
-        if (status_is_ok(&s)) {
-            s = alloc_plane(pool, size, padding, &pool->layers[layer].v);
-        }
+        pool->layers[layer].dtype = kv_dtype;
+        const status_t s = alloc_layer(pool, counts, &pool->layers[layer]);
         if (!status_is_ok(&s)) {
             return status_wrapf(s, "KV pool of layer %d of %d", layer, plan->n_layers);
         }
@@ -132,7 +171,7 @@ static status_t alloc_planes(struct kv_pool *pool)
     return status_ok();
 }
 
-static status_t init(struct kv_pool *pool, int32_t max_rows)
+static status_t init(struct kv_pool *pool, const struct kv_pool_request *request)
 {
     const struct plan *plan = pool->plan;
     pool->classes =
@@ -143,11 +182,11 @@ static status_t init(struct kv_pool *pool, int32_t max_rows)
         return no_memory();
     }
     TRY(device_array_init(&pool->offsets, pool->backend, pool->stream,
-                          (size_t)max_rows * sizeof(int32_t), pool->max_steps));
+                          (size_t)request->max_rows * sizeof(int32_t), pool->max_steps));
     for (int32_t c = 0; c < plan->n_classes; c++) {
-        TRY(init_class(pool, c, max_rows));
+        TRY(init_class(pool, c, request->max_rows));
     }
-    return alloc_planes(pool);
+    return alloc_planes(pool, request->kv_dtype);
 }
 
 status_t kv_pool_init(struct kv_pool *pool, const struct kv_pool_request *request)
@@ -157,11 +196,10 @@ status_t kv_pool_init(struct kv_pool *pool, const struct kv_pool_request *reques
         .stream = request->stream,
         .plan = request->plan,
         .rank = request->rank,
-        .kv_dtype = request->kv_dtype,
         .blocks_per_lane = request->blocks_per_lane,
         .max_steps = request->max_steps,
     };
-    const status_t s = init(&made, request->max_rows);
+    const status_t s = init(&made, request);
     if (!status_is_ok(&s)) {
         kv_pool_destroy(&made);
         return s;
@@ -176,8 +214,11 @@ void kv_pool_destroy(struct kv_pool *pool)
         return;
     }
     for (int32_t layer = 0; pool->layers != NULL && layer < pool->plan->n_layers; layer++) {
-        pool->backend->mem_free(pool->stream, pool->layers[layer].k);
-        pool->backend->mem_free(pool->stream, pool->layers[layer].v);
+        const struct kv_planes *planes = &pool->layers[layer];
+        void *const all[] = {planes->k, planes->v, planes->k_scales, planes->v_scales};
+        for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
+            pool->backend->mem_free(pool->stream, all[i]);
+        }
     }
     for (int32_t c = 0; pool->classes != NULL && c < pool->plan->n_classes; c++) {
         free(pool->classes[c].lanes);

@@ -4,7 +4,8 @@
  * What:      one K and one V plane a layer, sized by what the rank holds of that layer's KV heads: nothing is padded to
  *            the largest layer, and layers without attention have none. Layers of a lane class share block ids and addresses; kv_pool_place works these out
  *            once a step.
- * Layout:    a plane is [unit][PLAN_BLOCK_TOKENS][head_dim], a unit being one KV head of one block.
+ * Layout:    a plane is [unit][PLAN_BLOCK_TOKENS][head_dim], a unit being one KV head of one block. Planes of int8 have
+ *            planes of scales beside them, [unit][PLAN_BLOCK_TOKENS] (kernels/kv_format.h). The dtype is each layer's own.
  *            Lane u's block b is units unit_base(u) + b*n .. + n-1, its n held heads in ascending order (plan.h).
  *            Under replicate, where the rank's query heads cover a group in part, the number of query heads a KV head
  *            serves differs from head to head, and one attention call cannot take them all. Such a class is `split`:
@@ -45,6 +46,8 @@ struct kv_class {
 
 struct kv_planes {
     void *k, *v;
+    void *k_scales, *v_scales; /* NULL where the dtype needs none */
+    int dtype;
 };
 
 struct kv_pool {
@@ -52,10 +55,9 @@ struct kv_pool {
     struct backend_stream *stream;
     const struct plan *plan;
     int32_t rank;
-    int kv_dtype;
     int64_t blocks_per_lane;
     int32_t max_steps;
-    uint64_t bytes;
+    uint64_t bytes;           /* of planes, scales included */
     struct kv_class *classes; /* [n_classes] */
     struct kv_planes *layers; /* [n_layers]; NULL planes: the layer keeps nothing here */
 
@@ -82,8 +84,8 @@ void kv_pool_destroy(struct kv_pool *pool); /* accepts a zeroed pool */
  * have, go to the padding; only where the backend records. */
 MUST_USE status_t kv_pool_place(struct kv_pool *pool, const struct step_plan *step, int32_t n_rows);
 
-/* Bytes of one head's part of a split class's plane. */
-size_t kv_pool_part_bytes(const struct kv_pool *pool, const struct kv_class *kv_class);
+/* The layer's planes from head `head` of a split class on; 0, and of other classes, from their beginning. */
+struct kv_planes kv_pool_part(const struct kv_pool *pool, int32_t layer, int32_t head);
 
 /* Units from one head of a run to the next: neighbours, or parts of the plane. */
 int64_t kv_pool_head_units(const struct kv_class *kv_class);

@@ -1,11 +1,12 @@
 /*
  * attention.c - causal attention over the paged cache, prefill and decode alike
  *
- * Shapes:   q, out [n_queries, n_kv_heads, group, D_h] (ld) a sequence; K and V planes [unit][block_tokens][D_h].
+ * Shapes:   q, out [n_queries, n_kv_heads, group, D_h] (ld) a sequence; K and V planes [unit][block_tokens][D_h], of int8
+ *           with scales [unit][block_tokens].
  * Mapping:  a task is up to 32 query rows of one KV head of one sequence, so that a KV row is read once for all heads
  *           of its group and for neighbouring queries; tasks go to threads as those come free.
  * Numerics: attention_rows.h; a row's bits do not depend on the rows beside it, the chunks or the threads.
- * Cost:     decode reads each K and V element once; prefill does 4 D_h flops a visible (query, key, head).
+ * Cost:     decode reads each K and V element once, for all heads of its group; prefill does 4 D_h flops a visible (query, key, head).
  */
 #include <stdlib.h>
 #include <string.h>
@@ -31,8 +32,7 @@ struct run {
 static status_t check_shape(const struct attention_shape *s)
 {
     if (s->head_dim < 1 || s->head_dim > CPU_MAX_HEAD_DIM || s->group < 1 || s->block_tokens < 1 ||
-        s->window < 0 || s->max_seqs < 0 ||
-        (s->kv_dtype != DTYPE_F32 && s->kv_dtype != DTYPE_BF16)) {
+        s->window < 0 || s->max_seqs < 0 || !cpu_has_kv_dtype(s->kv_dtype)) {
         return status_errorf(STATUS_INVALID_ARGUMENT,
                              "attention: head dim %d (at most %d), group %d, blocks of %d, window "
                              "%d, %d sequences, kv dtype %d",

@@ -8,10 +8,13 @@
  *              tile t of keys     scores [rows, 16]     p = e^(s - max)      out = out * corr + p v
  *              -inf outside what a row may see: such keys add exactly 0 to its sum and are left out of p v
  *
+ *            Keys and values of int8 are used as the integers they are; a key's scale goes to its score and a value's to its
+ *            weight, once for each row of the task.
+ *
  * Invariant: tiles are cut by position alone and each row's sums have one order (a dot over head_dim lane by lane, then
  *            vf_sum; p v over ascending keys), so that a row's bits are the same whatever rows share its task:
  *            whole prompts, chunks and single tokens agree.
- * Cost:      a tile of K and V is read (and widened from bfloat16) once for all rows of the task.
+ * Cost:      a tile of K and V is read (and widened from bfloat16 or int8) once for all rows of the task.
  * Source:    Milakov & Gimelshein 2018, arXiv:1805.02867; Dao et al. 2022, arXiv:2205.14135.
  */
 #pragma once
@@ -19,6 +22,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "kernels/cpu/attention_tile.h"
 #include "kernels/cpu/isa.h"
 #include "kernels/cpu/unroll.h"
 
@@ -34,13 +38,6 @@ struct attention_rows {
     float corr[CPU_MAX_TASK_ROWS]; /* what the current tile scales out by */
     float p[CPU_MAX_TASK_ROWS]
            [CPU_TILE_TOKENS]; /* scores, then e^(score - max), of the current tile */
-};
-
-/* A tile of keys: token 0 stands at position first. */
-struct kv_tile {
-    const float *k, *v; /* [n_tokens, head_dim] */
-    int64_t first;
-    int32_t n_tokens;
 };
 
 // ---- scores ----
@@ -75,7 +72,7 @@ ALWAYS_INLINE void dot_block(struct attention_rows *a, int32_t row, const struct
             }
         }
     }
-    const float scale = a->task->shape->scale;
+    const float *const scale = tile->score_scale + token;
     UNROLL
     for (int r = 0; r < rows; r++) {
         UNROLL
@@ -84,7 +81,7 @@ ALWAYS_INLINE void dot_block(struct attention_rows *a, int32_t row, const struct
                 const vf q = vf_load_n(a->q[row + r] + d, dim - d);
                 acc[r][t] = vf_fma(q, vf_load_n(k + (ptrdiff_t)t * dim + d, dim - d), acc[r][t]);
             }
-            a->p[row + r][token + t] = vf_sum(acc[r][t]) * scale;
+            a->p[row + r][token + t] = vf_sum(acc[r][t]) * scale[t];
         }
     }
 }
@@ -142,6 +139,15 @@ static void softmax_row(struct attention_rows *a, int32_t row)
     a->max[row] = now;
     a->corr[row] = corr;
     a->sum[row] = a->sum[row] * corr + vf_sum(sum);
+}
+
+/* Weights of values as they are into weights of the integers they are stored as; the sum has been taken. */
+static void scale_weights(struct attention_rows *a, int32_t row, const struct kv_tile *tile)
+{
+    float *const p = a->p[row];
+    for (int i = 0; i < CPU_TILE_TOKENS; i += VEC_LANES) {
+        vf_store(p + i, vf_mul(vf_load(p + i), vf_load(tile->weight_scale + i)));
+    }
 }
 
 // ---- p v ----
@@ -254,6 +260,9 @@ static void fold_tile(struct attention_rows *a, const int32_t rows[2], const str
     }
     for (row = rows[0]; row < rows[1]; row++) {
         softmax_row(a, row);
+        if (tile->has_scales) {
+            scale_weights(a, row, tile);
+        }
     }
     const struct pv_range at = {.lo = lo, .hi = hi, .column = 0};
     for (row = rows[0]; row + PV_ROWS <= rows[1]; row += PV_ROWS) {
@@ -305,43 +314,6 @@ static void visit_tile(struct attention_rows *a, const struct kv_tile *tile)
     }
 }
 
-static void widen_bf16(const uint16_t *src, int64_t n, float *dst)
-{
-    int64_t i = 0;
-    for (; i + VEC_LANES <= n; i += VEC_LANES) {
-        vf_store(dst + i, vf_load_bf16(src + i));
-    }
-    for (; i < n; i++) {
-        const uint32_t bits = (uint32_t)src[i] << 16;
-        memcpy(dst + i, &bits, sizeof bits);
-    }
-}
-
-/* The tile of n tokens that begins at `position`; widened into the task's scratch when it is bfloat16. */
-static struct kv_tile load_tile(const struct attention_rows *a, int64_t position, int32_t n)
-{
-    const struct cpu_attention_task *task = a->task;
-    const struct attention_shape *shape = task->shape;
-    const struct attention_args *args = task->args;
-    const int32_t *blocks = args->blocks + task->seq->first_block;
-    const int64_t block = blocks[position / shape->block_tokens];
-    const int64_t unit = task->seq->unit_base + block * task->seq->n_kv_heads + task->head;
-    const int64_t token = unit * shape->block_tokens + position % shape->block_tokens;
-    const int64_t at = token * shape->head_dim;
-    struct kv_tile tile = {.first = position, .n_tokens = n};
-    if (shape->kv_dtype == DTYPE_F32) {
-        tile.k = (const float *)args->k_plane + at;
-        tile.v = (const float *)args->v_plane + at;
-        return tile;
-    }
-    const int64_t n_elements = (int64_t)n * shape->head_dim;
-    widen_bf16((const uint16_t *)args->k_plane + at, n_elements, task->k_tile);
-    widen_bf16((const uint16_t *)args->v_plane + at, n_elements, task->v_tile);
-    tile.k = task->k_tile;
-    tile.v = task->v_tile;
-    return tile;
-}
-
 static void attention_begin(struct attention_rows *a, const struct cpu_attention_task *task)
 {
     const int64_t head_dim = task->shape->head_dim;
@@ -375,7 +347,7 @@ static void attention_rows(const struct cpu_attention_task *task)
         const int64_t in_block = block_tokens - position % block_tokens;
         int64_t n = in_block < CPU_TILE_TOKENS ? in_block : CPU_TILE_TOKENS;
         n = n < end - position ? n : end - position;
-        const struct kv_tile tile = load_tile(&a, position, (int32_t)n);
+        const struct kv_tile tile = load_tile(task, position, (int32_t)n);
         visit_tile(&a, &tile);
         position += n;
     }

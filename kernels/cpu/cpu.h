@@ -21,7 +21,8 @@ enum {
 
 /* One a thread; only the op that runs uses it. */
 struct cpu_scratch {
-    float k_tile[CPU_TILE_TOKENS * CPU_MAX_HEAD_DIM]; /* attention: a bfloat16 tile as float32 */
+    float k_tile[CPU_TILE_TOKENS *
+                 CPU_MAX_HEAD_DIM]; /* attention: a tile of bfloat16 or int8 as float32 */
     float v_tile[CPU_TILE_TOKENS * CPU_MAX_HEAD_DIM];
     float maxima[CPU_MAX_VOCAB / CPU_SAMPLE_BLOCK]; /* sample: of each block of logits */
     float adjusted[CPU_MAX_VOCAB];                  /* sample: a row that a request changes */
@@ -36,6 +37,11 @@ struct backend_stream {
     const struct cpu_isa *isa;
     struct cpu_scratch *scratch; /* [n_threads] */
 };
+
+static inline bool cpu_has_kv_dtype(int dtype)
+{
+    return dtype == DTYPE_F32 || dtype == DTYPE_BF16 || dtype == DTYPE_I8;
+}
 
 /* A stream with the instruction set named, for tests: "avx512", "avx2", "portable", or "auto". UNIMPLEMENTED
  * when this machine lacks it. */

@@ -52,7 +52,7 @@ struct cpu_attention_task {
     const struct attention_seq *seq;
     int32_t head;               /* of the sequence's n_kv_heads */
     int64_t row_begin, row_end; /* at most CPU_MAX_TASK_ROWS */
-    float *k_tile, *v_tile;     /* scratch [CPU_TILE_TOKENS, head_dim] */
+    float *k_tile, *v_tile;     /* scratch [CPU_TILE_TOKENS, head_dim]: a tile as float32 */
 };
 
 /* A row of random numbers, see random_rows.h. */
@@ -79,6 +79,8 @@ struct cpu_isa {
     void (*rotate)(float *a, float *b, const float *cos, const float *sin, int32_t n);
     void (*swiglu)(const float *gate, const float *up, int64_t n, float *out);
     void (*add)(float *x, const float *y, int64_t n);
+    /* A row of int8 (kv_format.h); returns its scale, a bfloat16. */
+    uint16_t (*quantize)(const float *x, int32_t n, int8_t *out);
     /* Largest of n, NaN left out; -inf of nothing. */
     float (*largest)(const float *x, int32_t n);
     /* out = e^((x - shift) / divisor) */

@@ -38,6 +38,7 @@ const struct cpu_isa cpu_isa_portable = {
     .rotate = row_rotate,
     .swiglu = row_swiglu,
     .add = row_add,
+    .quantize = row_quantize,
     .largest = row_largest,
     .exp_scaled = row_exp_scaled,
     .random_row = random_row,

@@ -3,10 +3,10 @@
  *
  * Shapes:   q [M, H, D_h] (ld_q), k, v [M, H_kv, D_h] (ld_kv), cos and sin [max_positions, R/2] with R = rotary_dim <= D_h;
  *           the pair of column i is column i + R/2; columns from R on stay as they are.
- *           Planes [unit][block_tokens][D_h] in kv_dtype; see kernels/backend.h.
+ *           Planes [unit][block_tokens][D_h] in kv_dtype, of int8 with scales [unit][block_tokens]; see kernels/kv_format.h.
  * Mapping:  tasks of whole rows.
  * Numerics: each product rounded, then the sum, as the reference implementations do; to bfloat16 with round to nearest
- *           even.
+ *           even; to int8 after the turn, a row and its scale at a time.
  * Cost:     memory bound, M (2 H R + 2 H_kv D_h) elements.
  * Source:   Su et al. 2021, arXiv:2104.09864.
  */
@@ -31,13 +31,20 @@ static void turn(const struct plan *plan, float *x, int32_t n_heads, int64_t row
     }
 }
 
-static void store(const float *src, int32_t n, int kv_dtype, void *plane, int64_t at)
+/* A row, the index-th of the plane. */
+static void store(const struct plan *plan, const float *src, void *plane, void *scales,
+                  int64_t index)
 {
-    if (kv_dtype == DTYPE_F32) {
-        memcpy((float *)plane + at, src, (size_t)n * sizeof *src);
+    const int32_t n = plan->args->head_dim;
+    if (plan->args->kv_dtype == DTYPE_F32) {
+        memcpy((float *)plane + index * n, src, (size_t)n * sizeof *src);
         return;
     }
-    uint16_t *const dst = (uint16_t *)plane + at;
+    if (plan->args->kv_dtype == DTYPE_I8) {
+        ((uint16_t *)scales)[index] = plan->isa->quantize(src, n, (int8_t *)plane + index * n);
+        return;
+    }
+    uint16_t *const dst = (uint16_t *)plane + index * n;
     for (int32_t i = 0; i < n; i++) {
         dst[i] = bf16_from_f32(src[i]);
     }
@@ -57,9 +64,9 @@ static void run_row(void *context, int64_t row)
     for (int32_t head = 0; head < a->n_kv_heads; head++) {
         const int64_t from = (int64_t)head * a->head_dim;
         const int64_t unit = a->units[row] + head * a->head_units;
-        const int64_t at = (unit * a->block_tokens + a->offsets[row]) * a->head_dim;
-        store(k + from, a->head_dim, a->kv_dtype, a->k_plane, at);
-        store(v + from, a->head_dim, a->kv_dtype, a->v_plane, at);
+        const int64_t index = unit * a->block_tokens + a->offsets[row];
+        store(plan, k + from, a->k_plane, a->k_scales, index);
+        store(plan, v + from, a->v_plane, a->v_scales, index);
     }
 }
 
@@ -75,8 +82,8 @@ static status_t check_shape(const struct rope_append_args *a)
                              a->n_rows, a->n_q_heads, a->n_kv_heads, a->head_dim, a->rotary_dim,
                              (long long)a->ld_q, (long long)a->ld_kv);
     }
-    if (a->n_kv_heads > 0 && (a->block_tokens < 1 || a->head_units < 1 ||
-                              (a->kv_dtype != DTYPE_F32 && a->kv_dtype != DTYPE_BF16))) {
+    if (a->n_kv_heads > 0 &&
+        (a->block_tokens < 1 || a->head_units < 1 || !cpu_has_kv_dtype(a->kv_dtype))) {
         return status_errorf(STATUS_INVALID_ARGUMENT,
                              "rope_append: blocks of %d, heads %lld units apart, dtype %d",
                              a->block_tokens, (long long)a->head_units, a->kv_dtype);

@@ -8,7 +8,12 @@
  */
 #pragma once
 
+#include <float.h>
 #include <math.h>
+#include <string.h>
+
+#include "kernels/cpu/convert.h"
+#include "kernels/kv_format.h"
 
 static void row_add(float *x, const float *y, int64_t n)
 {
@@ -172,4 +177,60 @@ static void row_layernorm(const float *x, const float *weight, const float *bias
         vf_store_n(out + i, vf_fma(y, vf_load_n(weight + i, rest), vf_load_n(bias + i, rest)),
                    rest);
     }
+}
+
+// ---- int8 ----
+
+/* |x| of the row's largest element; a NaN or an infinity where it has one. */
+static float row_magnitude(const float *x, int32_t n)
+{
+    vf most = vf_zero();
+    int32_t i = 0;
+    for (; i + VEC_LANES <= n; i += VEC_LANES) {
+        most = vf_max_magnitude(most, vf_load(x + i));
+    }
+    if (i < n) {
+        most = vf_max_magnitude(most, vf_load_n(x + i, n - i));
+    }
+    float lane[VEC_LANES];
+    vf_store(lane, most);
+    uint32_t largest = 0; // magnitudes are in the order of their bits
+    for (i = 0; i < VEC_LANES; i++) {
+        const uint32_t bits = f32_bits(lane[i]);
+        largest = bits > largest ? bits : largest;
+    }
+    return f32_from_bits(largest);
+}
+
+static inline vf quantized_lanes(vf x, vf inverse)
+{
+    const vf limit = vf_set1(KV_INT8_MAX);
+    const vf value = vf_round(vf_mul(x, inverse));
+    return vf_min(vf_max(value, vf_sub(vf_zero(), limit)), limit);
+}
+
+static uint16_t row_quantize(const float *x, int32_t n, int8_t *out)
+{
+    const float magnitude = row_magnitude(x, n);
+    if (!(magnitude < INFINITY)) {
+        memset(out, 0, (size_t)n);
+        return bf16_from_f32(NAN);
+    }
+    const uint16_t bits = bf16_from_f32(magnitude / KV_INT8_MAX);
+    const float scale = f32_from_bf16(bits);
+    if (scale < FLT_MIN) {
+        memset(out, 0, (size_t)n);
+        return 0;
+    }
+    const vf inverse = vf_set1(1.0f / scale);
+    int32_t i = 0;
+    for (; i + VEC_LANES <= n; i += VEC_LANES) {
+        vf_store_i8(out + i, quantized_lanes(vf_load(x + i), inverse));
+    }
+    if (i < n) {
+        int8_t rest[VEC_LANES];
+        vf_store_i8(rest, quantized_lanes(vf_load_n(x + i, n - i), inverse));
+        memcpy(out + i, rest, (size_t)(n - i));
+    }
+    return bits;
 }

@@ -151,6 +151,29 @@ static inline vf vf_load_bf16_odd(const uint16_t *p)
     return _mm256_castsi256_ps(_mm256_and_si256(v, _mm256_set1_epi32((int)0xFFFF0000u)));
 }
 
+/* The larger magnitude of each lane, as an integer of its bits: an infinity is larger than all numbers, a NaN than it. */
+static inline vf vf_max_magnitude(vf a, vf b)
+{
+    const __m256i bits = _mm256_castps_si256(b);
+    const __m256i magnitude = _mm256_and_si256(bits, _mm256_set1_epi32(0x7FFFFFFF));
+    return _mm256_castsi256_ps(_mm256_max_epi32(_mm256_castps_si256(a), magnitude));
+}
+
+/* VEC_LANES int8 in order. */
+static inline vf vf_load_i8(const int8_t *p)
+{
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i_u *)p)));
+}
+
+/* Integral lanes in [-128, 127]. */
+static inline void vf_store_i8(int8_t *p, vf v)
+{
+    const __m256i wide = _mm256_cvtps_epi32(v);
+    const __m128i half =
+        _mm_packs_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
+    _mm_storel_epi64((__m128i_u *)p, _mm_packs_epi16(half, half));
+}
+
 /* VEC_LANES bfloat16 in order. */
 static inline vf vf_load_bf16(const uint16_t *p)
 {

@@ -140,6 +140,23 @@ static inline vf vf_load_bf16_odd(const uint16_t *p)
     return _mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(p), upper));
 }
 
+static inline vf vf_max_magnitude(vf a, vf b)
+{
+    const __m512i magnitude =
+        _mm512_and_si512(_mm512_castps_si512(b), _mm512_set1_epi32(0x7FFFFFFF));
+    return _mm512_castsi512_ps(_mm512_max_epi32(_mm512_castps_si512(a), magnitude));
+}
+
+static inline vf vf_load_i8(const int8_t *p)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i_u *)p)));
+}
+
+static inline void vf_store_i8(int8_t *p, vf v)
+{
+    _mm_storeu_si128((__m128i_u *)p, _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(v)));
+}
+
 static inline vf vf_load_bf16(const uint16_t *p)
 {
     const __m512i v = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i_u *)p));

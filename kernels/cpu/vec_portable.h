@@ -157,6 +157,24 @@ static inline vf vf_load_bf16_odd(const uint16_t *p)
     return (vf)(v & 0xFFFF0000u);
 }
 
+static inline vf vf_max_magnitude(vf a, vf b)
+{
+    const vec_i32 magnitude = (vec_i32)b & 0x7FFFFFFF;
+    return vec_pick((vec_i32)a > magnitude, a, (vf)magnitude);
+}
+
+static inline vf vf_load_i8(const int8_t *p)
+{
+    return (vf){(float)p[0], (float)p[1], (float)p[2], (float)p[3]};
+}
+
+static inline void vf_store_i8(int8_t *p, vf v)
+{
+    for (int i = 0; i < VEC_LANES; i++) {
+        p[i] = (int8_t)v[i];
+    }
+}
+
 static inline vf vf_load_bf16(const uint16_t *p)
 {
     const vec_u32 bits = {(uint32_t)p[0] << 16, (uint32_t)p[1] << 16, (uint32_t)p[2] << 16,

@@ -33,6 +33,7 @@ static void test_dtype_parse_names_the_unknown(void **state)
     (void)state;
     int dtype = 7;
     assert_status_says(dtype_parse("int8", &dtype), STATUS_INVALID_ARGUMENT, "'int8'");
+    assert_status_code(dtype_parse("I8", &dtype), STATUS_INVALID_ARGUMENT);
     assert_status_code(dtype_parse("", &dtype), STATUS_INVALID_ARGUMENT);
     assert_status_code(dtype_parse("bf16", &dtype), STATUS_INVALID_ARGUMENT);
     assert_int_equal(dtype, 7);
@@ -43,6 +44,11 @@ static void test_dtype_resolve_follows_the_wish_or_the_fallback(void **state)
     (void)state;
     assert_int_equal(dtype_resolve(DTYPE_WANTED_F32, DTYPE_BF16), DTYPE_F32);
     assert_int_equal(dtype_resolve(DTYPE_WANTED_BF16, DTYPE_F32), DTYPE_BF16);
+    assert_int_equal(dtype_resolve(DTYPE_WANTED_I8, DTYPE_BF16), DTYPE_I8);
+    assert_int_equal(dtype_bytes(DTYPE_I8), 1);
+    assert_string_equal(dtype_name(DTYPE_I8), "int8");
+    assert_string_equal(dtype_name(DTYPE_I8 + 1), "unknown"); // of a peer of another version
+    assert_string_equal(dtype_name(-1), "unknown");
     assert_int_equal(dtype_resolve(DTYPE_WANTED_AUTO, DTYPE_BF16), DTYPE_BF16);
     assert_int_equal(dtype_resolve(DTYPE_WANTED_AUTO, DTYPE_F32), DTYPE_F32);
     assert_int_equal(dtype_resolve(DTYPE_WANTED_AUTO, DTYPE_F16), DTYPE_F32);

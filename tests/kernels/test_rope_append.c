@@ -16,8 +16,17 @@ struct fixture {
     float *q, *k, *v;             /* as given */
     float *q_out, *k_out, *v_out; /* as the op leaves them */
     unsigned char *planes[2];
+    uint16_t *scales[2]; /* of int8 */
     size_t plane_bytes;
 };
+
+static void poison(const struct fixture *f)
+{
+    for (int i = 0; i < 2; i++) {
+        memset(f->planes[i], 0xA5, f->plane_bytes);
+        memset(f->scales[i], 0xA5, UNITS * BLOCK * sizeof *f->scales[i]);
+    }
+}
 
 static struct fixture *fixture_new(int32_t head_dim, int32_t rotary_dim, int32_t n_rows,
                                    int kv_dtype)
@@ -53,14 +62,15 @@ static struct fixture *fixture_new(int32_t head_dim, int32_t rotary_dim, int32_t
     memcpy(f->v_out, f->v, n_kv * sizeof *f->v);
     for (int32_t i = 0; i < n_rows; i++) {
         f->positions[i] = (int32_t)test_random_below(MAX_POSITIONS);
-        f->units[i] = (int64_t)(i * 7 % 35) * 2; // distinct
+        f->units[i] = (int64_t)(i * 8 % 35) * 2; // distinct: 8 and 35 share no factor
         f->offsets[i] = i % BLOCK;
     }
     f->plane_bytes = (size_t)UNITS * BLOCK * (size_t)head_dim * dtype_bytes(kv_dtype);
     for (int i = 0; i < 2; i++) {
         f->planes[i] = must_alloc(f->plane_bytes);
-        memset(f->planes[i], 0xA5, f->plane_bytes);
+        f->scales[i] = must_alloc(UNITS * BLOCK * sizeof *f->scales[i]);
     }
+    poison(f);
     a->q = f->q_out;
     a->k = f->k_out;
     a->v = f->v_out;
@@ -69,6 +79,8 @@ static struct fixture *fixture_new(int32_t head_dim, int32_t rotary_dim, int32_t
     a->offsets = f->offsets;
     a->k_plane = f->planes[0];
     a->v_plane = f->planes[1];
+    a->k_scales = f->scales[0];
+    a->v_scales = f->scales[1];
     return f;
 }
 
@@ -80,6 +92,8 @@ static void fixture_free(struct fixture *f)
     }
     free(f->planes[0]);
     free(f->planes[1]);
+    free(f->scales[0]);
+    free(f->scales[1]);
     rope_table_destroy(&f->table);
     free(f);
 }
@@ -123,9 +137,69 @@ static void check_turns(const struct fixture *f)
     }
 }
 
+/* The row's place: among the rows of a plane. */
+static int64_t place_of(const struct fixture *f, int32_t row, int32_t head)
+{
+    return (f->units[row] + head * f->args.head_units) * BLOCK + f->offsets[row];
+}
+
+/*
+ * Rows of int8 by what they promise, in float64: a scale within half a unit of bfloat16's last place of absmax / 127, and
+ * each value the integer nearest to x / scale, but for ties and the largest. Nothing else changed.
+ */
+static void check_quantized_row(const struct fixture *f, const float *x, const int8_t *values,
+                                uint16_t scale_bits)
+{
+    const int32_t dim = f->args.head_dim;
+    const uint32_t bits = (uint32_t)scale_bits << 16;
+    float scale_f32;
+    memcpy(&scale_f32, &bits, sizeof scale_f32);
+    const double scale = (double)scale_f32;
+    double most = 0.0;
+    for (int32_t d = 0; d < dim; d++) {
+        most = fmax(most, fabs((double)x[d]));
+    }
+    assert_true(fabs(scale - most / 127) <= scale * 0x1.001p-8);
+    for (int32_t d = 0; d < dim; d++) {
+        assert_true(abs(values[d]) <= 127);
+        const double error = fabs((double)x[d] - values[d] * scale);
+        assert_true(error <= 0.50001 * scale);
+        assert_true(error <= 0.502 * most / 127);
+    }
+}
+
+static void check_quantized(const struct fixture *f)
+{
+    const struct rope_append_args *a = &f->args;
+    const float *const sources[2] = {f->k_out, f->v_out};
+    for (int plane = 0; plane < 2; plane++) {
+        unsigned char *seen = must_alloc(UNITS * BLOCK);
+        memset(seen, 0, UNITS * BLOCK);
+        for (int32_t i = 0; i < a->n_rows * a->n_kv_heads; i++) {
+            const int32_t row = i / a->n_kv_heads, head = i % a->n_kv_heads;
+            const int64_t at = place_of(f, row, head);
+            check_quantized_row(f, sources[plane] + row * a->ld_kv + head * a->head_dim,
+                                (const int8_t *)f->planes[plane] + at * a->head_dim,
+                                f->scales[plane][at]);
+            seen[at] = 1;
+        }
+        for (int64_t at = 0; at < UNITS * BLOCK; at++) {
+            for (int32_t d = 0; d < a->head_dim && !seen[at]; d++) {
+                assert_int_equal(f->planes[plane][at * a->head_dim + d], 0xA5);
+            }
+            assert_true(seen[at] || f->scales[plane][at] == 0xA5A5);
+        }
+        free(seen);
+    }
+}
+
 /* The planes hold the turned keys and the values, rounded as they should be, and nothing else changed. */
 static void check_planes(const struct fixture *f)
 {
+    if (f->args.kv_dtype == DTYPE_I8) {
+        check_quantized(f);
+        return;
+    }
     const struct rope_append_args *a = &f->args;
     const float *const sources[2] = {f->k_out, f->v_out};
     const size_t element = dtype_bytes(a->kv_dtype);
@@ -135,9 +209,8 @@ static void check_planes(const struct fixture *f)
         for (int32_t i = 0; i < a->n_rows * a->n_kv_heads * a->head_dim; i++) {
             const int32_t column = i % (a->n_kv_heads * a->head_dim);
             const int32_t row = i / (a->n_kv_heads * a->head_dim);
-            const int64_t unit = f->units[row] + column / a->head_dim * a->head_units;
             const int64_t at =
-                (unit * BLOCK + f->offsets[row]) * a->head_dim + column % a->head_dim;
+                place_of(f, row, column / a->head_dim) * a->head_dim + column % a->head_dim;
             const float x = sources[plane][row * a->ld_kv + column];
             const uint16_t half = bits_bf16(x);
             memcpy(want + (size_t)at * element, element == 4 ? (const void *)&x : &half, element);
@@ -156,8 +229,7 @@ static void check_halves(struct backend_stream *stream, const struct fixture *f)
     float *q = guarded_new(n_q), *k = guarded_new(n_kv);
     memcpy(q, f->q, n_q * sizeof *q);
     memcpy(k, f->k, n_kv * sizeof *k);
-    memset(f->planes[0], 0xA5, f->plane_bytes);
-    memset(f->planes[1], 0xA5, f->plane_bytes);
+    poison(f);
     for (int32_t row = 0; row < a->n_rows; row++) {
         struct rope_append_args half = *a;
         half.n_rows = 1;
@@ -185,10 +257,10 @@ static void check_sizes(struct backend_stream *stream)
 {
     static const int32_t rows[] = {0, 1, 6, 33};
     static const int32_t dims[][2] = {{128, 128}, {80, 20}, {10, 6}, {2, 2}, {11, 4}};
-    static const int dtypes[] = {DTYPE_F32, DTYPE_BF16};
+    static const int dtypes[] = {DTYPE_F32, DTYPE_BF16, DTYPE_I8};
     for (size_t r = 0; r < sizeof rows / sizeof rows[0]; r++) {
         for (size_t d = 0; d < sizeof dims / sizeof dims[0]; d++) {
-            struct fixture *f = fixture_new(dims[d][0], dims[d][1], rows[r], dtypes[(r + d) % 2]);
+            struct fixture *f = fixture_new(dims[d][0], dims[d][1], rows[r], dtypes[(r + d) % 3]);
             assert_status_ok(cpu_rope_append(stream, &f->args));
             check_turns(f);
             check_planes(f);
@@ -202,6 +274,58 @@ static void test_rope_append_matches_float64_whole_and_by_halves(void **state)
 {
     (void)state;
     each_stream(check_sizes);
+}
+
+/* Rows of zeros, of the smallest and of the largest numbers, and rows that are not all numbers. */
+static void check_odd_rows(struct backend_stream *stream)
+{
+    static const struct {
+        float value;
+        bool is_nan; /* the scale */
+        bool is_zero;
+    } rows[] = {{0.0f, false, true},       {-0.0f, false, true},    {1e-45f, false, true},
+                {1e-37f, false, true},     {2e-36f, false, false},  {3e38f, false, false},
+                {(float)NAN, true, false}, {INFINITY, true, false}, {-INFINITY, true, false}};
+
+    enum { N = sizeof rows / sizeof rows[0], DIM = 11 };
+
+    struct fixture *f = fixture_new(DIM, 2, N, DTYPE_I8);
+    struct rope_append_args *a = &f->args;
+    for (int32_t row = 0; row < N; row++) {
+        for (int32_t d = 0; d < 2 * DIM; d++) {
+            f->k_out[row * a->ld_kv + d] = rows[row].is_nan ? 1.0f : 0.0f;
+            f->v_out[row * a->ld_kv + d] = rows[row].is_nan ? 1.0f : 0.0f;
+        }
+        // In one place of the first head, in another of the second: within a vector and in the rest.
+        f->k_out[row * a->ld_kv + 3] = rows[row].value;
+        f->k_out[row * a->ld_kv + DIM + DIM - 1] = rows[row].value;
+        f->v_out[row * a->ld_kv + 3] = rows[row].value;
+        f->v_out[row * a->ld_kv + DIM + DIM - 1] = rows[row].value;
+    }
+    assert_status_ok(cpu_rope_append(stream, a));
+    for (int32_t i = 0; i < 4 * N; i++) {
+        const int32_t row = i / 4, head = i / 2 % 2, plane = i % 2;
+        const int64_t at = place_of(f, row, head);
+        const int8_t *const values = (const int8_t *)f->planes[plane] + at * DIM;
+        const uint16_t scale = f->scales[plane][at];
+        const bool is_nan = (scale & 0x7FFF) > 0x7F80;
+        assert_int_equal(is_nan, rows[row].is_nan);
+        assert_int_equal(scale == 0, rows[row].is_zero);
+        if (!is_nan && scale != 0) {
+            const float *const source = plane == 0 ? f->k_out : f->v_out;
+            check_quantized_row(f, source + row * a->ld_kv + head * DIM, values, scale);
+        }
+        for (int32_t d = 0; d < DIM && (is_nan || scale == 0); d++) {
+            assert_int_equal(values[d], 0);
+        }
+    }
+    fixture_free(f);
+}
+
+static void test_rope_append_marks_rows_that_are_no_numbers(void **state)
+{
+    (void)state;
+    each_stream(check_odd_rows);
 }
 
 static void test_rope_append_refuses_places_that_are_not_there(void **state)
@@ -238,6 +362,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_rope_append_matches_float64_whole_and_by_halves),
+        cmocka_unit_test(test_rope_append_marks_rows_that_are_no_numbers),
         cmocka_unit_test(test_rope_append_refuses_places_that_are_not_there),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -395,6 +395,8 @@ static void test_plan_deci_7b(void **state)
     } rows[] = {{1, 1, 67}, {2, 2, 78}, {4, 4, 128}, {8, 8, 256}, {16, 16, 512}};
     struct model_spec spec = models_deci_7b();
     assert_int_equal(spec_kv_bytes_per_token(&spec, DTYPE_BF16), 34304);
+    // 67 heads, a key and a value each of 128 int8 and a scale of two bytes
+    assert_int_equal(spec_kv_bytes_per_token(&spec, DTYPE_I8), 67 * 2 * (128 + 2));
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         const int32_t tp = rows[i].tp;
         struct plan share = models_plan(&spec, tp, PLAN_SHARE);
@@ -402,6 +404,7 @@ static void test_plan_deci_7b(void **state)
         assert_int_equal(share.n_classes, 3);
         assert_close(plan_kv_replication(&share, &spec), 1.0, 0, 0);
         assert_close(plan_kv_bytes_per_token(&share, tp - 1, DTYPE_BF16), 34304.0 / tp, 0, 1e-12);
+        assert_close(plan_kv_bytes_per_token(&share, tp - 1, DTYPE_I8), 17420.0 / tp, 0, 1e-12);
         plan_destroy(&share);
 
         struct plan copies = models_plan(&spec, tp, PLAN_REPLICATE);

@@ -19,6 +19,26 @@ static struct plan_memory_request request_of(const struct plan *plan, const stru
     };
 }
 
+static void test_plan_memory_of_int8_kv_is_130_bytes_where_bfloat16_has_256(void **state)
+{
+    (void)state;
+    struct model_spec spec = models_deci_7b();
+    spec.rotary_dim = 128;
+    struct plan plan = models_plan(&spec, 1, PLAN_SHARE);
+    struct plan_memory_request request = request_of(&plan, &spec);
+    struct plan_memory half, byte;
+    plan_memory_of(&request, 0, &half);
+    request.kv_dtype = DTYPE_I8;
+    plan_memory_of(&request, 0, &byte);
+    assert_int_equal(byte.kv, (uint64_t)100 * 16 * 17420);
+    assert_int_equal(half.total - byte.total, (uint64_t)100 * 16 * (34304 - 17420));
+    // The same memory holds almost twice the blocks.
+    assert_int_equal(plan_memory_blocks_in(&plan, DTYPE_BF16, 256000000), 466);
+    assert_int_equal(plan_memory_blocks_in(&plan, DTYPE_I8, 256000000), 918);
+    plan_destroy(&plan);
+    spec_destroy(&spec);
+}
+
 /* Counted by hand: two bytes a parameter, norms in float32, 34,304 bytes of KV a token. */
 static void test_plan_memory_of_deci_7b_on_one_rank(void **state)
 {
@@ -138,6 +158,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_plan_memory_of_deci_7b_on_one_rank),
+        cmocka_unit_test(test_plan_memory_of_int8_kv_is_130_bytes_where_bfloat16_has_256),
         cmocka_unit_test(test_plan_memory_adds_up_over_the_ranks),
         cmocka_unit_test(test_plan_memory_counts_a_tied_head_where_it_lies),
         cmocka_unit_test(test_plan_memory_fills_what_it_is_given),

@@ -185,7 +185,7 @@ static void fill_assign(struct arena *arena, struct wire_assign *m)
     m->generation = random_u32();
     m->model_dir = random_text(arena);
     m->dtype = (int)test_random_below(3);
-    m->kv_dtype = (int)test_random_below(3);
+    m->kv_dtype = (int)test_random_below(4);
     m->max_model_len = random_u32();
     m->max_num_seqs = random_u32();
     m->max_num_batched_tokens = random_u32();

@@ -74,6 +74,7 @@ static void rotate(const struct test_model_shape *s, double *x, int64_t n_tokens
 struct reference {
     const struct test_model *model;
     int64_t n_tokens;
+    int kv_dtype;
     double *x, *normed, *q, *k, *v, *attended, *gate, *up, *sum, *scores;
 };
 
@@ -111,6 +112,25 @@ static void attend(const struct reference *r, int32_t layer, int64_t t, int64_t 
     }
 }
 
+/* Rows of keys or values to what int8 and a bfloat16 scale keep of them. */
+static void quantize(double *x, int64_t n_rows, int64_t n)
+{
+    for (int64_t r = 0; r < n_rows; r++) {
+        double *const row = x + r * n;
+        double most = 0.0;
+        for (int64_t i = 0; i < n; i++) {
+            most = fmax(most, fabs(row[i]));
+        }
+        int exponent = 0;
+        (void)frexp(most / 127.0, &exponent);
+        const double last_place = ldexp(1.0, exponent - 8);
+        const double scale = nearbyint(most / 127.0 / last_place) * last_place;
+        for (int64_t i = 0; i < n && scale > 0.0; i++) {
+            row[i] = fmax(-127.0, fmin(127.0, nearbyint(row[i] / scale))) * scale;
+        }
+    }
+}
+
 static void add(double *x, const double *y, int64_t n)
 {
     for (int64_t i = 0; i < n; i++) {
@@ -140,6 +160,10 @@ static void attention_block(const struct reference *r, int32_t i)
     linear(r->normed, layer->v, n, s->n_hidden, n_kv, r->v);
     rotate(s, r->q, n, s->n_heads);
     rotate(s, r->k, n, s->kv_heads[i]);
+    if (r->kv_dtype == DTYPE_I8) {
+        quantize(r->k, n * s->kv_heads[i], s->head_dim);
+        quantize(r->v, n * s->kv_heads[i], s->head_dim);
+    }
     for (int64_t t = 0; t < n; t++) {
         for (int64_t head = 0; head < s->n_heads; head++) {
             attend(r, i, t, head);
@@ -174,11 +198,11 @@ static void ffn_block(const struct reference *r, int32_t i)
     add(r->x, r->sum, n * s->n_hidden);
 }
 
-void reference_forward(const struct test_model *model, const int32_t *tokens, int32_t n_tokens,
+void reference_forward(const struct test_model *model, const struct reference_input *input,
                        double *logits)
 {
     const struct test_model_shape *s = &model->shape;
-    const int64_t n = n_tokens;
+    const int64_t n = input->n_tokens;
     const int64_t n_q = (int64_t)s->n_heads * s->head_dim;
     int64_t n_ff = 0;
     for (int32_t i = 0; i < s->n_layers; i++) {
@@ -187,6 +211,7 @@ void reference_forward(const struct test_model *model, const int32_t *tokens, in
     struct reference r = {
         .model = model,
         .n_tokens = n,
+        .kv_dtype = input->kv_dtype,
         .x = new_doubles(n * s->n_hidden),
         .normed = new_doubles(n * s->n_hidden),
         .q = new_doubles(n * n_q),
@@ -201,7 +226,7 @@ void reference_forward(const struct test_model *model, const int32_t *tokens, in
     for (int64_t t = 0; t < n; t++) {
         for (int64_t i = 0; i < s->n_hidden; i++) {
             r.x[t * s->n_hidden + i] =
-                (double)model->embedding[(int64_t)tokens[t] * s->n_hidden + i];
+                (double)model->embedding[(int64_t)input->tokens[t] * s->n_hidden + i];
         }
     }
     for (int32_t i = 0; i < s->n_layers; i++) {

@@ -227,13 +227,14 @@ static int weight_dtype(const struct test_model *model)
 }
 
 /* What the reference says of every sequence of the batch; rank 0 alone compares. */
-static void make_references(struct fixture *f, double *wants[N_SEQS])
+static void make_references(struct fixture *f, int kv_dtype, double *wants[N_SEQS])
 {
     for (int32_t i = 0; group_rank(f->group) == 0 && i < N_SEQS; i++) {
         const struct driver_seq *seq = &f->batch.seqs[i];
         wants[i] = calloc((size_t)seq->n_tokens * (size_t)f->batch.n_vocab, sizeof *wants[i]);
         assert_non_null(wants[i]);
-        reference_forward(&f->model, seq->tokens, seq->n_tokens, wants[i]);
+        const struct reference_input input = {seq->tokens, seq->n_tokens, kv_dtype};
+        reference_forward(&f->model, &input, wants[i]);
     }
 }
 
@@ -247,7 +248,8 @@ static void check_against_reference(struct fixture *f, const struct driver_optio
     if (group_rank(f->group) == 0) {
         int32_t n_rows = 0;
         if (wants[0] == NULL) {
-            make_references(f, wants);
+            const int kv_dtype = options->kv_dtype == DTYPE_I8 ? DTYPE_I8 : DTYPE_F32;
+            make_references(f, kv_dtype, wants);
         }
         for (int32_t i = 0; i < N_SEQS; i++) {
             n_rows += check_seq(&f->batch.seqs[i], wants[i], f->batch.n_vocab, rtol);
@@ -298,13 +300,35 @@ static void test_engine_keeps_keys_in_bfloat16(void **state)
     fixture_close(f);
 }
 
+/* Against a reference that rounds keys and values in the same way; where float32 and float64 fall on two sides of a tie, one of
+ * them is a step of 1/127 away. */
+static void test_engine_keeps_keys_in_int8(void **state)
+{
+    for (int32_t shape = 0; shape < N_SHAPES; shape++) {
+        if (!has_heads_for(state, &shapes[shape])) {
+            continue;
+        }
+        struct fixture *f = fixture_open(state, &shapes[shape]);
+        double *wants[N_SEQS] = {0};
+        for (size_t p = 0; p < 2; p++) {
+            const struct driver_options options = {.placement = placements[p],
+                                                   .dtype = weight_dtype(&f->model),
+                                                   .kv_dtype = DTYPE_I8,
+                                                   .max_rows = 70};
+            check_against_reference(f, &options, 2e-3, wants);
+        }
+        free_references(wants);
+        fixture_close(f);
+    }
+}
+
 /* Each sequence alone and whole gives the bits of the last row that it gives in any company and in any chunks. */
-static void check_invariance(struct fixture *f, int placement)
+static void check_invariance(struct fixture *f, int placement, int kv_dtype)
 {
     static const int32_t chunks[] = {1, 2, 7, 16, 64};
     const struct driver_options options = {.placement = placement,
                                            .dtype = weight_dtype(&f->model),
-                                           .kv_dtype = DTYPE_BF16,
+                                           .kv_dtype = kv_dtype,
                                            .max_rows = 64};
     engine_driver_open(&f->driver, f->group, &f->model, f->dir, &options);
     batch_make(&f->batch, &f->driver);
@@ -338,8 +362,10 @@ static void test_engine_is_batch_invariant(void **state)
 {
     for (int32_t shape = 0; shape < 2; shape++) {
         struct fixture *f = fixture_open(state, &shapes[shape]);
-        check_invariance(f, PLAN_SHARE);
-        check_invariance(f, PLAN_REPLICATE);
+        for (size_t p = 0; p < 2; p++) {
+            check_invariance(f, placements[p], DTYPE_BF16);
+            check_invariance(f, placements[p], DTYPE_I8);
+        }
         fixture_close(f);
     }
 }
@@ -357,11 +383,12 @@ static uint64_t sum_over_ranks(struct group *group, uint64_t mine)
     return sum;
 }
 
-static void check_bytes(struct fixture *f, int placement)
+/* row_bytes: of a key or a value of one head. */
+static void check_bytes(struct fixture *f, int placement, int kv_dtype, uint64_t row_bytes)
 {
     const struct driver_options options = {.placement = placement,
                                            .dtype = weight_dtype(&f->model),
-                                           .kv_dtype = DTYPE_BF16,
+                                           .kv_dtype = kv_dtype,
                                            .max_rows = 32};
     engine_driver_open(&f->driver, f->group, &f->model, f->dir, &options);
     const struct engine *engine = f->driver.engine;
@@ -373,7 +400,7 @@ static void check_bytes(struct fixture *f, int placement)
         heads += (uint64_t)f->model.shape.kv_heads[i];
     }
     const uint64_t once = (uint64_t)limits->blocks_per_lane * (uint64_t)limits->n_lanes *
-                          PLAN_BLOCK_TOKENS * heads * (uint64_t)f->model.shape.head_dim * 2 * 2;
+                          PLAN_BLOCK_TOKENS * heads * row_bytes * 2;
     const uint64_t stored = sum_over_ranks(f->group, engine_kv_bytes(engine));
     if (placement == PLAN_SHARE) {
         assert_int_equal(stored, once);
@@ -392,8 +419,11 @@ static void test_engine_reads_and_stores_each_byte_once(void **state)
             continue;
         }
         struct fixture *f = fixture_open(state, &shapes[shape]);
-        check_bytes(f, PLAN_SHARE);
-        check_bytes(f, PLAN_REPLICATE);
+        const uint64_t head_dim = (uint64_t)f->model.shape.head_dim;
+        for (size_t p = 0; p < 2; p++) {
+            check_bytes(f, placements[p], DTYPE_BF16, 2 * head_dim);
+            check_bytes(f, placements[p], DTYPE_I8, head_dim + 2); // and a scale
+        }
         fixture_close(f);
     }
 }
@@ -653,6 +683,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_engine_equals_the_reference),
         cmocka_unit_test(test_engine_keeps_keys_in_bfloat16),
+        cmocka_unit_test(test_engine_keeps_keys_in_int8),
         cmocka_unit_test(test_engine_is_batch_invariant),
         cmocka_unit_test(test_engine_reads_and_stores_each_byte_once),
         cmocka_unit_test(test_engine_refuses_bad_checkpoints),

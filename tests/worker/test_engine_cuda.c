@@ -66,7 +66,7 @@ struct batch {
 };
 
 static void batch_make(struct batch *batch, const struct engine_driver *driver,
-                       const struct test_model *model)
+                       const struct test_model *model, int kv_dtype)
 {
     static const int32_t lengths[N_SEQS] = {1, 18, 7, 40};
     const int32_t n_vocab = driver->spec.n_vocab;
@@ -84,7 +84,8 @@ static void batch_make(struct batch *batch, const struct engine_driver *driver,
         };
         assert_non_null(batch->seqs[i].logits);
         assert_non_null(batch->want[i]);
-        reference_forward(model, batch->tokens[i], lengths[i], batch->want[i]);
+        const struct reference_input input = {batch->tokens[i], lengths[i], kv_dtype};
+        reference_forward(model, &input, batch->want[i]);
     }
 }
 
@@ -137,7 +138,8 @@ static void check_tokens(struct engine_driver *driver, struct batch *batch)
 
 typedef void check_fn(struct engine_driver *driver, struct batch *batch);
 
-static void check_shape(struct group *group, const struct test_model_shape *shape, check_fn *check)
+static void check_shape(struct group *group, const struct test_model_shape *shape, int kv_dtype,
+                        check_fn *check)
 {
     char dir[TEST_PATH_BYTES];
     struct test_model model;
@@ -151,12 +153,12 @@ static void check_shape(struct group *group, const struct test_model_shape *shap
     assert_status_ok(group_agree(group, status_ok())); // written
     const struct driver_options options = {.placement = PLAN_REPLICATE,
                                            .dtype = DTYPE_BF16,
-                                           .kv_dtype = DTYPE_BF16,
+                                           .kv_dtype = kv_dtype,
                                            .max_rows = 48,
                                            .all_logits = true,
                                            .backend = kvasir_cuda_backend(BACKEND_ABI)};
     engine_driver_open(&driver, group, &model, dir, &options);
-    batch_make(&batch, &driver, &model);
+    batch_make(&batch, &driver, &model, kv_dtype);
     check(&driver, &batch);
     batch_free(&batch);
     engine_driver_close(&driver);
@@ -168,7 +170,8 @@ static void test_engine_cuda_matches_float64(void **state)
 {
     struct group *group = engine_driver_group(state);
     for (int32_t i = 0; i < N_SHAPES; i++) {
-        check_shape(group, &shapes[i], check_chunks);
+        check_shape(group, &shapes[i], DTYPE_BF16, check_chunks);
+        check_shape(group, &shapes[i], DTYPE_I8, check_chunks);
     }
 }
 
@@ -176,7 +179,8 @@ static void test_engine_cuda_records_steps_of_one_token(void **state)
 {
     struct group *group = engine_driver_group(state);
     for (int32_t i = 0; i < N_SHAPES; i++) {
-        check_shape(group, &shapes[i], check_tokens);
+        check_shape(group, &shapes[i], DTYPE_BF16, check_tokens);
+        check_shape(group, &shapes[i], DTYPE_I8, check_tokens);
     }
 }
 
