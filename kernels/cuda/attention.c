@@ -83,15 +83,16 @@ static int32_t decode_rows(int32_t group)
 
 static status_t check_shape(const struct attention_shape *s)
 {
-    if (s->kv_dtype != DTYPE_BF16 || cuda_attention_prefill_kernel(s->head_dim) == NULL ||
+    if (cuda_attention_prefill_kernel(s->kv_dtype, s->head_dim) == NULL ||
         s->block_tokens < CUDA_ATTENTION_PAGE || s->block_tokens % CUDA_ATTENTION_PAGE != 0 ||
         !(s->scale > 0.0f) || !isfinite(s->scale)) {
-        return status_errorf(STATUS_INVALID_ARGUMENT,
-                             "cuda: attention: head dim %d (32, 64, 80, 96 and 128 are supported), "
-                             "blocks of %d tokens (multiples of %d), kv dtype %s (bfloat16), scale "
-                             "%g",
-                             s->head_dim, s->block_tokens, CUDA_ATTENTION_PAGE,
-                             dtype_name(s->kv_dtype), (double)s->scale);
+        return status_errorf(
+            STATUS_INVALID_ARGUMENT,
+            "cuda: attention: head dim %d (32, 64, 80, 96 and 128 are supported), "
+            "blocks of %d tokens (multiples of %d), kv dtype %s (bfloat16 or int8), "
+            "scale %g",
+            s->head_dim, s->block_tokens, CUDA_ATTENTION_PAGE, dtype_name(s->kv_dtype),
+            (double)s->scale);
     }
     return status_ok();
 }
@@ -172,9 +173,10 @@ static status_t fill_plan(struct attention_plan *plan)
 {
     const struct attention_shape *shape = &plan->shape;
     const int32_t rows = decode_rows(shape->group);
-    plan->kernels[CUDA_ATTENTION_PREFILL] = cuda_attention_prefill_kernel(shape->head_dim);
+    plan->kernels[CUDA_ATTENTION_PREFILL] =
+        cuda_attention_prefill_kernel(shape->kv_dtype, shape->head_dim);
     plan->kernels[CUDA_ATTENTION_DECODE] =
-        rows > 0 ? cuda_attention_decode_kernel(shape->head_dim, rows) : NULL;
+        rows > 0 ? cuda_attention_decode_kernel(shape->kv_dtype, shape->head_dim, rows) : NULL;
     TRY(cuda_status(cudaSetDevice(plan->stream->device), "set device", plan->stream->device));
     for (int kind = 0; kind < CUDA_ATTENTION_KINDS; kind++) {
         plan->grids[kind] = 1;
@@ -302,6 +304,8 @@ status_t cuda_attention(struct backend_stream *stream, struct attention_plan *pl
         .out = a->out,
         .k_plane = a->k_plane,
         .v_plane = a->v_plane,
+        .k_scales = a->k_scales,
+        .v_scales = a->v_scales,
         .blocks = a->blocks,
         .partial = plan->partial,
         .stats = plan->stats,

@@ -30,6 +30,7 @@ struct cuda_attention_view {
     const void *q;
     void *out;
     const void *k_plane, *v_plane;
+    const void *k_scales, *v_scales; /* of int8 */
     const int32_t *blocks;
     float *partial;
     float *stats;
@@ -38,8 +39,9 @@ struct cuda_attention_view {
     int32_t group, window, block_tokens;
 };
 
-/* A kernel for one head dimension and number of rows. */
+/* A kernel for one dtype of the cache, head dimension and number of rows. */
 struct cuda_attention_kernel {
+    int kv_dtype;
     int32_t kind, head_dim, rows; /* rows of a unit */
     int32_t n_threads;
     size_t shared_bytes;
@@ -47,9 +49,10 @@ struct cuda_attention_kernel {
     void (*launch)(const struct cuda_attention_view *view, int32_t grid, cudaStream_t stream);
 };
 
-/* The kernel, or NULL: there is none for that head dimension. */
-const struct cuda_attention_kernel *cuda_attention_decode_kernel(int32_t head_dim, int32_t rows);
-const struct cuda_attention_kernel *cuda_attention_prefill_kernel(int32_t head_dim);
+/* The kernel, or NULL: there is none for that dtype or head dimension. */
+const struct cuda_attention_kernel *cuda_attention_decode_kernel(int kv_dtype, int32_t head_dim,
+                                                                 int32_t rows);
+const struct cuda_attention_kernel *cuda_attention_prefill_kernel(int kv_dtype, int32_t head_dim);
 
 #ifdef __cplusplus
 }

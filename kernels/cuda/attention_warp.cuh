@@ -187,6 +187,16 @@ static __device__ __forceinline__ void exponentiate(float (&s)[MT][N][4], row_st
     }
 }
 
+/* Fragment A of 16 keys from two fragments C. */
+static __device__ __forceinline__ void pack_probabilities(uint32_t (&a)[4], const float (&left)[4],
+                                                          const float (&right)[4])
+{
+    a[0] = pack_bf16(left[0], left[1]);
+    a[1] = pack_bf16(left[2], left[3]);
+    a[2] = pack_bf16(right[0], right[1]);
+    a[3] = pack_bf16(right[2], right[3]);
+}
+
 /* o += p v: fragment C of the probabilities is fragment A of this product, lane by lane. */
 template <int HD, int MT, int NK>
 static __device__ __forceinline__ void
@@ -199,11 +209,7 @@ add_outputs(float (&o)[MT][HD / 8][4], const float (&p)[MT][2 * NK][4], const un
         uint32_t a[MT][4];
 #pragma unroll
         for (int mt = 0; mt < MT; mt++) {
-            const float(&left)[4] = p[mt][2 * group], (&right)[4] = p[mt][2 * group + 1];
-            a[mt][0] = pack_bf16(left[0], left[1]);
-            a[mt][1] = pack_bf16(left[2], left[3]);
-            a[mt][2] = pack_bf16(right[0], right[1]);
-            a[mt][3] = pack_bf16(right[2], right[3]);
+            pack_probabilities(a[mt], p[mt][2 * group], p[mt][2 * group + 1]);
         }
 #pragma unroll
         for (int pair = 0; pair < HD / 16; pair++) {

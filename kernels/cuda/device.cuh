@@ -49,6 +49,29 @@ static __device__ __forceinline__ float high_bf16(uint32_t pair)
     return __uint_as_float(pair & 0xffff0000u);
 }
 
+/* Of two pairs the firsts, and the seconds, as pairs. */
+static __device__ __forceinline__ uint32_t low_halves(uint32_t a, uint32_t b)
+{
+    return __byte_perm(a, b, 0x5410);
+}
+
+static __device__ __forceinline__ uint32_t high_halves(uint32_t a, uint32_t b)
+{
+    return __byte_perm(a, b, 0x7632);
+}
+
+/* a - b of two pairs. */
+static __device__ __forceinline__ uint32_t sub_bf16_pairs(uint32_t a, uint32_t b)
+{
+    __nv_bfloat162 x, y;
+    memcpy(&x, &a, sizeof x);
+    memcpy(&y, &b, sizeof y);
+    const __nv_bfloat162 difference = __hsub2(x, y);
+    uint32_t bits;
+    memcpy(&bits, &difference, sizeof bits);
+    return bits;
+}
+
 // ---- warps ----
 
 static __device__ __forceinline__ float warp_sum(float x)
@@ -92,13 +115,19 @@ static __device__ __forceinline__ uint32_t shared_address(const void *shared)
     return (uint32_t)__cvta_generic_to_shared(shared);
 }
 
-/* 16 bytes from global to shared memory, zeros when not wanted (nothing is read then). Both aligned to 16. */
-static __device__ __forceinline__ void async_copy_16(void *shared, const void *global, bool wanted)
+/* The first n_bytes of 16 from global to shared memory, zeros behind them (which are not read). Both aligned to 16. */
+static __device__ __forceinline__ void async_copy_part(void *shared, const void *global,
+                                                       int n_bytes)
 {
-    const int n_bytes = wanted ? 16 : 0;
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)),
                  "l"(global), "r"(n_bytes)
                  : "memory");
+}
+
+/* 16 bytes, zeros when not wanted. */
+static __device__ __forceinline__ void async_copy_16(void *shared, const void *global, bool wanted)
+{
+    async_copy_part(shared, global, wanted ? 16 : 0);
 }
 
 /* Closes a group of copies. */

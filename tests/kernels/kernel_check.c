@@ -165,21 +165,6 @@ float rounded_bf16(float x)
     return y;
 }
 
-uint16_t quantized_row(float *x, int32_t n, int8_t *values)
-{
-    double most = 0.0;
-    for (int32_t i = 0; i < n; i++) {
-        most = fmax(most, fabs((double)x[i]));
-    }
-    const double scale = (double)rounded_bf16((float)(most / 127.0));
-    for (int32_t i = 0; i < n; i++) {
-        const double value = scale > 0.0 ? nearbyint((double)x[i] / scale) : 0.0;
-        values[i] = (int8_t)fmax(-127.0, fmin(127.0, value));
-        x[i] = (float)(values[i] * scale);
-    }
-    return bits_bf16((float)scale);
-}
-
 void assert_all_close(const float *got, const double *want, size_t n, struct tolerance tolerance,
                       const char *what)
 {

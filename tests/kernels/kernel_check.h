@@ -65,9 +65,6 @@ float *random_new(size_t n, double scale);
 float rounded_bf16(float x);
 uint16_t bits_bf16(float x);
 
-/* A row of int8 and its scale (kernels/kv_format.h), worked out in float64; x becomes what they stand for. */
-uint16_t quantized_row(float *x, int32_t n, int8_t *values);
-
 void assert_all_close(const float *got, const double *want, size_t n, struct tolerance tolerance,
                       const char *what);
 void assert_same_bits(const float *got, const float *want, size_t n, const char *what);

@@ -1,6 +1,7 @@
-#include "tests/kernels/kernel_check.h"
-
 #include <math.h>
+
+#include "tests/kernels/kernel_check.h"
+#include "tests/kernels/quantized_row.h"
 
 /*
  * A cache with sequences in it: random blocks handed to sequences, known keys and values, NaN in everything that

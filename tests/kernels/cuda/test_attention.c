@@ -2,10 +2,12 @@
 
 #include "kernels/cuda/attention_split.h"
 #include "tests/kernels/cuda/cuda_check.h"
+#include "tests/kernels/quantized_row.h"
 
 /*
  * A cache with sequences in it: blocks handed out at random, known keys and values, NaN in everything no query sees: blocks
- * of nobody, the rest of a last block, tokens the window has left, so that a wrong unit or a token too far shows.
+ * of nobody, the rest of a last block, tokens the window has left, so that a wrong unit or a token too far shows. Of int8 the
+ * scales are NaN there.
  */
 enum { MAX_SEQS = 256, N_MIXED = 8, GAP = 8 };
 
@@ -18,9 +20,11 @@ struct batch {
     struct attention_shape shape;
     struct attention_seq seqs[MAX_SEQS];
     int32_t n_seqs;
-    float *q, *k[MAX_SEQS], *v[MAX_SEQS]; /* k, v: [kv_tokens, n_kv_heads, head_dim] */
-    size_t n_q;                           /* elements of q and out, gaps included */
-    void *device_q, *device_k, *device_v, *device_blocks, *device_out;
+    float *q, *k[MAX_SEQS], *v[MAX_SEQS]; /* k, v: [kv_tokens, n_kv_heads, head_dim], as cached */
+    float *exact_k[MAX_SEQS], *exact_v[MAX_SEQS]; /* before they were */
+    size_t n_q;                                   /* elements of q and out, gaps included */
+    void *device_q, *device_k, *device_v, *device_k_scales, *device_v_scales;
+    void *device_blocks, *device_out;
 };
 
 static int32_t blocks_of(const struct batch *b, const struct sequence *s)
@@ -49,7 +53,33 @@ static int64_t first_seen(const struct batch *b, const struct attention_seq *seq
     return window > 0 && position >= window ? position - window + 1 : 0;
 }
 
-static void fill_plane(const struct batch *b, uint16_t *plane, const float *values,
+/* One of the planes, K or V, on the host. */
+struct plane {
+    void *rows;
+    uint16_t *scales;
+    size_t bytes, scale_bytes;
+};
+
+static struct plane plane_new(const struct attention_shape *shape, int64_t n_units)
+{
+    const size_t n_rows = (size_t)n_units * (size_t)shape->block_tokens;
+    struct plane plane = {.bytes = n_rows * (size_t)shape->head_dim * dtype_bytes(shape->kv_dtype),
+                          .scale_bytes = n_rows * sizeof(uint16_t)};
+    plane.rows = must_alloc(plane.bytes);
+    plane.scales = must_alloc(plane.scale_bytes);
+    memset(plane.rows, 0xff, plane.bytes);
+    memset(plane.scales, 0xff, plane.scale_bytes);
+    return plane;
+}
+
+static void plane_free(struct plane *plane)
+{
+    free(plane->rows);
+    free(plane->scales);
+}
+
+/* The values become what the plane holds of them. */
+static void fill_plane(const struct batch *b, const struct plane *plane, float *values,
                        const struct attention_seq *seq, const int32_t *blocks)
 {
     const int64_t dim = b->shape.head_dim, tokens = b->shape.block_tokens;
@@ -57,9 +87,15 @@ static void fill_plane(const struct batch *b, uint16_t *plane, const float *valu
         for (int64_t h = 0; h < seq->n_kv_heads; h++) {
             const int64_t block = blocks[seq->first_block + t / tokens];
             const int64_t unit = seq->unit_base + block * seq->n_kv_heads + h;
+            const int64_t row = unit * tokens + t % tokens;
+            float *const from = values + (t * seq->n_kv_heads + h) * dim;
+            if (b->shape.kv_dtype == DTYPE_I8) {
+                plane->scales[row] =
+                    quantized_row(from, (int32_t)dim, (int8_t *)plane->rows + row * dim);
+                continue;
+            }
             for (int64_t d = 0; d < dim; d++) {
-                plane[(unit * tokens + t % tokens) * dim + d] =
-                    bf16_bits(values[(t * seq->n_kv_heads + h) * dim + d]);
+                ((uint16_t *)plane->rows)[row * dim + d] = bf16_bits(from[d]);
             }
         }
     }
@@ -92,6 +128,13 @@ static void lay_out(struct batch *b, const struct sequence *sizes, int32_t n_seq
     *n_blocks_out = n_blocks;
 }
 
+static float *copy_of(const float *values, size_t n)
+{
+    float *const copy = must_alloc(n * sizeof *copy);
+    memcpy(copy, values, n * sizeof *copy);
+    return copy;
+}
+
 static struct batch batch_new(struct backend_stream *stream, struct attention_shape shape,
                               const struct sequence *sizes, int32_t n_seqs)
 {
@@ -99,43 +142,46 @@ static struct batch batch_new(struct backend_stream *stream, struct attention_sh
     int64_t n_units = 0;
     int32_t n_blocks = 0;
     lay_out(&b, sizes, n_seqs, &n_units, &n_blocks);
-    const size_t plane =
-        (size_t)n_units * (size_t)shape.block_tokens * (size_t)shape.head_dim * sizeof(uint16_t);
-    uint16_t *k = must_alloc(plane), *v = must_alloc(plane);
+    struct plane k = plane_new(&shape, n_units), v = plane_new(&shape, n_units);
     int32_t *blocks = must_alloc((size_t)n_blocks * sizeof *blocks);
-    memset(k, 0xff, plane);
-    memset(v, 0xff, plane);
     memset(blocks, 0x7f, (size_t)n_blocks * sizeof *blocks);
     for (int32_t i = 0; i < n_seqs; i++) {
         const size_t n =
             (size_t)sizes[i].kv_tokens * (size_t)sizes[i].n_kv_heads * (size_t)shape.head_dim;
         b.k[i] = random_bf16_values(n, 1.0);
         b.v[i] = random_bf16_values(n, 1.0);
+        b.exact_k[i] = copy_of(b.k[i], n);
+        b.exact_v[i] = copy_of(b.v[i], n);
         random_blocks(blocks + b.seqs[i].first_block, blocks_of(&b, &sizes[i]));
-        fill_plane(&b, k, b.k[i], &b.seqs[i], blocks);
-        fill_plane(&b, v, b.v[i], &b.seqs[i], blocks);
+        fill_plane(&b, &k, b.k[i], &b.seqs[i], blocks);
+        fill_plane(&b, &v, b.v[i], &b.seqs[i], blocks);
     }
     b.q = random_bf16_values(b.n_q, 2.0);
     b.device_q = device_bf16(stream, b.q, b.n_q);
-    b.device_k = device_copy(stream, k, plane);
-    b.device_v = device_copy(stream, v, plane);
+    b.device_k = device_copy(stream, k.rows, k.bytes);
+    b.device_v = device_copy(stream, v.rows, v.bytes);
+    b.device_k_scales = device_copy(stream, k.scales, k.scale_bytes);
+    b.device_v_scales = device_copy(stream, v.scales, v.scale_bytes);
     b.device_blocks = device_copy(stream, blocks, (size_t)n_blocks * sizeof *blocks);
     b.device_out = device_new(stream, b.n_q * sizeof(uint16_t));
-    free(k);
-    free(v);
+    plane_free(&k);
+    plane_free(&v);
     free(blocks);
     return b;
 }
 
 static void batch_free(struct batch *b)
 {
-    void *const arrays[] = {b->device_q, b->device_k, b->device_v, b->device_blocks, b->device_out};
+    void *const arrays[] = {b->device_q,        b->device_k,      b->device_v,  b->device_k_scales,
+                            b->device_v_scales, b->device_blocks, b->device_out};
     for (size_t i = 0; i < sizeof arrays / sizeof arrays[0]; i++) {
         device_free(b->stream, arrays[i]);
     }
     for (int32_t i = 0; i < b->n_seqs; i++) {
         free(b->k[i]);
         free(b->v[i]);
+        free(b->exact_k[i]);
+        free(b->exact_v[i]);
     }
     free(b->q);
 }
@@ -179,8 +225,9 @@ static void reference_row(const struct batch *b, int32_t seq, int64_t query, int
 /* Probabilities are rounded to bfloat16 (2^-9 of |v| <= 1 at most), and so is the result. */
 static const struct tolerance attention_result = {.atol = 0x1p-8, .rtol = 0x1p-8};
 
-/* All rows, or of long ones some; what lies between rows is still NaN. */
-static void check_out(const struct batch *b, const float *out, const char *what)
+/* All rows; what lies between rows is still NaN. */
+static void check_rows(const struct batch *b, const float *out, struct tolerance tolerance,
+                       const char *what)
 {
     double want[256];
     int64_t gap = 0;
@@ -194,13 +241,28 @@ static void check_out(const struct batch *b, const float *out, const char *what)
             const float *row = out + s->q_offset + t * s->ld;
             for (int64_t h = 0; h < n_heads; h++) {
                 reference_row(b, i, t, h, want);
-                assert_all_close(row + h * dim, want, (size_t)dim, attention_result, what);
+                assert_all_close(row + h * dim, want, (size_t)dim, tolerance, what);
             }
             for (gap = n_heads * dim; gap < s->ld; gap++) {
                 assert_true(isnan(row[gap]));
             }
         }
         gap = s->q_offset + s->n_queries * s->ld;
+    }
+}
+
+/*
+ * Against what the cache holds; and of int8 against what it stands for: a value is off by at most 0.502 / 127 of the largest, and
+ * a score by about 0.003 in the mean square where queries are at most 2, which moves weights by as much.
+ */
+static void check_out(const struct batch *b, const float *out, const char *what)
+{
+    check_rows(b, out, attention_result, what);
+    if (b->shape.kv_dtype == DTYPE_I8 && b->shape.scale < 1.0f) {
+        struct batch exact = *b;
+        memcpy(exact.k, b->exact_k, sizeof exact.k);
+        memcpy(exact.v, b->exact_v, sizeof exact.v);
+        check_rows(&exact, out, (struct tolerance){.atol = 0.03, .rtol = 0x1p-8}, what);
     }
 }
 
@@ -222,6 +284,12 @@ static struct attention_shape shape_of(int32_t head_dim, int32_t group, int32_t 
     };
 }
 
+static struct attention_shape of_int8(struct attention_shape shape)
+{
+    shape.kv_dtype = DTYPE_I8;
+    return shape;
+}
+
 static struct attention_plan *plan_new(struct backend_stream *stream,
                                        const struct attention_shape *shape)
 {
@@ -237,6 +305,8 @@ static void attend(const struct batch *b, struct attention_plan *plan)
         .out = b->device_out,
         .k_plane = b->device_k,
         .v_plane = b->device_v,
+        .k_scales = b->device_k_scales,
+        .v_scales = b->device_v_scales,
         .blocks = b->device_blocks,
     };
     assert_status_ok(check_backend()->attention(b->stream, plan, &args));
@@ -291,7 +361,9 @@ static void test_attention_decodes_like_float64(void **state)
                                             {1, 64, 1}, {1, 9, 0},  {1, 303, 2}, {1, 65, 1}};
     struct backend_stream *stream = check_stream();
     for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
-        check_batch(stream, shape_of(shapes[i][0], shapes[i][1], shapes[i][2]), sizes, N_MIXED);
+        const struct attention_shape shape = shape_of(shapes[i][0], shapes[i][1], shapes[i][2]);
+        check_batch(stream, shape, sizes, N_MIXED);
+        check_batch(stream, of_int8(shape), sizes, N_MIXED);
     }
     check_stream_done(stream);
 }
@@ -306,7 +378,9 @@ static void test_attention_mixes_prompts_and_decode(void **state)
                                             {2, 2, 0},   {65, 129, 1}, {1, 1, 1},    {16, 16, 1}};
     struct backend_stream *stream = check_stream();
     for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
-        check_batch(stream, shape_of(shapes[i][0], shapes[i][1], shapes[i][2]), sizes, N_MIXED);
+        const struct attention_shape shape = shape_of(shapes[i][0], shapes[i][1], shapes[i][2]);
+        check_batch(stream, shape, sizes, N_MIXED);
+        check_batch(stream, of_int8(shape), sizes, N_MIXED);
     }
     check_stream_done(stream);
 }
@@ -318,7 +392,7 @@ static void test_attention_takes_random_batches(void **state)
     struct backend_stream *stream = check_stream();
     for (int i = 0; i < 12; i++) {
         struct attention_shape shape =
-            shape_of(dims[test_random_below(4)], groups[test_random_below(9)],
+            shape_of(dims[test_random_below(5)], groups[test_random_below(9)],
                      test_random_below(2) == 0 ? 0 : 1 + (int32_t)test_random_below(150));
         shape.block_tokens = 16 * (1 + (int32_t)test_random_below(3));
         struct sequence sizes[4];
@@ -327,7 +401,7 @@ static void test_attention_takes_random_batches(void **state)
             sizes[k] = (struct sequence){n, n + (int32_t)test_random_below(160),
                                          (int32_t)test_random_below(3)};
         }
-        check_batch(stream, shape, sizes, 4);
+        check_batch(stream, i % 2 == 0 ? shape : of_int8(shape), sizes, 4);
     }
     check_stream_done(stream);
 }
@@ -341,6 +415,7 @@ static void test_attention_keeps_its_maximum_when_scores_jump(void **state)
     struct attention_shape shape = shape_of(64, 4, 0);
     shape.scale = 4.0f; // scores of some tens up and down
     check_batch(stream, shape, sizes, 2);
+    check_batch(stream, of_int8(shape), sizes, 2);
     check_stream_done(stream);
 }
 
@@ -355,6 +430,7 @@ static void test_attention_gives_blocks_several_units(void **state)
     }
     struct backend_stream *stream = check_stream();
     check_batch(stream, shape_of(64, 16, 0), sizes, MAX_SEQS);
+    check_batch(stream, of_int8(shape_of(32, 16, 0)), sizes, MAX_SEQS);
     check_stream_done(stream);
 }
 
@@ -366,8 +442,9 @@ static void test_attention_merges_to_the_same_bits(void **state)
     static const struct sequence sizes[] = {{1, 1500, 1}, {1, 777, 1}, {20, 1111, 1}};
     struct backend_stream *stream = check_stream();
     for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
-        struct batch b =
-            batch_new(stream, shape_of(shapes[i][0], shapes[i][1], shapes[i][2]), sizes, 3);
+        struct attention_shape shape = shape_of(shapes[i][0], shapes[i][1], shapes[i][2]);
+        shape.kv_dtype = i % 2 == 0 ? DTYPE_I8 : DTYPE_BF16;
+        struct batch b = batch_new(stream, shape, sizes, 3);
         float *first = result_of(&b);
         check_out(&b, first, "split");
         struct attention_plan *plan = plan_new(stream, &b.shape);

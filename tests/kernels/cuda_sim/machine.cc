@@ -46,8 +46,7 @@ enum {
 struct async_copy {
     void *shared;
     const void *global;
-    uint32_t n_bytes;
-    bool wanted;
+    uint32_t n_bytes, n_wanted;
 };
 
 enum fiber_state { FIBER_READY, FIBER_IN_WARP, FIBER_AT_BARRIER, FIBER_DONE };
@@ -414,14 +413,17 @@ void sim_check_shared(const void *p, uint32_t n_bytes, const char *what)
 }
 
 /* Until it is waited for, the destination is undefined: poison shows who reads or refills it too early. */
-void sim_async_copy(void *shared, const void *global, uint32_t n_bytes, bool wanted)
+void sim_async_copy(void *shared, const void *global, uint32_t n_bytes, uint32_t n_wanted)
 {
     sim_check_shared(shared, n_bytes, "asynchronous copy");
-    if (wanted) {
+    if (n_wanted > n_bytes) {
+        sim_fail("asynchronous copy of %u bytes, %u wanted", n_bytes, n_wanted);
+    }
+    if (n_wanted > 0) {
         sim_check_aligned(global, n_bytes, "asynchronous copy from");
     }
     memset(shared, POISON, n_bytes);
-    machine.current->copies.push_back({shared, global, n_bytes, wanted});
+    machine.current->copies.push_back({shared, global, n_bytes, n_wanted});
 }
 
 void sim_async_commit(void)
@@ -439,10 +441,9 @@ void sim_async_wait(int pending)
     const size_t n_copies = self->groups[n_groups - 1];
     for (size_t i = 0; i < n_copies; i++) {
         const struct async_copy *const copy = &self->copies[i];
-        if (copy->wanted) {
-            memcpy(copy->shared, copy->global, copy->n_bytes);
-        } else {
-            memset(copy->shared, 0, copy->n_bytes);
+        memset(copy->shared, 0, copy->n_bytes);
+        if (copy->n_wanted > 0) {
+            memcpy(copy->shared, copy->global, copy->n_wanted);
         }
     }
     self->copies.erase(self->copies.begin(), self->copies.begin() + (ptrdiff_t)n_copies);

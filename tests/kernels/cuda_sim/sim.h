@@ -52,7 +52,8 @@ int sim_barrier(const char *file, int line, int predicate);
 // ---- shared memory and asynchronous copies ----
 
 void *sim_shared(void); /* the block's dynamic shared memory */
-void sim_async_copy(void *shared, const void *global, uint32_t n_bytes, bool wanted);
+/* The first n_wanted of n_bytes, zeros behind them. */
+void sim_async_copy(void *shared, const void *global, uint32_t n_bytes, uint32_t n_wanted);
 void sim_async_commit(void);
 void sim_async_wait(int pending);
 

@@ -78,6 +78,21 @@ static inline float high_bf16(uint32_t pair)
     return __uint_as_float(pair & 0xffff0000u);
 }
 
+static inline uint32_t low_halves(uint32_t a, uint32_t b)
+{
+    return (a & 0xffffu) | b << 16;
+}
+
+static inline uint32_t high_halves(uint32_t a, uint32_t b)
+{
+    return a >> 16 | (b & 0xffff0000u);
+}
+
+static inline uint32_t sub_bf16_pairs(uint32_t a, uint32_t b)
+{
+    return pack_bf16(low_bf16(a) - low_bf16(b), high_bf16(a) - high_bf16(b));
+}
+
 // ---- warps ----
 
 static inline float warp_sum(float x)
@@ -113,7 +128,12 @@ static inline uint4 load_once(const void *from)
 
 static inline void async_copy_16(void *shared, const void *global, bool wanted)
 {
-    sim_async_copy(shared, global, 16, wanted);
+    sim_async_copy(shared, global, 16, wanted ? 16 : 0);
+}
+
+static inline void async_copy_part(void *shared, const void *global, int n_bytes)
+{
+    sim_async_copy(shared, global, 16, (uint32_t)n_bytes);
 }
 
 static inline void async_commit(void)
