@@ -127,17 +127,21 @@ class TestServed(unittest.TestCase):
 
 class TestLayouts(unittest.TestCase):
     """The same tokens whatever the layout, and the same bits whatever the chunks."""
+    OPTIONS = ()
+    RANKS = ("2", "3", "4")
+    CHUNKS = ("1", "7", "33")
+    SCARCE = "400K"  # KV memory of little more than one sequence
 
     @classmethod
     def setUpClass(cls):
-        with Server("-tp", "1") as server:
+        with Server("-tp", "1", *cls.OPTIONS) as server:
             cls.want = [greedy(server, p) for p in PROMPTS]
             long_prompt = " ".join(PROMPTS) * 6
             cls.long_ids = list(server.inference.Tokenize(inference_pb2.TokenizeRequest(text=long_prompt)).token_ids)[:200]
             cls.want_long = greedy(server, cls.long_ids)
 
     def check(self, *args, bits):
-        with Server(*args) as server:
+        with Server(*args, *self.OPTIONS) as server:
             for prompt, want in zip(PROMPTS, self.want):
                 got = greedy(server, prompt)
                 self.assertEqual(got.ids, want.ids, args)
@@ -151,15 +155,15 @@ class TestLayouts(unittest.TestCase):
                 self.assertEqual(server.status().kv_replication_factor, 1.0)
 
     def test_ranks_share(self):
-        for ranks in ("2", "3", "4"):
+        for ranks in self.RANKS:
             self.check("-tp", ranks, "--kv-placement", "share", bits=False)
 
     def test_ranks_replicate(self):
-        for ranks in ("2", "3", "4"):
+        for ranks in self.RANKS:
             self.check("-tp", ranks, "--kv-placement", "replicate", bits=False)
 
     def test_chunks(self):
-        for chunk in ("1", "7", "33"):
+        for chunk in self.CHUNKS:
             self.check("-tp", "1", "--max-num-seqs", "1", "--max-num-batched-tokens", chunk, bits=True)
 
     def test_steps_that_wait_for_the_last_ones_tokens(self):
@@ -167,8 +171,9 @@ class TestLayouts(unittest.TestCase):
             self.check("-tp", "1", bits=True)
 
     def test_preemption(self):
-        """KV memory for little more than one sequence: four at once preempt each other and still say the same."""
-        with Server("-tp", "1", "--max-model-len", "128", "--kv-cache-memory", "400K", "--max-num-seqs", "4") as server:
+        """Four at once preempt each other and still say the same."""
+        with Server("-tp", "1", "--max-model-len", "128", "--kv-cache-memory", self.SCARCE, "--max-num-seqs", "4",
+                    *self.OPTIONS) as server:
             results = {}
 
             def ask(i):
@@ -181,6 +186,25 @@ class TestLayouts(unittest.TestCase):
                 t.join()
             for i, want in enumerate(self.want):
                 self.assertEqual((results[i].ids, results[i].logprobs), (want.ids, want.logprobs))
+
+
+class TestLayoutsInt8(TestLayouts):
+    """Keys and values in int8: a chunk attends to its own keys as they are stored, so that this changes nothing of the above."""
+    OPTIONS = ("--kv-cache-dtype", "int8")
+    RANKS = ("2", "3")
+    CHUNKS = ("7",)
+    SCARCE = "210K"
+
+    def test_plan_counts_values_and_scales(self):
+        with Server("-tp", "2", *self.OPTIONS) as server:
+            served = json.loads(server.cluster.GetPlan(cluster_pb2.GetPlanRequest()).json)
+        self.assertEqual(served, json.loads(run("plan", DEMO, "-tp", "2", *self.OPTIONS, "--json").stdout))
+        with open(f"{DEMO}/config.json") as f:
+            config = json.load(f)
+        heads = sum(config["num_key_value_heads_per_layer"])
+        head_dim = config["hidden_size"] // config["num_attention_heads"]
+        self.assertEqual(served["kv_dtype"], "int8")
+        self.assertEqual(sum(rank["kv_bytes_per_token"] for rank in served["ranks"]), heads * 2 * (head_dim + 2))
 
 
 if __name__ == "__main__":

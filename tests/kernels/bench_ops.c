@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "kernels/kv_format.h"
 #include "tests/reference/engine_backend.h"
 
 enum {
@@ -352,6 +353,7 @@ struct attention_case {
     struct heads heads;
     int32_t n_seqs, n_queries, n_blocks;
     const int32_t *kv_tokens;
+    int kv_dtype;
     struct attention_plan *plan;
     struct attention_args args;
 };
@@ -388,7 +390,7 @@ static void set_plan(struct bench *b, struct attention_case *c)
         .head_dim = c->heads.head_dim,
         .group = c->heads.group,
         .block_tokens = BLOCK_TOKENS,
-        .kv_dtype = DTYPE_BF16,
+        .kv_dtype = c->kv_dtype,
         .scale = 1.0f / sqrtf((float)c->heads.head_dim),
         .max_seqs = c->n_seqs,
         .max_rows = c->n_seqs * c->n_queries,
@@ -420,15 +422,25 @@ static struct cost time_attention(struct bench *b, struct attention_case *c)
     const size_t n_kv = (size_t)c->n_blocks * BLOCK_TOKENS * row;
     int32_t *const host_blocks = scattered_blocks(b, c->n_blocks);
     void *q = device_random(b, n_q, b->elem), *out = device_new(b, n_q * (size_t)b->elem);
-    void *k = device_random(b, n_kv, 2), *v = device_random(b, n_kv, 2);
+    // The pieces' bytes are as good as int8.
+    const size_t n_halves = n_kv * dtype_bytes(c->kv_dtype) / 2;
+    const size_t n_rows = n_kv / (size_t)c->heads.head_dim;
+    void *k = device_random(b, n_halves, 2), *v = device_random(b, n_halves, 2);
+    void *k_scales = device_random(b, n_rows, 2), *v_scales = device_random(b, n_rows, 2);
     void *blocks = device_copy(b, host_blocks, (size_t)c->n_blocks * sizeof *host_blocks);
-    c->args =
-        (struct attention_args){.q = q, .out = out, .k_plane = k, .v_plane = v, .blocks = blocks};
+    c->args = (struct attention_args){.q = q,
+                                      .out = out,
+                                      .k_plane = k,
+                                      .v_plane = v,
+                                      .k_scales = k_scales,
+                                      .v_scales = v_scales,
+                                      .blocks = blocks};
     struct cost cost = {.seconds = time_op(b, run_attention, c, RECORD)};
     cost.bytes = 2.0 * (double)n_q * b->elem;
     for (int32_t i = 0; i < c->n_seqs; i++) {
         const double tokens = c->kv_tokens[i], queries = c->n_queries;
-        cost.bytes += 4.0 * tokens * (double)row;
+        cost.bytes +=
+            2.0 * tokens * c->heads.kv_heads * (double)kv_row_bytes(c->heads.head_dim, c->kv_dtype);
         const double pairs = queries * tokens - queries * (queries - 1) / 2;
         cost.flops += 4.0 * pairs * (double)row * c->heads.group;
     }
@@ -437,6 +449,8 @@ static struct cost time_attention(struct bench *b, struct attention_case *c)
     device_free(b, out);
     device_free(b, k);
     device_free(b, v);
+    device_free(b, k_scales);
+    device_free(b, v_scales);
     device_free(b, blocks);
     b->backend->attention_plan_free(c->plan);
     return cost;
@@ -465,13 +479,22 @@ static void bench_decode(struct bench *b, struct heads heads, int32_t batch, int
     }
     for (size_t kind = 0; kind < sizeof kinds / sizeof kinds[0]; kind++) {
         int32_t *const lengths = draw_lengths(b, batch, context, kinds[kind].deviation);
-        struct attention_case c = {
-            .heads = heads, .n_seqs = batch, .n_queries = 1, .kv_tokens = lengths};
-        const struct cost cost = time_attention(b, &c);
-        say("decode", &cost,
-            "\"kv_heads\": %d, \"group\": %d, \"head_dim\": %d, \"batch\": %d, \"context\": %d, "
-            "\"lengths\": \"%s\"",
-            heads.kv_heads, heads.group, heads.head_dim, batch, context, kinds[kind].name);
+        static const int dtypes[] = {DTYPE_BF16, DTYPE_I8};
+        double first_seconds = 0;
+        for (size_t i = 0; i < sizeof dtypes / sizeof dtypes[0]; i++) {
+            struct attention_case c = {.heads = heads,
+                                       .n_seqs = batch,
+                                       .n_queries = 1,
+                                       .kv_tokens = lengths,
+                                       .kv_dtype = dtypes[i]};
+            const struct cost cost = time_attention(b, &c);
+            first_seconds = i == 0 ? cost.seconds : first_seconds;
+            say("decode", &cost,
+                "\"kv_heads\": %d, \"group\": %d, \"head_dim\": %d, \"batch\": %d, \"context\": %d, "
+                "\"lengths\": \"%s\", \"kv_dtype\": \"%s\", \"times_bfloat16\": %.3f",
+                heads.kv_heads, heads.group, heads.head_dim, batch, context, kinds[kind].name,
+                dtype_name(dtypes[i]), first_seconds / cost.seconds);
+        }
         free(lengths);
     }
 }
@@ -495,6 +518,20 @@ static void suite_decode(struct bench *b)
     }
 }
 
+static void bench_prefill(struct bench *b, struct heads heads, const int32_t sizes[2], int kv_dtype)
+{
+    struct attention_case c = {.heads = heads,
+                               .n_seqs = 1,
+                               .n_queries = sizes[0],
+                               .kv_tokens = &sizes[1],
+                               .kv_dtype = kv_dtype};
+    const struct cost cost = time_attention(b, &c);
+    say("prefill", &cost,
+        "\"kv_heads\": %d, \"group\": %d, \"head_dim\": %d, \"queries\": %d, \"tokens\": %d, "
+        "\"kv_dtype\": \"%s\"",
+        heads.kv_heads, heads.group, heads.head_dim, sizes[0], sizes[1], dtype_name(kv_dtype));
+}
+
 static void suite_prefill(struct bench *b)
 {
     static const struct heads heads[] = {{4, 8, 128}, {1, 32, 128}};
@@ -504,12 +541,8 @@ static void suite_prefill(struct bench *b)
     const size_t n = b->quick ? 1 : sizeof cases / sizeof cases[0];
     for (size_t h = 0; h < sizeof heads / sizeof heads[0]; h++) {
         for (size_t i = 0; i < n; i++) {
-            struct attention_case c = {
-                .heads = heads[h], .n_seqs = 1, .n_queries = list[i][0], .kv_tokens = &list[i][1]};
-            const struct cost cost = time_attention(b, &c);
-            say("prefill", &cost,
-                "\"kv_heads\": %d, \"group\": %d, \"head_dim\": %d, \"queries\": %d, \"tokens\": %d",
-                heads[h].kv_heads, heads[h].group, heads[h].head_dim, list[i][0], list[i][1]);
+            bench_prefill(b, heads[h], list[i], DTYPE_BF16);
+            bench_prefill(b, heads[h], list[i], DTYPE_I8);
         }
     }
 }

@@ -5,7 +5,8 @@
  *
  * For comparisons with other programs: no scheduler, no gRPC. The first N_PROMPT ids are the prompt, and go in chunks of
  * CHUNK; those after it, where there are any, take the place of the engine's choices. Writes float32
- * [N_GENERATE, n_vocab] to OUT and prints the chosen ids. --dummy: weights are made up, and MODEL needs no more than a
+ * [N_GENERATE, n_vocab] to OUT and prints the chosen ids. DTYPE is that of weights and cache; float32/int8 has a cache of
+ * int8. --dummy: weights are made up, and MODEL needs no more than a
  * config.json.
  */
 #include <stdio.h>
@@ -28,13 +29,31 @@ struct run {
     int load;      /* enum engine_load */
 };
 
+/* "float32", "bfloat16/int8", ... */
+static status_t parse_dtypes(const char *text, int *dtype_out, int *kv_dtype_out)
+{
+    char of_weights[16] = "";
+    const char *const slash = strchr(text, '/');
+    if (slash == NULL) {
+        TRY(dtype_parse(text, dtype_out));
+        *kv_dtype_out = *dtype_out;
+        return status_ok();
+    }
+    if (strcmp(slash, "/int8") != 0 || (size_t)(slash - text) >= sizeof of_weights) {
+        return status_errorf(STATUS_INVALID_ARGUMENT, "a cache of '%s' is none of /int8", slash);
+    }
+    memcpy(of_weights, text, (size_t)(slash - text));
+    *kv_dtype_out = DTYPE_I8;
+    return dtype_parse(of_weights, dtype_out);
+}
+
 static status_t open_run(struct run *r, char **argv)
 {
     const int placement = strcmp(argv[3], "share") == 0 ? PLAN_SHARE : PLAN_REPLICATE;
     const struct backend *backend;
-    int dtype;
+    int dtype, kv_dtype;
     TRY(engine_backend(argv[2], &backend));
-    TRY(dtype_parse(argv[4], &dtype));
+    TRY(parse_dtypes(argv[4], &dtype, &kv_dtype));
     TRY(spec_load(argv[1], &r->spec));
     const struct plan_request request = {
         .tp = group_size(r->group), .pp = 1, .placement = placement};
@@ -45,7 +64,7 @@ static status_t open_run(struct run *r, char **argv)
         .weights_seed = 1,
         .backend = backend,
         .dtype = dtype,
-        .kv_dtype = dtype,
+        .kv_dtype = kv_dtype,
         .device_memory_share = 0.9,
         .tune = true,
         .max_num_seqs = 1,

@@ -2,7 +2,9 @@
 """Logits and greedy tokens of the engine against Hugging Face transformers, for every number of ranks.
 
 In float32 the logits must agree and the tokens be equal. In bfloat16 both programs round, so the question is another one:
-how far each is from the same weights in float32, and the engine may be at most 1.2 times as far as transformers.
+how far each is from the same weights in float32, and the engine may be at most 1.2 times as far as transformers. With keys and
+values in int8 and the rest in float32, the logits may be INT8_ERROR away from transformers' in the mean square, and at least
+INT8_AGREEMENT of the likeliest tokens are the same ones.
 
 usage: logits_vs_transformers.py --build DIR --demo-model DIR
 """
@@ -20,6 +22,8 @@ import models
 
 LIMIT = 1e-4  # max |difference| / max |logit|, in float32
 BF16_RATIO = 1.2  # our root mean square error / that of transformers in bfloat16
+INT8_ERROR = 0.02  # root mean square error / root mean square of the logits
+INT8_AGREEMENT = 0.9  # of the positions of a case
 N_GENERATE = 24
 
 
@@ -101,6 +105,27 @@ def compare_bf16(build, name, model, directory, layouts, simulated=False):
         ours = rms(engine(build, directory, layout, prompt, chunk, "bfloat16", follow, simulated)[1] - want)
         failures += report(not ours <= BF16_RATIO * theirs, name, layout, prompt, chunk,
                            f"rms error {ours:.2e}, transformers {theirs:.2e}, ratio {ours / theirs:.2f}")
+    return failures, len(layouts)
+
+
+def compare_int8(build, name, model, directory, layouts):
+    """Keys and values in int8: the prompt goes in chunks, the tokens after it are given, so that each position is compared."""
+    rng = random.Random(name)
+    failures, agreed = 0, 0
+    rms = lambda x: float(np.sqrt(np.mean(np.square(x, dtype=np.float64))))
+    for layout in layouts:
+        prompt = random_prompt(rng, vocab_of(model))
+        follow = reference(model, prompt)[0][:-1]
+        chunk = rng.choice([1, 7, 16, 64])
+        want = rows_of(model, prompt, follow)
+        got = engine(build, directory, layout, prompt, chunk, "float32/int8", follow)[1]
+        error = rms(got - want) / rms(want)
+        same = int(np.sum(got.argmax(axis=1) == want.argmax(axis=1)))
+        agreed += same
+        failures += report(not error <= INT8_ERROR, name, layout, prompt, chunk,
+                           f"rms relative error {error:.1e}  likeliest {same} of {N_GENERATE} the same")
+    if agreed < INT8_AGREEMENT * N_GENERATE * len(layouts):
+        failures += report(True, name, layouts[-1], prompt, chunk, f"only {agreed} of {N_GENERATE * len(layouts)} the same")
     return failures, len(layouts)
 
 
@@ -195,6 +220,21 @@ BITS = [
      dict(blocks=[("linear", "linear"), (None, "linear"), ("linear", None)], hidden=440, heads=4, vocab=301), RANKS),
 ]
 
+# Each family once, with what the cache makes a difference to: windows, partial rotation, one KV head, blocks without any.
+INT8 = [
+    ("DeciLM, int8 cache", models.deci, dict(kv=[4, 2, 1, 8], hidden=256, heads=8, ffn=400, vocab=301), SOME),
+    ("DeciCoder, int8 cache", models.native,
+     dict(family="decicoder", hidden=256, heads=8, kv=4, ffn=320, vocab=151, layers=3), FEW),
+    ("Llama, int8 cache", models.native,
+     dict(family="llama", hidden=256, heads=8, kv=8, ffn=300, vocab=251, layers=4), FEW),
+    ("Mistral, int8 cache", models.native,
+     dict(family="mistral", hidden=256, heads=8, kv=4, ffn=300, vocab=200, layers=4, window=24), FEW),
+    ("StableLM, int8 cache", models.native,
+     dict(family="stablelm", hidden=320, heads=4, kv=4, ffn=300, vocab=211, layers=4), FEW),
+    ("Nemotron-NAS, int8 cache", models.nas,
+     dict(blocks=NAS_BLOCKS, hidden=256, heads=8, vocab=203, scaling=LLAMA3), FEW),
+]
+
 TWO = [(1, "share"), (2, "share")]
 
 # Head sizes that the kernels have: 64, 80, 128.
@@ -210,6 +250,7 @@ CUDA = [
 
 # comparison, cases, what is added to their arguments
 CASES = [(compare, FLOAT32, {}), (compare_bf16, BFLOAT16, dict(dtype=BF16)), (compare_bits, BITS, {}),
+         (compare_int8, INT8, {}),
          (compare_cuda, CUDA, dict(dtype=BF16))]
 
 
@@ -224,6 +265,8 @@ def main():
     results = []
     if args.only in "demo model":
         results.append(compare(args.build, "demo model", models.load_deci(args.demo_model), args.demo_model, ALL))
+        results.append(compare_int8(args.build, "demo model, int8 cache", models.load_deci(args.demo_model),
+                                    args.demo_model, SOME))
     with tempfile.TemporaryDirectory() as tmp:
         rows = [(test, *case, more) for test, cases, more in CASES for case in cases]
         for seed, (test, name, make, sizes, layouts, more) in enumerate(rows, 1):

@@ -1,6 +1,7 @@
 #include <math.h>
 
 #include "tests/kernels/cuda/cuda_check.h"
+#include "tests/kernels/quantized_row.h"
 
 enum { MAX_POSITIONS = 50, N_UNITS = 40, BLOCK_TOKENS = 4 };
 
@@ -8,6 +9,7 @@ struct rope_case {
     int32_t n_rows, n_q_heads, n_kv_heads, head_dim, rotary_dim;
     int64_t pad;        /* columns between rows */
     int64_t head_units; /* from one head's unit to the next one's */
+    int kv_dtype;       /* DTYPE_BF16 or DTYPE_I8 */
 };
 
 /* Host inputs and their twins on the device. */
@@ -18,6 +20,7 @@ struct rope_data {
     int32_t positions[8], offsets[8];
     int64_t units[8];
     void *d_q, *d_k, *d_v, *d_cos, *d_sin, *d_positions, *d_offsets, *d_units, *d_keys, *d_values;
+    void *d_key_scales, *d_value_scales;
 };
 
 /* Each row has a place in the cache of its own. */
@@ -54,12 +57,15 @@ static void data_new(struct backend_stream *stream, const struct rope_case *c, s
     d->d_units = device_copy(stream, d->units, sizeof d->units);
     d->d_keys = device_new(stream, d->n_plane * sizeof(uint16_t));
     d->d_values = device_new(stream, d->n_plane * sizeof(uint16_t));
+    d->d_key_scales = device_new(stream, N_UNITS * BLOCK_TOKENS * sizeof(uint16_t));
+    d->d_value_scales = device_new(stream, N_UNITS * BLOCK_TOKENS * sizeof(uint16_t));
 }
 
 static void data_free(struct backend_stream *stream, struct rope_data *d)
 {
-    void *const device[] = {d->d_q,         d->d_k,       d->d_v,     d->d_cos,  d->d_sin,
-                            d->d_positions, d->d_offsets, d->d_units, d->d_keys, d->d_values};
+    void *const device[] = {d->d_q,    d->d_k,         d->d_v,          d->d_cos,
+                            d->d_sin,  d->d_positions, d->d_offsets,    d->d_units,
+                            d->d_keys, d->d_values,    d->d_key_scales, d->d_value_scales};
     for (size_t i = 0; i < sizeof device / sizeof device[0]; i++) {
         device_free(stream, device[i]);
     }
@@ -125,43 +131,113 @@ static void check_plane(const struct rope_case *c, const struct rope_data *d, co
     free(want);
 }
 
+/* Of int8, read from the device. */
+struct planes {
+    int8_t rows[N_UNITS * BLOCK_TOKENS * 128];
+    uint16_t scales[N_UNITS * BLOCK_TOKENS];
+};
+
+static void planes_read(struct backend_stream *stream, const struct rope_data *d, const void *rows,
+                        const void *scales, struct planes *planes)
+{
+    device_read(stream, planes->rows, rows, d->n_plane);
+    device_read(stream, planes->scales, scales, sizeof planes->scales);
+}
+
+/*
+ * Planes of int8: rows and scales as float64 makes them of `kept`; a value may be the other one of two that are as near. Poison
+ * everywhere else.
+ */
+static void check_int8(const struct rope_case *c, const struct rope_data *d, const float *kept,
+                       const struct planes *got)
+{
+    bool seen[N_UNITS * BLOCK_TOKENS] = {false};
+    float x[128], exact[128];
+    int8_t want[128];
+    for (int32_t i = 0; i < c->n_rows * c->n_kv_heads; i++) {
+        const int32_t row = i / c->n_kv_heads, head = i % c->n_kv_heads, dim = c->head_dim;
+        const int64_t at = (d->units[row] + head * c->head_units) * BLOCK_TOKENS + d->offsets[row];
+        memcpy(x, kept + row * d->ld_kv + (int64_t)head * dim, (size_t)dim * sizeof *x);
+        memcpy(exact, x, sizeof exact);
+        const uint16_t scale = quantized_row(x, dim, want);
+        assert_int_equal(got->scales[at], scale);
+        const double unit = (double)bf16_value(scale);
+        for (int32_t j = 0; j < dim; j++) {
+            const double value = got->rows[at * dim + j];
+            if (fabs(value - want[j]) > 0 &&
+                fabs(fabs((double)exact[j] - value * unit) - 0.5 * unit) > 1e-5 * unit) {
+                fail_msg("row %d, column %d: got %g, want %d", row, j, value, want[j]);
+            }
+        }
+        seen[at] = true;
+    }
+    for (int64_t at = 0; at < N_UNITS * BLOCK_TOKENS; at++) {
+        for (int32_t j = 0; j < c->head_dim && !seen[at]; j++) {
+            assert_int_equal(got->rows[at * c->head_dim + j], -1);
+        }
+        assert_true(seen[at] || got->scales[at] == 0xffff);
+    }
+}
+
+static void check_kept(struct backend_stream *stream, const struct rope_case *c,
+                       const struct rope_data *d, const float *k)
+{
+    if (c->kv_dtype == DTYPE_I8) {
+        struct planes got;
+        planes_read(stream, d, d->d_keys, d->d_key_scales, &got);
+        check_int8(c, d, k, &got);
+        planes_read(stream, d, d->d_values, d->d_value_scales, &got);
+        check_int8(c, d, d->v, &got);
+        return;
+    }
+    float *keys = device_read_bf16(stream, d->d_keys, d->n_plane);
+    float *values = device_read_bf16(stream, d->d_values, d->n_plane);
+    check_plane(c, d, k, keys);
+    check_plane(c, d, d->v, values);
+    free(keys);
+    free(values);
+}
+
+static struct rope_append_args args_of(const struct rope_case *c, const struct rope_data *d,
+                                       void *k)
+{
+    return (struct rope_append_args){.q = d->d_q,
+                                     .ld_q = d->ld_q,
+                                     .k = k,
+                                     .v = d->d_v,
+                                     .ld_kv = d->ld_kv,
+                                     .n_rows = c->n_rows,
+                                     .n_q_heads = c->n_q_heads,
+                                     .n_kv_heads = c->n_kv_heads,
+                                     .head_dim = c->head_dim,
+                                     .rotary_dim = c->rotary_dim,
+                                     .block_tokens = BLOCK_TOKENS,
+                                     .positions = d->d_positions,
+                                     .cos = d->d_cos,
+                                     .sin = d->d_sin,
+                                     .max_positions = MAX_POSITIONS,
+                                     .units = d->d_units,
+                                     .head_units = c->head_units,
+                                     .offsets = d->d_offsets,
+                                     .k_plane = d->d_keys,
+                                     .v_plane = d->d_values,
+                                     .k_scales = d->d_key_scales,
+                                     .v_scales = d->d_value_scales,
+                                     .kv_dtype = c->kv_dtype};
+}
+
 static void check_case(struct backend_stream *stream, const struct rope_case *c)
 {
     struct rope_data d;
     data_new(stream, c, &d);
-    const struct rope_append_args args = {.q = d.d_q,
-                                          .ld_q = d.ld_q,
-                                          .k = d.d_k,
-                                          .v = d.d_v,
-                                          .ld_kv = d.ld_kv,
-                                          .n_rows = c->n_rows,
-                                          .n_q_heads = c->n_q_heads,
-                                          .n_kv_heads = c->n_kv_heads,
-                                          .head_dim = c->head_dim,
-                                          .rotary_dim = c->rotary_dim,
-                                          .block_tokens = BLOCK_TOKENS,
-                                          .positions = d.d_positions,
-                                          .cos = d.d_cos,
-                                          .sin = d.d_sin,
-                                          .max_positions = MAX_POSITIONS,
-                                          .units = d.d_units,
-                                          .head_units = c->head_units,
-                                          .offsets = d.d_offsets,
-                                          .k_plane = d.d_keys,
-                                          .v_plane = d.d_values,
-                                          .kv_dtype = DTYPE_BF16};
+    const struct rope_append_args args = args_of(c, &d, d.d_k);
     assert_status_ok(check_backend()->rope_append(stream, &args));
     float *q = device_read_bf16(stream, d.d_q, d.n_q), *k = device_read_bf16(stream, d.d_k, d.n_kv);
-    float *keys = device_read_bf16(stream, d.d_keys, d.n_plane);
-    float *values = device_read_bf16(stream, d.d_values, d.n_plane);
     check_heads(c, &d, d.q, q, c->n_q_heads);
     check_heads(c, &d, d.k, k, c->n_kv_heads);
-    check_plane(c, &d, k, keys);
-    check_plane(c, &d, d.v, values);
+    check_kept(stream, c, &d, k);
     free(q);
     free(k);
-    free(keys);
-    free(values);
     data_free(stream, &d);
 }
 
@@ -183,11 +259,53 @@ static void test_cuda_rope_append_matches_float64(void **state)
     struct backend_stream *stream = check_stream();
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         struct rope_case c = cases[i];
-        c.head_units = 1;
-        check_case(stream, &c);
-        c.head_units = 7; // heads far apart
-        check_case(stream, &c);
+        static const int dtypes[] = {DTYPE_BF16, DTYPE_I8};
+        for (int k = 0; k < 4; k++) {
+            c.head_units = k < 2 ? 1 : 7; // heads far apart
+            c.kv_dtype = dtypes[k % 2];
+            check_case(stream, &c);
+        }
     }
+    check_stream_done(stream);
+}
+
+/* Rows that are zero, or too small for a scale, or not all numbers, beside some that are. */
+static void test_cuda_rope_append_marks_rows_that_are_no_numbers(void **state)
+{
+    (void)state;
+
+    static const struct {
+        float value;
+        uint16_t scale;
+    } rows[] = {
+        {0.0f, 0}, {1e-37f, 0}, {(float)NAN, 0x7fff}, {-INFINITY, 0x7fff}, {127.0f, 0x3f80}};
+
+    enum { N = sizeof rows / sizeof rows[0], DIM = 64 };
+
+    struct backend_stream *stream = check_stream();
+    const struct rope_case c = {
+        .n_rows = N, .n_kv_heads = 1, .head_dim = DIM, .head_units = 1, .kv_dtype = DTYPE_I8};
+    struct rope_data d;
+    data_new(stream, &c, &d);
+    float k[N * DIM] = {0};
+    for (int row = 0; row < N; row++) {
+        k[row * DIM + 41] = rows[row].value;
+    }
+    void *const device = device_bf16(stream, k, (size_t)N * DIM);
+    const struct rope_append_args args = args_of(&c, &d, device);
+    assert_status_ok(check_backend()->rope_append(stream, &args));
+    struct planes got;
+    planes_read(stream, &d, d.d_keys, d.d_key_scales, &got);
+    for (int row = 0; row < N; row++) {
+        const int64_t at = d.units[row] * BLOCK_TOKENS + d.offsets[row];
+        const uint16_t scale = got.scales[at];
+        assert_true(rows[row].scale == 0x7fff ? (scale & 0x7fff) > 0x7f80
+                                              : scale == rows[row].scale);
+        assert_int_equal(got.rows[at * DIM + 41], scale == 0x3f80 ? 127 : 0);
+        assert_int_equal(got.rows[at * DIM + 40], 0);
+    }
+    device_free(stream, device);
+    data_free(stream, &d);
     check_stream_done(stream);
 }
 
@@ -204,7 +322,11 @@ static void test_cuda_rope_append_of_nothing_and_of_nonsense(void **state)
     args = (struct rope_append_args){
         .head_dim = 8, .n_kv_heads = 1, .block_tokens = 16, .kv_dtype = DTYPE_F32};
     assert_status_says(check_backend()->rope_append(stream, &args), STATUS_INVALID_ARGUMENT,
-                       "dtype");
+                       "dtype float32");
+    args.kv_dtype = DTYPE_I8;
+    args.head_dim = 160;
+    assert_status_says(check_backend()->rope_append(stream, &args), STATUS_INVALID_ARGUMENT,
+                       "160 columns (at most 128 of int8)");
     check_stream_done(stream);
 }
 
@@ -212,6 +334,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_cuda_rope_append_matches_float64),
+        cmocka_unit_test(test_cuda_rope_append_marks_rows_that_are_no_numbers),
         cmocka_unit_test(test_cuda_rope_append_of_nothing_and_of_nonsense),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
