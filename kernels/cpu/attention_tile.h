@@ -12,6 +12,7 @@
 
 #include "kernels/cpu/convert.h"
 #include "kernels/cpu/isa.h"
+#include "kernels/cpu/unroll.h"
 
 /* A tile of keys: token 0 stands at position first. */
 struct kv_tile {
@@ -23,11 +24,17 @@ struct kv_tile {
     float weight_scale[CPU_TILE_TOKENS]; /* the value's own, where it has one */
 };
 
+/* Of a loop that does little: more of them save the counting. */
+enum { WIDEN_VECS = 8 };
+
 static void widen_bf16(const uint16_t *src, int64_t n, float *dst)
 {
     int64_t i = 0;
-    for (; i + VEC_LANES <= n; i += VEC_LANES) {
-        vf_store(dst + i, vf_load_bf16(src + i));
+    for (; i + WIDEN_VECS * VEC_LANES <= n; i += WIDEN_VECS * VEC_LANES) {
+        UNROLL
+        for (int j = 0; j < WIDEN_VECS * VEC_LANES; j += VEC_LANES) {
+            vf_store(dst + i + j, vf_load_bf16(src + i + j));
+        }
     }
     for (; i < n; i++) {
         const uint32_t bits = (uint32_t)src[i] << 16;
@@ -38,8 +45,11 @@ static void widen_bf16(const uint16_t *src, int64_t n, float *dst)
 static void widen_i8(const int8_t *src, int64_t n, float *dst)
 {
     int64_t i = 0;
-    for (; i + VEC_LANES <= n; i += VEC_LANES) {
-        vf_store(dst + i, vf_load_i8(src + i));
+    for (; i + WIDEN_VECS * VEC_LANES <= n; i += WIDEN_VECS * VEC_LANES) {
+        UNROLL
+        for (int j = 0; j < WIDEN_VECS * VEC_LANES; j += VEC_LANES) {
+            vf_store(dst + i + j, vf_load_i8(src + i + j));
+        }
     }
     for (; i < n; i++) {
         dst[i] = (float)src[i];
