@@ -81,7 +81,8 @@ static double reference_nll(const struct test_model *model, const int32_t *ids, 
     const int32_t n = (int32_t)(end - begin), n_vocab = model->shape.n_vocab;
     double *logits = calloc((size_t)n * (size_t)n_vocab, sizeof *logits);
     assert_non_null(logits);
-    reference_forward(model, ids + begin, n, logits);
+    const struct reference_input input = {.tokens = ids + begin, .n_tokens = n};
+    reference_forward(model, &input, logits);
     double nll = 0;
     for (int64_t at = score; at < end; at++) {
         const double *row = logits + (at - 1 - begin) * n_vocab;
