@@ -65,6 +65,7 @@ static void submit_all(struct leader *l)
                                                   .n_stop_ids = 1,
                                                   .temperature = i % 2 == 0 ? 0.0f : 1.0f,
                                                   .top_p = 1.0f,
+                                                  .repetition = 1.0f,
                                                   .seed = (uint64_t)i,
                                                   .n_top = -1};
         l->status = scheduler_submit(l->scheduler, &request);
