@@ -29,6 +29,8 @@
 #include "base/status.h"
 
 struct backend_stream; /* an order of execution: the CPU's is a thread team, CUDA's a stream */
+struct backend_peers;  /* what devices of several ranks do together: peers.h */
+struct CUstream_st;    /* cudaStream_t is a pointer to it */
 struct backend_graph;  /* a recorded sequence of ops */
 struct backend_mark;   /* a place in a stream's order */
 struct attention_plan; /* how one step's attention is cut into work, for layers of one shape */
@@ -37,10 +39,14 @@ struct matrix;         /* packed weights on the device */
 struct stream_options {
     int device;    /* index in backend->devices */
     int n_threads; /* CPU */
+    /* 1: the bits of a matmul's row do not depend on how many rows there are, at some cost. The CPU's never do. */
+    int32_t batch_invariant;
 };
 
 struct device_info {
     char name[64]; /* "NVIDIA A100-SXM4-80GB" */
+    char id
+        [40]; /* of this piece of hardware and no other, as 32 hexadecimal digits; "" on the CPU */
     uint64_t memory_bytes;
     uint64_t free_bytes;  /* 0: not known, as this process has no stream there yet */
     int32_t n_processors; /* multiprocessors; cores */
@@ -175,6 +181,22 @@ struct swiglu_args {
     int32_t n_rows, n_columns;
     void *out; /* [n_rows, n_columns], activation */
     int64_t ld_out;
+};
+
+/*
+ * out[i] = parts[i] + parts[stride + i] + parts[2 * stride + i] + ..., from the left, in float32, rounded once. out may be one of
+ * the parts; else they do not overlap. Where mark is not NULL the device counts *count up and writes the count (upper half) and
+ * the label (lower half) there, also where n is 0: all that came before has been done.
+ */
+struct ordered_sum_args {
+    const void *parts; /* n_parts of n elements, stride elements apart */
+    int64_t stride, n;
+    int32_t n_parts;
+    int dtype;       /* DTYPE_F32 or DTYPE_BF16 */
+    void *out;       /* [n] */
+    uint64_t *mark;  /* host_alloc; NULL: none */
+    uint32_t *count; /* device; of the marks made with it */
+    uint32_t label;
 };
 
 /* n_rows rows of row_bytes from one stride to another; from and to of different strips do not overlap. */
@@ -348,8 +370,14 @@ struct backend {
     status_t (*attention)(struct backend_stream *stream, struct attention_plan *plan,
                           const struct attention_args *args);
     status_t (*swiglu)(struct backend_stream *stream, const struct swiglu_args *args);
+    status_t (*ordered_sum)(struct backend_stream *stream, const struct ordered_sum_args *args);
     /* Where device memory is not the host's, rows and tokens are not looked at before: sample_check does it on the host. */
     status_t (*sample)(struct backend_stream *stream, const struct sample_args *args);
+
+    /* -- several ranks -------------------------------------------------------------------------- */
+    /* What vendor libraries take for the stream; NULL where there is no such thing. */
+    struct CUstream_st *(*cuda_stream)(struct backend_stream *stream);
+    const struct backend_peers *peers; /* NULL: not offered */
 };
 
 /* The CPU's table: always there. Chooses AVX-512, AVX2 or scalar code when a stream is made. Static. */

@@ -10,7 +10,7 @@
 
 #include "kernels/backend.h"
 
-#define BACKEND_ABI ((uint64_t)1 << 32 | sizeof(struct backend))
+#define BACKEND_ABI ((uint64_t)2 << 32 | sizeof(struct backend))
 
 /* The library's table; NULL where the program was built with another backend.h. Static. */
 typedef const struct backend *backend_entry_fn(uint64_t abi);

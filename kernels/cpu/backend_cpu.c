@@ -304,6 +304,7 @@ static const struct backend table = {
     .rope_append = cpu_rope_append,
     .attention = cpu_attention,
     .swiglu = cpu_swiglu,
+    .ordered_sum = cpu_ordered_sum,
     .sample = cpu_sample,
 };
 

@@ -116,6 +116,7 @@ MUST_USE status_t cpu_attention_plan_set(struct backend_stream *stream, struct a
 MUST_USE status_t cpu_attention(struct backend_stream *stream, struct attention_plan *plan,
                                 const struct attention_args *a);
 MUST_USE status_t cpu_swiglu(struct backend_stream *stream, const struct swiglu_args *a);
+MUST_USE status_t cpu_ordered_sum(struct backend_stream *stream, const struct ordered_sum_args *a);
 MUST_USE status_t cpu_copy_strips(struct backend_stream *stream, const struct strip *strips,
                                   int32_t n);
 MUST_USE status_t cpu_sample(struct backend_stream *stream, const struct sample_args *a);

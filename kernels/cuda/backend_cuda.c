@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "kernels/backend_plugin.h"
+#include "kernels/cuda/all_reduce.h"
 #include "kernels/cuda/cuda.h"
 
 /*
@@ -42,6 +43,9 @@ static status_t describe(int device, struct device_info *info)
         .capability = 10 * properties.major + properties.minor,
     };
     (void)snprintf(info->name, sizeof info->name, "%s", properties.name);
+    for (int i = 0; i < (int)sizeof properties.uuid.bytes; i++) {
+        (void)snprintf(info->id + 2 * i, 3, "%02x", (unsigned char)properties.uuid.bytes[i]);
+    }
     return status_ok();
 }
 
@@ -74,6 +78,21 @@ static status_t random_on_host(struct backend_stream *stream, const struct rando
                          "cuda: random: the CPU's backend makes these values (device %d)",
                          stream->device);
 }
+
+static struct CUstream_st *cuda_stream(struct backend_stream *stream)
+{
+    return stream->stream;
+}
+
+static const struct backend_peers peers = {
+    .make = cuda_peers_make,
+    .join = cuda_peers_join,
+    .leave = cuda_peers_leave,
+    .free = cuda_peers_free,
+    .buffer = cuda_peers_buffer,
+    .sum = cuda_all_reduce,
+    .sum_add_norm = cuda_all_reduce_add_norm,
+};
 
 static const struct backend table = {
     .name = "cuda",
@@ -115,7 +134,10 @@ static const struct backend table = {
     .rope_append = cuda_rope_append,
     .attention = cuda_attention,
     .swiglu = cuda_swiglu,
+    .ordered_sum = cuda_ordered_sum,
     .sample = cuda_sample,
+    .cuda_stream = cuda_stream,
+    .peers = &peers,
 };
 
 __attribute__((visibility("default"))) const struct backend *kvasir_cuda_backend(uint64_t abi)

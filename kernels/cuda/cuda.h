@@ -40,6 +40,7 @@ struct backend_stream {
     int capability;      /* * 10 */
     size_t shared_bytes; /* a block may ask for */
     cudaStream_t stream;
+    int batch_invariant; /* of stream_options */
     struct cuda_matmul *matmul;
     struct cuda_sampler *sampler;
     struct cuda_staging *staging;
@@ -114,6 +115,7 @@ status_t cuda_attention_plan_set(struct backend_stream *stream, struct attention
 status_t cuda_attention(struct backend_stream *stream, struct attention_plan *plan,
                         const struct attention_args *a);
 status_t cuda_swiglu(struct backend_stream *stream, const struct swiglu_args *a);
+status_t cuda_ordered_sum(struct backend_stream *stream, const struct ordered_sum_args *a);
 status_t cuda_copy_strips(struct backend_stream *stream, const struct strip *strips, int32_t n);
 status_t cuda_sample(struct backend_stream *stream, const struct sample_args *a);
 

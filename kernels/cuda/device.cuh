@@ -7,7 +7,7 @@
  *              A [16, 16] row major   a0: (g, 2t) a1: (g+8, 2t) a2: (g, 2t+8) a3: (g+8, 2t+8)   pairs (k, k+1)
  *              B [16, 8]              b0: (k = 2t, n = g)       b1: (k = 2t+8, n = g)           pairs (k, k+1)
  *              C [16, 8]              c0, c1: (g, 2t), (g, 2t+1)    c2, c3: (g+8, 2t), (g+8, 2t+1)
- * Source:    CUDA PTX ISA 8.x, sections mma, ldmatrix, cp.async.
+ * Source:    CUDA PTX ISA 8.x, sections mma, ldmatrix, cp.async, ld, st.
  */
 #pragma once
 
@@ -151,6 +151,33 @@ static __device__ __forceinline__ uint32_t atomic_add_acq_rel(uint32_t *counter,
                  : "l"(counter), "r"(n)
                  : "memory");
     return old;
+}
+
+// ---- other devices and the host ----
+
+/* What other processors wrote before they stored the value is seen after this. */
+static __device__ __forceinline__ uint32_t load_acquire_system(const uint32_t *from)
+{
+    uint32_t v;
+    asm volatile("ld.acquire.sys.global.u32 %0, [%1];" : "=r"(v) : "l"(from) : "memory");
+    return v;
+}
+
+/* Other processors that load the value see all that was written before it, by earlier kernels too. */
+static __device__ __forceinline__ void store_release_system(uint32_t *to, uint32_t v)
+{
+    asm volatile("st.release.sys.global.u32 [%0], %1;" ::"l"(to), "r"(v) : "memory");
+}
+
+static __device__ __forceinline__ void store_release_system(uint64_t *to, uint64_t v)
+{
+    asm volatile("st.release.sys.global.u64 [%0], %1;" ::"l"(to), "l"(v) : "memory");
+}
+
+/* Between two looks at what another processor is to write. */
+static __device__ __forceinline__ void spin_pause(void)
+{
+    __nanosleep(20);
 }
 
 // ---- tensor cores ----

@@ -1,6 +1,7 @@
 # The files of the CUDA backend, for its plugin and for the simulator of tests/kernels/cuda_sim.
 set(KVASIR_CUDA_FILES
     add_norm.cu
+    all_reduce.cu
     attention.c
     attention_decode.cu
     attention_prefill.cu
@@ -16,6 +17,8 @@ set(KVASIR_CUDA_FILES
     matmul_tune.c
     matrix.c
     mem.c
+    ordered_sum.cu
+    peers.c
     rope_append.cu
     sample.cu
     status.c

@@ -25,6 +25,7 @@ status_t cuda_matmul_get(struct backend_stream *stream, struct cuda_matmul **mat
         free(matmul);
         return s;
     }
+    matmul->order = stream->batch_invariant ? CUDA_MATMUL_SAME_BITS : CUDA_MATMUL_FASTEST;
     stream->matmul = matmul;
     *matmul_out = matmul;
     return status_ok();

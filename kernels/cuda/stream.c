@@ -47,6 +47,7 @@ status_t cuda_stream_new(const struct stream_options *options, struct backend_st
     if (stream == NULL) {
         return status_errorf(STATUS_RESOURCE_EXHAUSTED, "out of memory for a stream");
     }
+    stream->batch_invariant = options->batch_invariant;
     const status_t s = init(stream, device);
     if (!status_is_ok(&s)) {
         free(stream);

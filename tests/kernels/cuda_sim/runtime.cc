@@ -10,9 +10,12 @@
  * Errors:    those CUDA documents for configurations; misuse ends the process (sim_fail).
  */
 #include <cuda_runtime_api.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include <map>
 #include <mutex>
@@ -20,7 +23,14 @@
 
 #include "tests/kernels/cuda_sim/machine.h"
 
-enum { GUARD_BYTES = 256, GUARD = 0xa5, POISON = 0xff, DEFAULT_SHARED_BYTES = 48 << 10 };
+enum {
+    GUARD_BYTES = 256,
+    GUARD = 0xa5,
+    POISON = 0xff,
+    PAGE_BYTES = 4096,
+    DEFAULT_SHARED_BYTES = 48 << 10,
+    SHAREABLE_BYTES = 2 << 20, /* see cudaIpcGetMemHandle */
+};
 
 static const size_t device_bytes = (size_t)4 << 30;
 
@@ -40,9 +50,16 @@ struct CUgraphExec_st {
     work queue;
 };
 
+/* What lies behind a block: the heap, or for a whole number of the driver's allocations a file that other processes can map. */
+struct sim_memory {
+    size_t size;
+    int file; /* -1: the heap */
+    bool imported;
+};
+
 static struct {
     std::mutex lock;
-    std::map<uintptr_t, size_t> blocks; /* where memory begins, and its bytes */
+    std::map<uintptr_t, sim_memory> blocks; /* by where their memory begins */
     size_t used_bytes;
     std::map<const void *, int>
         shared_limits; /* kernels with more dynamic shared memory than the default */
@@ -75,6 +92,8 @@ const char *cudaGetErrorString(cudaError_t error)
         return "out of memory";
     case cudaErrorInvalidConfiguration:
         return "invalid configuration argument";
+    case cudaErrorNotSupported:
+        return "operation not supported";
     default:
         return "invalid argument";
     }
@@ -97,6 +116,15 @@ cudaError_t cudaSetDevice(int device)
     return device == 0 ? cudaSuccess : failed(cudaErrorInvalidDevice);
 }
 
+/* One device for all processes, or with KVASIR_SIM_OWN_DEVICE=1 one for each. */
+static void set_uuid(cudaUUID_t *uuid)
+{
+    const char *const own = getenv("KVASIR_SIM_OWN_DEVICE");
+    const pid_t pid = own != nullptr && strcmp(own, "1") == 0 ? getpid() : 0;
+    memset(uuid->bytes, 0x51, sizeof uuid->bytes);
+    memcpy(uuid->bytes, &pid, sizeof pid);
+}
+
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *properties, int device)
 {
     if (device != 0) {
@@ -111,6 +139,7 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *properties, int devic
     properties->sharedMemPerBlockOptin = is->shared_bytes_per_block;
     properties->sharedMemPerMultiprocessor = is->shared_bytes_per_processor;
     properties->totalGlobalMem = device_bytes;
+    set_uuid(&properties->uuid);
     return cudaSuccess;
 }
 
@@ -165,25 +194,77 @@ cudaError_t cudaGetDriverEntryPointByVersion(const char *symbol, void **function
 
 // ---- memory ----
 
+static size_t padded_size(size_t size)
+{
+    return (size + GUARD_BYTES - 1) / GUARD_BYTES * GUARD_BYTES;
+}
+
+/* The bytes in front of a file's data: a page, so that the data begins at one. */
+static size_t front_bytes(int file)
+{
+    return file >= 0 ? PAGE_BYTES : GUARD_BYTES;
+}
+
+static size_t file_bytes(size_t size)
+{
+    return PAGE_BYTES + size + PAGE_BYTES;
+}
+
+static unsigned char *map_file(int file, size_t size)
+{
+    void *const block =
+        mmap(nullptr, file_bytes(size), PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    return block != MAP_FAILED ? static_cast<unsigned char *>(block) : nullptr;
+}
+
+static unsigned char *new_block(size_t size, int *file_out)
+{
+    *file_out = -1;
+    if (size == 0 || size % SHAREABLE_BYTES != 0) {
+        return static_cast<unsigned char *>(
+            aligned_alloc(GUARD_BYTES, padded_size(size) + 2 * GUARD_BYTES));
+    }
+    const int file = memfd_create("cuda_sim", MFD_CLOEXEC);
+    if (file < 0 || ftruncate(file, (off_t)file_bytes(size)) != 0) {
+        sim_fail("no memory for %zu bytes that processes can share", size);
+    }
+    *file_out = file;
+    return map_file(file, size);
+}
+
 static cudaError_t guarded_new(void **pointer, size_t size)
 {
-    const size_t padded = (size + GUARD_BYTES - 1) / GUARD_BYTES * GUARD_BYTES;
     const std::lock_guard<std::mutex> guard(runtime.lock);
-    if (size > device_bytes || padded > device_bytes - runtime.used_bytes) {
+    if (size > device_bytes || padded_size(size) > device_bytes - runtime.used_bytes) {
         return failed(cudaErrorMemoryAllocation);
     }
-    unsigned char *const block =
-        static_cast<unsigned char *>(aligned_alloc(GUARD_BYTES, padded + 2 * GUARD_BYTES));
+    int file = -1;
+    unsigned char *const block = new_block(size, &file);
     if (block == nullptr) {
         return failed(cudaErrorMemoryAllocation);
     }
-    unsigned char *const data = block + GUARD_BYTES;
-    memset(block, GUARD, padded + 2 * GUARD_BYTES);
+    unsigned char *const data = block + front_bytes(file);
+    memset(data - GUARD_BYTES, GUARD, GUARD_BYTES);
     memset(data, POISON, size);
-    runtime.blocks[(uintptr_t)data] = size;
-    runtime.used_bytes += padded;
+    memset(data + size, GUARD, padded_size(size) - size + GUARD_BYTES);
+    runtime.blocks[(uintptr_t)data] = {size, file, false};
+    runtime.used_bytes += padded_size(size);
     *pointer = data;
     return cudaSuccess;
+}
+
+static void check_guards(const unsigned char *data, size_t size)
+{
+    for (size_t i = 0; i < GUARD_BYTES; i++) {
+        if (data[-1 - (ptrdiff_t)i] != GUARD) {
+            sim_fail("memory of %zu bytes written %zu bytes before its first", size, i + 1);
+        }
+    }
+    for (size_t i = size; i < padded_size(size) + GUARD_BYTES; i++) {
+        if (data[i] != GUARD) {
+            sim_fail("memory of %zu bytes written %zu bytes after its last", size, i - size + 1);
+        }
+    }
 }
 
 static cudaError_t guarded_free(void *pointer)
@@ -193,25 +274,20 @@ static cudaError_t guarded_free(void *pointer)
     }
     const std::lock_guard<std::mutex> guard(runtime.lock);
     const auto found = runtime.blocks.find((uintptr_t)pointer);
-    if (found == runtime.blocks.end()) {
+    if (found == runtime.blocks.end() || found->second.imported) {
         sim_fail("free of %p, which was not allocated", pointer);
     }
-    const unsigned char *const data = static_cast<unsigned char *>(pointer);
-    const size_t size = found->second;
-    const size_t padded = (size + GUARD_BYTES - 1) / GUARD_BYTES * GUARD_BYTES;
-    for (size_t i = 0; i < GUARD_BYTES; i++) {
-        if (data[-1 - (ptrdiff_t)i] != GUARD) {
-            sim_fail("memory of %zu bytes written %zu bytes before its first", size, i + 1);
-        }
-    }
-    for (size_t i = size; i < padded + GUARD_BYTES; i++) {
-        if (data[i] != GUARD) {
-            sim_fail("memory of %zu bytes written %zu bytes after its last", size, i - size + 1);
-        }
-    }
+    unsigned char *const data = static_cast<unsigned char *>(pointer);
+    const sim_memory block = found->second;
+    check_guards(data, block.size);
     runtime.blocks.erase(found);
-    runtime.used_bytes -= padded;
-    free(static_cast<unsigned char *>(pointer) - GUARD_BYTES);
+    runtime.used_bytes -= padded_size(block.size);
+    if (block.file >= 0) {
+        (void)munmap(data - PAGE_BYTES, file_bytes(block.size));
+        (void)close(block.file);
+    } else {
+        free(data - GUARD_BYTES);
+    }
     return cudaSuccess;
 }
 
@@ -224,7 +300,7 @@ static bool is_allocated(const void *pointer, size_t size)
         return false;
     }
     --next;
-    return (uintptr_t)pointer - next->first + size <= next->second;
+    return (uintptr_t)pointer - next->first + size <= next->second.size;
 }
 
 void sim_check_argument(const struct sim_launch *launch, const void *pointer)
@@ -262,6 +338,71 @@ cudaError_t cudaMemGetInfo(size_t *free_out, size_t *total)
     return cudaSuccess;
 }
 
+// ---- memory between processes ----
+
+/* What a handle says: the file, by way of the process that has it open. */
+struct sim_handle {
+    int pid, file;
+    size_t size;
+};
+
+static_assert(sizeof(sim_handle) <= sizeof(cudaIpcMemHandle_t), "handles");
+
+/* CUDA shares the whole of what the driver allocated for the pointer; here only memory that is a whole number of such
+ * allocations can be shared, as its manual advises. */
+cudaError_t cudaIpcGetMemHandle(cudaIpcMemHandle_t *handle, void *pointer)
+{
+    const std::lock_guard<std::mutex> guard(runtime.lock);
+    const auto found = runtime.blocks.find((uintptr_t)pointer);
+    if (found == runtime.blocks.end() || found->second.file < 0) {
+        sim_fail("cudaIpcGetMemHandle of %p: not the begin of memory of a multiple of 2 MiB",
+                 pointer);
+    }
+    const char *const refused = getenv("KVASIR_SIM_NO_IPC");
+    if (refused != nullptr && strcmp(refused, "1") == 0) {
+        return failed(cudaErrorNotSupported);
+    }
+    const sim_handle mine = {(int)getpid(), found->second.file, found->second.size};
+    memset(handle, 0, sizeof *handle);
+    memcpy(handle, &mine, sizeof mine);
+    return cudaSuccess;
+}
+
+cudaError_t cudaIpcOpenMemHandle(void **pointer, cudaIpcMemHandle_t handle, unsigned int flags)
+{
+    (void)flags;
+    sim_handle theirs;
+    char path[64];
+    memcpy(&theirs, &handle, sizeof theirs);
+    if (theirs.pid == (int)getpid()) {
+        return failed(cudaErrorDeviceUninitialized); // CUDA's own memory is not to be opened
+    }
+    (void)snprintf(path, sizeof path, "/proc/%d/fd/%d", theirs.pid, theirs.file);
+    const int file = open(path, O_RDWR | O_CLOEXEC);
+    unsigned char *const block = file >= 0 ? map_file(file, theirs.size) : nullptr;
+    if (block == nullptr) {
+        return failed(cudaErrorInvalidValue);
+    }
+    const std::lock_guard<std::mutex> guard(runtime.lock);
+    runtime.blocks[(uintptr_t)(block + PAGE_BYTES)] = {theirs.size, file, true};
+    *pointer = block + PAGE_BYTES;
+    return cudaSuccess;
+}
+
+cudaError_t cudaIpcCloseMemHandle(void *pointer)
+{
+    const std::lock_guard<std::mutex> guard(runtime.lock);
+    const auto found = runtime.blocks.find((uintptr_t)pointer);
+    if (found == runtime.blocks.end() || !found->second.imported) {
+        sim_fail("cudaIpcCloseMemHandle of %p, which was not opened", pointer);
+    }
+    (void)munmap(static_cast<unsigned char *>(pointer) - PAGE_BYTES,
+                 file_bytes(found->second.size));
+    (void)close(found->second.file);
+    runtime.blocks.erase(found);
+    return cudaSuccess;
+}
+
 // ---- streams ----
 
 /* Puts work into the stream's queue, or into the graph that is being captured. */
@@ -295,6 +436,13 @@ void sim_launch(const struct sim_launch *launch, const std::function<void()> &ru
     }
     const struct sim_launch copy = *launch;
     enqueue(launch->stream, [copy, run] { sim_run_kernel(&copy, run); });
+}
+
+/* For libraries that work on a stream: nccl_sim.c. */
+cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t fn, void *user)
+{
+    enqueue(stream, [fn, user] { fn(user); });
+    return cudaSuccess;
 }
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned int flags)

@@ -13,6 +13,7 @@
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
+#include <time.h>
 
 #include "tests/kernels/cuda_sim/sim.h"
 #include "tests/kernels/cuda_sim/warp.h"
@@ -149,6 +150,33 @@ template <int pending> static inline void async_wait(void)
 static inline uint32_t atomic_add_acq_rel(uint32_t *counter, uint32_t n)
 {
     return atomicAdd(counter, n);
+}
+
+// ---- other devices and the host: processes of this machine, and threads that are no fibers ----
+
+static inline uint32_t load_acquire_system(const uint32_t *from)
+{
+    sim_check_aligned(from, sizeof *from, "load_acquire_system");
+    return __atomic_load_n(from, __ATOMIC_ACQUIRE);
+}
+
+static inline void store_release_system(uint32_t *to, uint32_t v)
+{
+    sim_check_aligned(to, sizeof *to, "store_release_system");
+    __atomic_store_n(to, v, __ATOMIC_RELEASE);
+}
+
+static inline void store_release_system(uint64_t *to, uint64_t v)
+{
+    sim_check_aligned(to, sizeof *to, "store_release_system");
+    __atomic_store_n(to, v, __ATOMIC_RELEASE);
+}
+
+/* The other processor is a process that may wait for this core: it gets it. */
+static inline void spin_pause(void)
+{
+    const struct timespec pause = {0, 1000};
+    (void)nanosleep(&pause, nullptr);
 }
 
 // ---- tensor cores ----
