@@ -2,6 +2,7 @@
 #
 #   KVASIR_CUDA        AUTO (on where nvcc is found), ON, OFF: whether the backend's plugin is built
 #   KVASIR_WITH_CUDA   the outcome
+#   KVASIR_WITH_NCCL   whether there is NCCL's header: programs open the library at run time, where it is
 #   KVASIR_SIMULATOR   whether kernels are also built to run on the CPU, for tests: needs CUDA's headers
 
 set(KVASIR_CUDA AUTO CACHE STRING "build the CUDA backend: AUTO (where nvcc is found), ON or OFF")
@@ -46,6 +47,13 @@ target_compile_options(kvasir_cuda_flags INTERFACE
 find_path(KVASIR_CUDA_INCLUDE cuda_runtime_api.h
     HINTS ${CUDAToolkit_INCLUDE_DIRS} ENV CUDA_HOME PATH_SUFFIXES include PATHS /usr/local/cuda)
 mark_as_advanced(KVASIR_CUDA_INCLUDE)
+
+find_path(KVASIR_NCCL_INCLUDE nccl.h HINTS ${KVASIR_CUDA_INCLUDE})
+mark_as_advanced(KVASIR_NCCL_INCLUDE)
+set(KVASIR_WITH_NCCL OFF)
+if(KVASIR_NCCL_INCLUDE AND KVASIR_CUDA_INCLUDE)
+    set(KVASIR_WITH_NCCL ON)
+endif()
 
 set(KVASIR_SIMULATOR OFF)
 # The thread sanitizer does not see that fibers are no threads; they never run at once anyway.

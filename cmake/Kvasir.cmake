@@ -10,6 +10,8 @@
 #               [TIMEOUT seconds])
 #       A cmocka program, run by ctest; also links base and tests/support. With RANKS it runs as n
 #       ranks under mpirun. It carries its folder's name as a label, and `mpi` with RANKS.
+#   kvasir_test_again(name target [RANKS n] [LABELS l ...] [ENV K=V ...] [ARGS a ...] [TIMEOUT seconds])
+#       The program of another test, run in another way.
 
 #   kvasir_fuzz(name SOURCES fuzz_x.c LINKS x [CORPUS folder of tests/fuzz/corpus] [GENERATOR x.c] [RUNS n])
 #       A fuzz target as a test of n damaged inputs (tests/fuzz/fuzz_driver.h); with KVASIR_FUZZ also as
@@ -141,7 +143,23 @@ function(kvasir_test target)
     kvasir_target_common(${target})
     target_link_libraries(${target} PRIVATE ${arg_LINKS} test_support base)
     set_target_properties(${target} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
+    set(lock)
+    # Of two jobs one may remove the folder in /tmp in which the other is about to make its own.
+    if("parallel" IN_LIST arg_LINKS OR "worker_engine" IN_LIST arg_LINKS)
+        set(lock open_mpi)
+    endif()
+    kvasir_add_test(${target} ${target} "${lock}" "${arg_RANKS}" "${arg_LABELS}" "${arg_ENV}" "${arg_ARGS}"
+        "${arg_TIMEOUT}")
+endfunction()
 
+function(kvasir_test_again name target)
+    cmake_parse_arguments(PARSE_ARGV 2 arg "" "RANKS;TIMEOUT" "LABELS;ENV;ARGS")
+    kvasir_check_arguments(${name} "${arg_UNPARSED_ARGUMENTS}")
+    kvasir_add_test(${name} ${target} open_mpi "${arg_RANKS}" "${arg_LABELS}" "${arg_ENV}" "${arg_ARGS}"
+        "${arg_TIMEOUT}")
+endfunction()
+
+function(kvasir_add_test name target lock arg_RANKS arg_LABELS arg_ENV arg_ARGS arg_TIMEOUT)
     get_filename_component(folder ${CMAKE_CURRENT_SOURCE_DIR} NAME)
     set(labels ${folder} ${arg_LABELS})
     set(environment ${KVASIR_TEST_ENV} ${arg_ENV})
@@ -156,12 +174,11 @@ function(kvasir_test target)
     if(NOT arg_TIMEOUT)
         set(arg_TIMEOUT 60)
     endif()
-    add_test(NAME ${target} COMMAND ${command})
-    set_tests_properties(${target} PROPERTIES
+    add_test(NAME ${name} COMMAND ${command})
+    set_tests_properties(${name} PROPERTIES
         LABELS "${labels}" ENVIRONMENT "${environment}" TIMEOUT ${arg_TIMEOUT} PROCESSORS ${processors})
-    # Of two jobs one may remove the folder in /tmp in which the other is about to make its own.
-    if(arg_RANKS OR "parallel" IN_LIST arg_LINKS OR "worker_engine" IN_LIST arg_LINKS)
-        set_tests_properties(${target} PROPERTIES RESOURCE_LOCK open_mpi)
+    if(arg_RANKS OR lock)
+        set_tests_properties(${name} PROPERTIES RESOURCE_LOCK open_mpi)
     endif()
 endfunction()
 

@@ -16,6 +16,10 @@
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
+
+#include "base/clock.h"
+#include "kernels/cpu/ordered_sum.h"
 
 /* Floats that a rank receives from the others; above this they cost more than a second exchange (measured). */
 #define GATHER_FLOATS 32768
@@ -25,7 +29,8 @@
 
 struct comm_mpi {
     struct comm base;
-    MPI_Comm mpi;   /* borrowed */
+    MPI_Comm mpi;
+    int owned;      /* 1: mpi ends with this */
     float *scratch; /* [COMM_MPI_SCRATCH_FLOATS] */
     int *ints;      /* [4 * size]: counts and displacements for MPI */
 };
@@ -70,28 +75,10 @@ static status_t narrow(const struct comm_mpi *c, const char *what, const int64_t
 
 // ---- all_reduce ----
 
-/* out[i] = parts[0][i] + parts[1][i] + ..., from the left; parts are stride apart. */
-static void add_in_rank_order(const float *parts, int64_t stride, int32_t n_parts, int64_t n,
-                              float *out)
-{
-    enum { BLOCK = 1024 }; // the running sums stay in the first-level cache
-
-    for (int64_t begin = 0; begin < n; begin += BLOCK) {
-        const int64_t end = begin + BLOCK < n ? begin + BLOCK : n;
-        memcpy(out + begin, parts + begin, (size_t)(end - begin) * sizeof *out);
-        for (int32_t r = 1; r < n_parts; r++) {
-            const float *part = parts + r * stride;
-            for (int64_t i = begin; i < end; i++) {
-                out[i] += part[i];
-            }
-        }
-    }
-}
-
 static status_t reduce_by_gather(struct comm_mpi *c, float *buf, int n)
 {
     TRY(check(c, MPI_Allgather(buf, n, MPI_FLOAT, c->scratch, n, MPI_FLOAT, c->mpi), "all_reduce"));
-    add_in_rank_order(c->scratch, n, c->base.size, n, buf);
+    cpu_ordered_sum_f32(c->scratch, n, c->base.size, n, buf);
     return status_ok();
 }
 
@@ -115,7 +102,7 @@ static status_t reduce_by_pieces(struct comm_mpi *c, float *buf, int n)
               MPI_Alltoallv(buf, counts, displs, MPI_FLOAT, c->scratch, own, own_displs, MPI_FLOAT,
                             c->mpi),
               "all_reduce"));
-    add_in_rank_order(c->scratch, mine, size, mine, buf + displs[c->base.rank]);
+    cpu_ordered_sum_f32(c->scratch, mine, size, mine, buf + displs[c->base.rank]);
     return check(
         c,
         MPI_Allgatherv(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, buf, counts, displs, MPI_FLOAT, c->mpi),
@@ -200,9 +187,34 @@ static status_t mpi_broadcast(struct comm *comm, void *data, size_t size_bytes, 
     return status_ok();
 }
 
+/* Device memory is the host's. */
 static status_t mpi_broadcast_device(struct comm *comm, void *buf, int64_t n_bytes, int32_t root)
 {
+    assert(n_bytes >= 0);
     return mpi_broadcast(comm, buf, (size_t)n_bytes, root);
+}
+
+static status_t mpi_barrier(struct comm *comm, double timeout_s)
+{
+    struct comm_mpi *c = self_of(comm);
+    const uint64_t start = clock_now_ns(clock_system());
+    MPI_Request request;
+    int done = 0;
+    TRY(check(c, MPI_Ibarrier(c->mpi, &request), "barrier"));
+    for (;;) {
+        TRY(check(c, MPI_Test(&request, &done, MPI_STATUS_IGNORE), "barrier"));
+        if (done) {
+            return status_ok();
+        }
+        const double waited_s = (double)(clock_now_ns(clock_system()) - start) / NS_PER_S;
+        if (waited_s > timeout_s) {
+            return status_errorf(STATUS_DEADLINE_EXCEEDED,
+                                 "barrier on rank %d: not all ranks came within %.1f s", comm->rank,
+                                 timeout_s);
+        }
+        const struct timespec pause = {.tv_nsec = 100000};
+        (void)nanosleep(&pause, NULL);
+    }
 }
 
 static status_t mpi_send(struct comm *comm, const void *data, size_t size_bytes, int32_t to,
@@ -246,6 +258,9 @@ static status_t mpi_recv(struct comm *comm, void *data, size_t size_bytes, int32
 static void mpi_free(struct comm *comm)
 {
     struct comm_mpi *c = self_of(comm);
+    if (c->owned) {
+        (void)MPI_Comm_free(&c->mpi); // without remedy
+    }
     free(c->ints);
     free(c->scratch);
     free(c);
@@ -258,7 +273,11 @@ static const struct comm_ops table = {
     .gather_v = mpi_gather_v,
     .all_to_all_v = mpi_all_to_all_v,
     .broadcast_device = mpi_broadcast_device,
+    .all_reduce_add_norm = comm_no_all_reduce_add_norm,
+    .buffer = comm_no_buffer,
+    .check = comm_always_fine,
     .broadcast = mpi_broadcast,
+    .barrier = mpi_barrier,
     .send = mpi_send,
     .recv = mpi_recv,
     .free = mpi_free,
@@ -287,4 +306,17 @@ status_t comm_mpi_new(MPI_Comm mpi, struct comm **comm_out)
     }
     *comm_out = &c->base;
     return status_ok();
+}
+
+status_t comm_mpi_adopt(MPI_Comm mpi, struct comm **comm_out)
+{
+    struct comm *comm = NULL;
+    const status_t s = comm_mpi_new(mpi, &comm);
+    if (!status_is_ok(&s)) {
+        (void)MPI_Comm_free(&mpi);
+        return s;
+    }
+    self_of(comm)->owned = 1;
+    *comm_out = comm;
+    return s;
 }

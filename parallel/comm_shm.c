@@ -354,6 +354,12 @@ static status_t shm_broadcast(struct comm *comm, void *data, size_t size_bytes, 
     return mpi->ops->broadcast(mpi, data, size_bytes, root);
 }
 
+static status_t shm_barrier(struct comm *comm, double timeout_s)
+{
+    struct comm *mpi = self_of(comm)->mpi;
+    return mpi->ops->barrier(mpi, timeout_s);
+}
+
 static status_t shm_send(struct comm *comm, const void *data, size_t size_bytes, int32_t to,
                          int32_t tag)
 {
@@ -395,7 +401,11 @@ static const struct comm_ops table = {
     .gather_v = shm_gather_v,
     .all_to_all_v = shm_all_to_all_v,
     .broadcast_device = shm_broadcast_device,
+    .all_reduce_add_norm = comm_no_all_reduce_add_norm,
+    .buffer = comm_no_buffer,
+    .check = comm_always_fine,
     .broadcast = shm_broadcast,
+    .barrier = shm_barrier,
     .send = shm_send,
     .recv = shm_recv,
     .free = shm_free,

@@ -149,6 +149,12 @@ static status_t staged_broadcast_device(struct comm *comm, void *buf, int64_t n_
     return deliver(c, buf, c->got, n_bytes);
 }
 
+static status_t staged_barrier(struct comm *comm, double timeout_s)
+{
+    struct comm *host = self_of(comm)->parts.host;
+    return host->ops->barrier(host, timeout_s);
+}
+
 static status_t staged_broadcast(struct comm *comm, void *data, size_t size_bytes, int32_t root)
 {
     struct comm *host = self_of(comm)->parts.host;
@@ -186,7 +192,11 @@ static const struct comm_ops table = {
     .gather_v = staged_gather_v,
     .all_to_all_v = staged_all_to_all_v,
     .broadcast_device = staged_broadcast_device,
+    .all_reduce_add_norm = comm_no_all_reduce_add_norm,
+    .buffer = comm_no_buffer,
+    .check = comm_always_fine,
     .broadcast = staged_broadcast,
+    .barrier = staged_barrier,
     .send = staged_send,
     .recv = staged_recv,
     .free = staged_free,
@@ -199,7 +209,9 @@ status_t comm_staged_new(const struct comm_staged_parts *parts, struct comm **co
         return status_errorf(STATUS_RESOURCE_EXHAUSTED, "collectives: no memory");
     }
     const int64_t piece_bytes = PIECE * (int64_t)sizeof(float);
-    c->base = (struct comm){.ops = &table, .rank = parts->host->rank, .size = parts->host->size};
+    c->base.ops = &table;
+    c->base.rank = parts->host->rank;
+    c->base.size = parts->host->size;
     c->parts = *parts;
     c->room = parts->max_bytes > piece_bytes ? parts->max_bytes : piece_bytes;
     status_t s = parts->backend->host_alloc(parts->stream, (size_t)c->room, &c->sent);

@@ -258,6 +258,30 @@ struct comm *group_comm(struct group *group)
     return group->comm;
 }
 
+status_t group_comm_new(struct group *group, const int32_t *ranks, int32_t n_ranks,
+                        struct comm **comm_out)
+{
+    MPI_Group all = MPI_GROUP_NULL;
+    MPI_Group some = MPI_GROUP_NULL;
+    MPI_Comm mpi = MPI_COMM_NULL;
+    int rc = MPI_Comm_group(group->ranks, &all);
+    if (rc == MPI_SUCCESS) {
+        rc = MPI_Group_incl(all, n_ranks, ranks, &some);
+        (void)MPI_Group_free(&all);
+    }
+    if (rc == MPI_SUCCESS) {
+        // The tag tells apart lists that are made at once; those that begin with one rank are made one after the other.
+        rc = MPI_Comm_create_group(group->ranks, some, ranks[0], &mpi);
+        (void)MPI_Group_free(&some);
+    }
+    TRY(comm_mpi_status(rc, "communicator of some ranks", group->rank));
+    if (mpi == MPI_COMM_NULL) {
+        return status_errorf(STATUS_INTERNAL, "rank %d is not in its own list of %d ranks",
+                             group->rank, n_ranks);
+    }
+    return comm_mpi_adopt(mpi, comm_out);
+}
+
 // ---- agreement ----
 
 status_t group_agree(struct group *group, status_t mine)

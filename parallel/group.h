@@ -46,6 +46,11 @@ int32_t group_host_rank(const struct group *group);
 /* The group's collectives (owned by the group). */
 struct comm *group_comm(struct group *group);
 
+/* Collectives of some ranks, in the order of the list, which are ranks of the group; the caller's rank is among them, and its rank
+ * in them is its place in the list. Collective over those ranks alone; free it before the group. */
+MUST_USE status_t group_comm_new(struct group *group, const int32_t *ranks, int32_t n_ranks,
+                                 struct comm **comm_out);
+
 /*
  * The status of the lowest failing rank, on every rank, prefixed "rank N: " (a group of one: unchanged); OK when
  * all are OK. Ranks may come minutes apart: they wait as in group_broadcast.
