@@ -97,6 +97,25 @@ static const struct config_row rows[] = {
      .help = "part of a GPU's memory that its ranks use: weights, buffers, KV cache",
      .min = 0.01,
      .max = 1},
+    {.name = "determinism",
+     .type = CONFIG_CHOICE,
+     .offset = AT(determinism),
+     .default_text = "default",
+     .choices = "default|batch|strict",
+     .help = "batch: no bit of an answer depends on the requests beside it; slower on GPUs"},
+    {.name = "comm",
+     .type = CONFIG_CHOICE,
+     .offset = AT(comm),
+     .default_text = "auto",
+     .choices = "auto|nccl|staged",
+     .help = "between GPUs: nccl, or staged by way of the hosts; auto: nccl where it can be"},
+    {.name = "collective-timeout",
+     .type = CONFIG_FLOAT,
+     .offset = AT(collective_timeout_s),
+     .default_text = "30",
+     .help = "seconds after which GPUs that wait for each other are given up, with their group",
+     .min = 0.1,
+     .max = 86400},
     {.name = "threads",
      .type = CONFIG_INT,
      .offset = AT(threads),
@@ -195,6 +214,11 @@ status_t config_table_check(const struct config_set *set, struct coordinator_con
     TRY(check_model(set, config));
     if (config->served_model_name != NULL && config->served_model_name[0] == '\0') {
         return status_errorf(STATUS_INVALID_ARGUMENT, "--served-model-name: is empty");
+    }
+    if (config->determinism == CONFIG_TABLE_DETERMINISM_STRICT) {
+        return status_errorf(STATUS_UNIMPLEMENTED,
+                             "--determinism strict is not built in this version" STATUS_FIX
+                             "--determinism batch");
     }
     if (config->launcher == CONFIG_TABLE_LAUNCHER_NONE && config->replicas > 1) {
         return status_errorf(STATUS_INVALID_ARGUMENT,

@@ -25,6 +25,13 @@ enum config_table_device {
 
 enum config_table_load_format { CONFIG_TABLE_LOAD_AUTO, CONFIG_TABLE_LOAD_DUMMY };
 
+/* In the order of Assign's. */
+enum config_table_determinism {
+    CONFIG_TABLE_DETERMINISM_DEFAULT,
+    CONFIG_TABLE_DETERMINISM_BATCH,
+    CONFIG_TABLE_DETERMINISM_STRICT
+};
+
 enum config_table_launcher { CONFIG_TABLE_LAUNCHER_NONE, CONFIG_TABLE_LAUNCHER_MPIRUN };
 
 struct coordinator_config {
@@ -48,6 +55,9 @@ struct coordinator_config {
     int64_t max_num_seqs, max_num_batched_tokens;
     int64_t kv_cache_memory_bytes; /* per rank; 0: the worker decides */
     double gpu_memory_utilization;
+    int determinism; /* enum config_table_determinism */
+    int comm;        /* auto, nccl, staged: in the order of Assign's */
+    double collective_timeout_s;
     int64_t threads;               /* per rank; 0: cores / ranks */
     const char *served_model_name; /* NULL: the directory's name */
 

@@ -320,6 +320,9 @@ static status_t send_assignment(struct core *core, int index, struct link *link)
                    .dummy_weights = config->load_format == CONFIG_TABLE_LOAD_DUMMY,
                    .weights_seed = (uint64_t)config->seed,
                    .gpu_memory_utilization = config->gpu_memory_utilization,
+                   .determinism = config->determinism,
+                   .comm = config->comm,
+                   .collective_timeout_s = config->collective_timeout_s,
                    .threads = (uint32_t)config->threads,
                    .plan = core->model->packed_plan.data,
                    .plan_bytes = core->model->packed_plan.size}};

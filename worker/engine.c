@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "base/clock.h"
-#include "parallel/comm_staged.h"
+#include "parallel/comm_device.h"
 #include "parallel/plan_memory.h"
 #include "worker/checkpoint.h"
 #include "worker/forward.h"
@@ -20,6 +20,8 @@
 
 /* Block ids are int32. */
 #define MAX_BLOCKS_PER_LANE ((int64_t)INT32_MAX)
+
+#define COLLECTIVE_TIMEOUT_S 30.0
 
 struct engine {
     struct group *group;
@@ -151,7 +153,11 @@ static status_t prepare(struct engine *e, struct loading *l)
     TRY(check_options(e));
     const int32_t share = host_cores() / group_host_size(e->group);
     const int32_t threads = e->options.threads > 0 ? e->options.threads : share > 0 ? share : 1;
-    const struct stream_options stream = {.device = e->options.device, .n_threads = threads};
+    const struct stream_options stream = {
+        .device = e->options.device,
+        .n_threads = threads,
+        .batch_invariant = e->options.determinism == ENGINE_DETERMINISM_BATCH,
+    };
     TRY(open_stream(e, &stream));
     if (!e->options.backend->host_memory) {
         TRY(backend_cpu()->stream_new(&stream, &l->host_stream));
@@ -245,13 +251,49 @@ done:
     return s;
 }
 
+// ---- between ranks ----
+
+static int32_t max_logits(const struct engine *e)
+{
+    return plan_memory_logit_rows(e->options.max_num_seqs, e->options.max_num_batched_tokens);
+}
+
+/* The group's comm where the device's memory is the host's, one between devices elsewhere. */
+static status_t make_comm(struct engine *e)
+{
+    struct comm *host = group_comm(e->group);
+    const struct backend *backend = e->options.backend;
+    if (backend->host_memory) {
+        e->comm = host;
+        return status_ok();
+    }
+    const int64_t exchanged = exchange_max_bytes(
+        e->plan, e->rank, e->options.max_num_batched_tokens, backend->activation);
+    const int64_t logits = (int64_t)max_logits(e) * e->spec->n_vocab * (int64_t)sizeof(float);
+    const double timeout_s = e->options.collective_timeout_s;
+    const struct comm_device_parts parts = {
+        .host = host,
+        .backend = backend,
+        .stream = e->stream,
+        .device = e->options.device,
+        .choice = e->options.comm_choice,
+        .peers = e->options.comm_peers,
+        .order = e->options.determinism == ENGINE_DETERMINISM_BATCH ? COMM_ORDERED : COMM_FAST,
+        .max_bytes = exchanged > logits ? exchanged : logits,
+        .timeout_s = timeout_s > 0.0 ? timeout_s : COLLECTIVE_TIMEOUT_S,
+        .log = e->options.log,
+    };
+    return comm_device_new(&parts, &e->comm);
+}
+
 // ---- tuning ----
 
-/* Before KV pools take what memory is left. */
+/* Before KV pools take what memory is left. Where one way is pinned there is nothing to choose from. */
 static status_t tune(const struct engine *e)
 {
     const struct backend *backend = e->options.backend;
-    if (!e->options.tune || backend->matmul_tune == NULL) {
+    const bool pinned = e->options.determinism == ENGINE_DETERMINISM_BATCH;
+    if (!e->options.tune || pinned || backend->matmul_tune == NULL) {
         return status_ok();
     }
     const size_t most = (size_t)e->spec->n_layers * WEIGHTS_MATRICES_OF_LAYER + 1;
@@ -407,35 +449,8 @@ static status_t size_pool(const struct engine *e, int64_t *blocks_out)
 
 // ---- buffers ----
 
-static int32_t max_logits(const struct engine *e)
-{
-    return plan_memory_logit_rows(e->options.max_num_seqs, e->options.max_num_batched_tokens);
-}
-
-/* The group's comm where the device's memory is the host's, one that goes by way of the host elsewhere. */
-static status_t make_comm(struct engine *e)
-{
-    struct comm *host = group_comm(e->group);
-    const struct backend *backend = e->options.backend;
-    if (backend->host_memory) {
-        e->comm = host;
-        return status_ok();
-    }
-    const int64_t exchanged = exchange_max_bytes(
-        e->plan, e->rank, e->options.max_num_batched_tokens, backend->activation);
-    const int64_t logits = (int64_t)max_logits(e) * e->spec->n_vocab * (int64_t)sizeof(float);
-    const struct comm_staged_parts parts = {
-        .host = host,
-        .backend = backend,
-        .stream = e->stream,
-        .max_bytes = exchanged > logits ? exchanged : logits,
-    };
-    return comm_staged_new(&parts, &e->comm);
-}
-
 static status_t alloc_rest(struct engine *e, int64_t blocks_per_lane)
 {
-    TRY(make_comm(e));
     const struct kv_pool_request request = {
         .backend = e->options.backend,
         .stream = e->stream,
@@ -455,6 +470,7 @@ static status_t alloc_rest(struct engine *e, int64_t blocks_per_lane)
         .comm = e->comm,
         .weights = &e->weights,
         .pool = &e->pool,
+        .batch_invariant = e->options.determinism == ENGINE_DETERMINISM_BATCH,
     };
     const struct forward_limits limits = {
         .max_seqs = e->options.max_num_seqs,
@@ -501,6 +517,7 @@ static status_t build(struct engine *e)
 {
     TRY(load_weights(e));
     int64_t blocks_per_lane;
+    TRY(make_comm(e)); // libraries between devices take memory of their own
     TRY(group_agree(e->group, tune(e)));
     TRY(size_pool(e, &blocks_per_lane));
     TRY(group_agree(e->group, alloc_rest(e, blocks_per_lane)));
@@ -594,13 +611,17 @@ status_t engine_submit(struct engine *e, const struct step_plan *plan,
                        const struct step_sampling *sampling)
 {
     TRY(check_step(e, plan));
+    comm_step_begin(e->comm);
     const status_t s = step_queue_submit(&e->steps, plan, sampling);
     return status_is_ok(&s) ? s : status_wrapf(s, "step %" PRIu64, plan->step);
 }
 
 status_t engine_collect(struct engine *e, struct sample_result *results_out)
 {
-    return step_queue_collect(&e->steps, results_out);
+    const status_t s = step_queue_collect(&e->steps, results_out);
+    comm_step_end(e->comm);
+    TRY(e->comm->ops->check(e->comm)); // it knows more of what went wrong
+    return s;
 }
 
 bool engine_full(const struct engine *e)

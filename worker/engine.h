@@ -16,6 +16,7 @@
 #include "base/log.h"
 #include "base/status.h"
 #include "kernels/backend.h"
+#include "parallel/comm_device.h"
 #include "parallel/group.h"
 #include "parallel/plan.h"
 #include "parallel/spec.h"
@@ -25,6 +26,12 @@ struct engine;
 struct step_times; /* worker/step_queue.h */
 
 enum engine_load { ENGINE_LOAD_CHECKPOINT, ENGINE_LOAD_DUMMY };
+
+/*
+ * DEFAULT: the fastest ways there are; equal steps give equal bits. BATCH: what a request gets does not depend on the others
+ * beside it: one order of summing for any number of rows. The CPU computes so always.
+ */
+enum engine_determinism { ENGINE_DETERMINISM_DEFAULT, ENGINE_DETERMINISM_BATCH };
 
 struct engine_options {
     const char *model_dir;
@@ -43,7 +50,11 @@ struct engine_options {
         device_memory_share; /* of a device with memory of its own, what its ranks may use together */
     bool tune;               /* true: measure the ways to multiply, where the backend has several */
     const char *cache_dir;   /* what was measured is kept there; NULL: nowhere */
-    int32_t threads;         /* 0: cores this process may use / ranks on the host, at least 1 */
+    int determinism;         /* enum engine_determinism */
+    int comm_choice;         /* enum comm_choice: between devices */
+    int comm_peers;          /* enum comm_peers */
+    double collective_timeout_s; /* between devices; 0: 30 */
+    int32_t threads;             /* 0: cores this process may use / ranks on the host, at least 1 */
     log_t log;
     void (*progress)(void *user, uint64_t bytes_done,
                      uint64_t bytes_total); /* rank 0; may be NULL */

@@ -69,7 +69,7 @@ static status_t norm(struct forward *f, const struct norm_weights *weights, cons
     const struct model_spec *spec = f->parts.spec;
     const struct add_norm_args args = {
         .x = f->x,
-        .delta = f->pending ? f->partial : NULL,
+        .delta = f->pending == FORWARD_PENDING_SUM ? f->partial : NULL,
         .rows = rows,
         .n_rows = n_rows,
         .n_columns = spec->n_hidden,
@@ -79,16 +79,39 @@ static status_t norm(struct forward *f, const struct norm_weights *weights, cons
         .eps = (float)spec->norm_eps,
         .out = f->normed,
     };
-    f->pending = 0;
-    return f->parts.backend->add_norm(f->parts.stream, &args);
+    struct comm *comm = f->parts.comm;
+    const int32_t pending = f->pending;
+    const void *const partial = f->partial;
+    f->pending = FORWARD_PENDING_NOTHING;
+    if (pending != FORWARD_PENDING_PARTS) {
+        return f->parts.backend->add_norm(f->parts.stream, &args);
+    }
+    f->partial =
+        f->partials[partial == f->partials[1] ? 2 : 1]; // the others may still read this one
+    return comm->ops->all_reduce_add_norm(comm, partial, &args);
+}
+
+/* Where sums of a step of so many rows are put together. Ranks that are late may still read what the step before left in either
+ * buffer of the comm; the sum of the embedding, which comes before the first use, waits for them. */
+static void choose_partial(struct forward *f, int32_t n_rows)
+{
+    const struct comm *comm = f->parts.comm;
+    const int64_t n_bytes = (int64_t)n_rows * f->parts.spec->n_hidden *
+                            (int64_t)dtype_bytes(f->parts.backend->activation);
+    f->partial = f->partials[n_bytes <= comm->fused_bytes && n_bytes > 0 ? 1 : 0];
 }
 
 /* What the ranks left in partial becomes its sum, to be added by the next norm. */
-static status_t sum_partial(struct forward *f, int32_t n_rows)
+static status_t sum_partial(struct forward *f, int32_t n_rows, int32_t layer, enum comm_part part)
 {
     struct comm *comm = f->parts.comm;
-    f->pending = 1;
+    f->pending = FORWARD_PENDING_SUM;
     if (comm->size == 1) {
+        return status_ok();
+    }
+    comm_label(comm, layer, part);
+    if (f->partial != f->partials[0]) {
+        f->pending = FORWARD_PENDING_PARTS;
         return status_ok();
     }
     return comm->ops->all_reduce(comm, f->partial, (int64_t)n_rows * f->parts.spec->n_hidden,
@@ -201,11 +224,13 @@ static status_t embed(struct forward *f, const struct step_rows *step)
         .drawn = f->drawn,
         .n_drawn = f->limits.max_seqs,
     };
-    f->pending = 0;
+    f->pending = FORWARD_PENDING_NOTHING;
+    choose_partial(f, step->n_rows);
     TRY(f->parts.backend->embedding(f->parts.stream, &args));
     if (comm->size == 1) {
         return status_ok();
     }
+    comm_label(comm, -1, COMM_PART_EMBEDDING);
     return comm->ops->all_reduce(comm, f->x, (int64_t)step->n_rows * f->parts.spec->n_hidden,
                                  DTYPE_F32);
 }
@@ -216,10 +241,16 @@ static status_t embed(struct forward *f, const struct step_rows *step)
  * Each rank computes its own columns of the result and leaves the others zero, so that the sum over ranks is the same to
  * the bit for any number of them.
  */
-static status_t linear_block(struct forward *f, const struct step_rows *step,
-                             const struct norm_weights *norm_weights, const struct matrix *matrix,
-                             plan_interval_t rows)
+static status_t linear_block(struct forward *f, const struct step_rows *step, int32_t layer,
+                             enum comm_part part)
 {
+    const struct layer_weights *w = &f->parts.weights->layers[layer];
+    const bool attends = part == COMM_PART_ATTENTION;
+    const struct norm_weights *norm_weights = attends ? &w->attention_norm : &w->ffn_norm;
+    const struct matrix *matrix = attends ? w->attention_linear : w->ffn_linear;
+    const int32_t rank = f->parts.comm->rank;
+    const plan_interval_t rows = attends ? plan_attention_rows(f->parts.plan, layer, rank)
+                                         : plan_ffn_rows(f->parts.plan, layer, rank);
     const int64_t n_hidden = f->parts.spec->n_hidden;
     TRY(norm(f, norm_weights, NULL, step->n_rows));
     if (rows.end - rows.begin < n_hidden) {
@@ -229,7 +260,7 @@ static status_t linear_block(struct forward *f, const struct step_rows *step,
         void *const out = element(f, f->partial, rows.begin);
         TRY(project(f, matrix, f->normed, step->n_rows, out, n_hidden));
     }
-    return sum_partial(f, step->n_rows);
+    return sum_partial(f, step->n_rows, layer, part);
 }
 
 // ---- attention ----
@@ -367,8 +398,10 @@ static status_t attend_everywhere(struct forward *f, int32_t layer)
     const int32_t *lane_rows = f->parts.pool->lane_rows;
     const struct exchange_step queries = {layer, lane_rows, f->qkv};
     const struct exchange_step outputs = {layer, lane_rows, f->attended};
+    comm_label(f->parts.comm, layer, COMM_PART_QUERIES);
     TRY(exchange_queries(&f->exchange, &queries));
     TRY(attend(f, layer, attention, f->exchange.q, f->exchange.out));
+    comm_label(f->parts.comm, layer, COMM_PART_OUTPUTS);
     return exchange_outputs(&f->exchange, &outputs);
 }
 
@@ -382,7 +415,7 @@ static status_t attention_block(struct forward *f, const struct step_rows *step,
     }
     TRY(attend_everywhere(f, layer));
     TRY(project_back(f, w->o, f->attended, f->ld, step->n_rows));
-    return sum_partial(f, step->n_rows);
+    return sum_partial(f, step->n_rows, layer, COMM_PART_ATTENTION);
 }
 
 // ---- feed forward ----
@@ -413,25 +446,21 @@ static status_t ffn_block(struct forward *f, const struct step_rows *step, int32
 {
     TRY(norm(f, &f->parts.weights->layers[layer].ffn_norm, NULL, step->n_rows));
     TRY(ffn_columns(f, step->n_rows, layer));
-    return sum_partial(f, step->n_rows);
+    return sum_partial(f, step->n_rows, layer, COMM_PART_FFN);
 }
 
 static status_t run_layer(struct forward *f, const struct step_rows *step, int32_t layer)
 {
-    const struct layer_weights *w = &f->parts.weights->layers[layer];
     const struct spec_layer *kind = &f->parts.spec->layers[layer];
-    const int32_t rank = f->parts.comm->rank;
     if (kind->attention == SPEC_BLOCK_FULL) {
         TRY(attention_block(f, step, layer));
     } else if (kind->attention == SPEC_BLOCK_LINEAR) {
-        const plan_interval_t rows = plan_attention_rows(f->parts.plan, layer, rank);
-        TRY(linear_block(f, step, &w->attention_norm, w->attention_linear, rows));
+        TRY(linear_block(f, step, layer, COMM_PART_ATTENTION));
     }
     if (kind->ffn == SPEC_BLOCK_FULL) {
         TRY(ffn_block(f, step, layer));
     } else if (kind->ffn == SPEC_BLOCK_LINEAR) {
-        const plan_interval_t rows = plan_ffn_rows(f->parts.plan, layer, rank);
-        TRY(linear_block(f, step, &w->ffn_norm, w->ffn_linear, rows));
+        TRY(linear_block(f, step, layer, COMM_PART_FFN));
     }
     return status_ok();
 }
@@ -459,6 +488,7 @@ static status_t gather_logits(struct forward *f, int32_t n_logits)
         };
         total += f->counts[rank];
     }
+    comm_label(comm, -1, COMM_PART_LOGITS);
     TRY(comm->ops->gather_v(comm, f->slice, f->counts[comm->rank], f->gathered, f->counts,
                             f->displs, 0));
     return comm->rank == 0 ? f->parts.backend->copy_strips(f->parts.stream, f->strips, comm->size)
@@ -516,8 +546,10 @@ static status_t compute(struct forward *f, const struct step_rows *step)
 /* Steps of one token a sequence are many and short: launching their ops one by one would take longer than some of them run. */
 static bool is_recordable(const struct forward *f, const struct step_plan *step)
 {
-    return f->parts.backend->graph_begin != NULL && f->parts.comm->size == 1 && step->n_rows > 0 &&
-           step->n_rows == step->n_seqs && step->n_logits == step->n_rows;
+    const struct comm *comm = f->parts.comm;
+    const bool alone = comm->size == 1;
+    return f->parts.backend->graph_begin != NULL && (alone || comm->recordable) &&
+           step->n_rows > 0 && step->n_rows == step->n_seqs && step->n_logits == step->n_rows;
 }
 
 /* A recording is of a fixed number of rows; those that a step does not fill begin with its first token, attend to nothing, and

@@ -6,7 +6,8 @@
  *              x += o( attention( q, k, v of norm(x) ) )      summed over ranks
  *              x += down( silu(gate) * up of norm(x) )        summed over ranks
  *            A layer may have one matrix in the place of either, x += linear( norm(x) ), or nothing there at all.
- *            A sum waits in `partial` until the next norm takes it in: adding and norming are one op.
+ *            A sum waits in `partial` until the next norm takes it in: adding and norming are one op; so is summing over
+ *            ranks, for steps of few rows on devices that see each other's memory.
  * Layout:    R rows of a step, D hidden size, h head size; H, G, F and V are this rank's query heads, KV heads, columns and
  *            rows. x is float32, the other activations are of the backend's dtype; all are whole on every rank between
  *            the blocks. Rows of q, k, v and attention's output are `ld` elements apart in every layer.
@@ -39,6 +40,7 @@ struct forward_parts {
     struct comm *comm; /* over the backend's memory */
     const struct weights *weights;
     struct kv_pool *pool;
+    int32_t batch_invariant; /* 1: see attention_shape */
 };
 
 struct forward_limits {
@@ -70,14 +72,22 @@ struct forward_recording {
 
 #define FORWARD_RECORDINGS 40
 
+enum forward_pending {
+    FORWARD_PENDING_NOTHING,
+    FORWARD_PENDING_SUM,   /* partial is the sum over ranks */
+    FORWARD_PENDING_PARTS, /* partial is this rank's part: who adds it sums over ranks too */
+};
+
 struct forward {
     struct forward_parts parts;
     struct forward_limits limits;
     struct exchange exchange;
 
-    float *x;        /* [R, D]: the residual stream */
-    void *normed;    /* [R, D] */
-    void *partial;   /* [R, D]: this rank's part of a sum over ranks, then the sum */
+    float *x;      /* [R, D]: the residual stream */
+    void *normed;  /* [R, D] */
+    void *partial; /* [R, D]: this rank's part of a sum over ranks, then the sum: one of */
+    void *partials
+        [3]; /* own, then those of the comm for sums that the next norm takes, by turns; NULL: it has none */
     void *qkv;       /* [R, ld]: H + 2G heads, or H where k and v are computed apart */
     void *kv;        /* [R, 2 KV heads of a run, h]; NULL: always with q */
     void *attended;  /* [R, ld]: H heads */
@@ -87,7 +97,7 @@ struct forward {
     float *gathered; /* rank 0 of several: the ranks' slices one after the other */
     float *cos, *sin;
     int64_t ld;
-    int32_t pending; /* 1: partial is still to be added to x */
+    int32_t pending; /* enum forward_pending: partial is still to be added to x */
 
     struct device_array tokens, positions; /* int32 [max_rows] */
     struct device_array blocks;            /* int32 [max_blocks] */

@@ -108,6 +108,7 @@ static status_t add_attention(struct forward *f, int32_t layer, int32_t head)
         .max_rows = f->limits.max_rows,
         .max_kv_heads = head < 0 ? most_heads(f, &f->parts.pool->classes[class_index]) : 1,
         .max_tokens = f->limits.max_model_len,
+        .batch_invariant = f->parts.batch_invariant,
     };
     struct forward_attention *to = &f->attentions[f->n_attentions];
     *to = (struct forward_attention){
@@ -182,7 +183,10 @@ static status_t alloc_rows(struct forward *f)
     f->ld = widths.attention;
     TRY(alloc_floats(f, n * n_hidden, &f->x));
     TRY(alloc(f, n * n_hidden, dtype, &f->normed));
-    TRY(alloc(f, n * n_hidden, dtype, &f->partial));
+    TRY(alloc(f, n * n_hidden, dtype, &f->partials[0]));
+    f->partial = f->partials[0];
+    f->partials[1] = f->parts.comm->ops->buffer(f->parts.comm, 0);
+    f->partials[2] = f->parts.comm->ops->buffer(f->parts.comm, 1);
     TRY(alloc(f, n * widths.attention, dtype, &f->qkv));
     TRY(alloc(f, n * widths.attention, dtype, &f->attended));
     TRY(alloc(f, n * widths.kv, dtype, &f->kv));
@@ -323,9 +327,9 @@ void forward_destroy(struct forward *f)
     if (backend == NULL) {
         return;
     }
-    void *const buffers[] = {f->x,        f->normed,  f->partial, f->qkv,    f->kv,
-                             f->attended, f->gate_up, f->logits,  f->slice,  f->gathered,
-                             f->cos,      f->sin,     f->drawn,   f->results};
+    void *const buffers[] = {f->x,        f->normed,  f->partials[0], f->qkv,    f->kv,
+                             f->attended, f->gate_up, f->logits,      f->slice,  f->gathered,
+                             f->cos,      f->sin,     f->drawn,       f->results};
     for (size_t i = 0; i < sizeof buffers / sizeof buffers[0]; i++) {
         backend->mem_free(f->parts.stream, buffers[i]);
     }

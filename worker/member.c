@@ -12,6 +12,13 @@ static status_t open_local(struct group *group, const struct wire_assign *assign
                            const struct member_options *options, struct member *m)
 {
     TRY(*options->device_status);
+    if (assign->determinism < ENGINE_DETERMINISM_DEFAULT ||
+        assign->determinism > ENGINE_DETERMINISM_BATCH || assign->comm < COMM_AUTO ||
+        assign->comm > COMM_STAGED) {
+        return status_errorf(STATUS_UNIMPLEMENTED,
+                             "determinism %d and comm %d: this worker does not have them",
+                             assign->determinism, assign->comm);
+    }
     TRY(spec_load(model_dir(assign, options->config), &m->spec));
     TRY(plan_unpack(assign->plan, assign->plan_bytes, &m->spec, &m->plan));
     if (m->plan.tp * m->plan.pp != group_size(group)) {
@@ -45,6 +52,11 @@ status_t member_open(struct group *group, const struct wire_assign *assign,
         .max_steps = 1 + (int32_t)options->config->steps_ahead,
         .kv_cache_bytes = assign->kv_cache_bytes,
         .device_memory_share = assign->gpu_memory_utilization,
+        .determinism = assign->determinism,
+        .comm_choice = assign->comm,
+        .collective_timeout_s = options->config->collective_timeout_s > 0.0
+                                    ? options->config->collective_timeout_s
+                                    : assign->collective_timeout_s,
         .threads = options->config->threads > 0 ? (int32_t)options->config->threads
                                                 : (int32_t)assign->threads,
         .log = log_module(&options->log, "engine"),

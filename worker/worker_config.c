@@ -50,6 +50,15 @@ const struct config_row worker_config_rows[] = {
      .min = 0,
      .max = 3,
      .help = "steps prepared while one is computed; 0: a step waits for the tokens of the last"},
+    {.name = "collective-timeout",
+     .type = CONFIG_FLOAT,
+     .offset = AT(collective_timeout_s),
+     .default_text = "0",
+     .min = 0,
+     .max = 86400,
+     .help =
+         "seconds after which GPUs that wait for each other are given up; 0: what the coordinator "
+         "says"},
     {.name = "max-idle-sleep-us",
      .type = CONFIG_INT,
      .offset = AT(max_idle_sleep_us),

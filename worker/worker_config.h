@@ -24,6 +24,7 @@ struct worker_config {
     const char *cache_dir; /* NULL: nothing is kept from one start to the next */
     double connect_timeout_s;
     int64_t steps_ahead;
+    double collective_timeout_s; /* 0: what the coordinator says */
     int64_t max_idle_sleep_us;
     bool bystander;
     const char *log_level;

@@ -42,6 +42,9 @@ static void pack_assign(const struct wire_assign *from, Kvasir__V1__Assign *to)
     to->dummy_weights = from->dummy_weights;
     to->weights_seed = from->weights_seed;
     to->gpu_memory_utilization = from->gpu_memory_utilization;
+    to->determinism = (Kvasir__V1__Assign__Determinism)from->determinism;
+    to->comm = (Kvasir__V1__Assign__Comm)from->comm;
+    to->collective_timeout_s = from->collective_timeout_s;
 }
 
 static void pack_submit(struct wire_packer *p, const struct wire_submit *from,
@@ -140,6 +143,9 @@ static status_t unpack_assign(struct arena *arena, const Kvasir__V1__Assign *fro
         .dummy_weights = from->dummy_weights != 0,
         .weights_seed = from->weights_seed,
         .gpu_memory_utilization = from->gpu_memory_utilization,
+        .determinism = (int)from->determinism,
+        .comm = (int)from->comm,
+        .collective_timeout_s = from->collective_timeout_s,
     };
     return status_ok();
 }

@@ -53,10 +53,14 @@ static void test_config_table_reads_the_flags_users_know(void **state)
     (void)state;
     struct coordinator_config c;
     struct config_set set;
-    assert_status_ok(load(&c, &set,
-                          ARGS("-tp", "4", "--launcher=mpirun", "--replicas", "2",
-                               "--kv-cache-memory-bytes", "2G", "--max-model-len", "32K",
-                               "--kv-placement", "replicate", "--dtype", "bfloat16", "m")));
+    assert_status_ok(load(
+        &c, &set,
+        ARGS("-tp", "4", "--launcher=mpirun", "--replicas", "2", "--kv-cache-memory-bytes", "2G",
+             "--max-model-len", "32K", "--kv-placement", "replicate", "--dtype", "bfloat16",
+             "--comm", "staged", "--determinism", "batch", "--collective-timeout", "2.5", "m")));
+    assert_int_equal(c.comm, 2); // of Assign
+    assert_int_equal(c.determinism, CONFIG_TABLE_DETERMINISM_BATCH);
+    assert_close(c.collective_timeout_s, 2.5, 0, 0);
     assert_int_equal(c.plan.tp, 4);
     assert_int_equal(c.replicas, 2);
     assert_int_equal(c.launcher, CONFIG_TABLE_LAUNCHER_MPIRUN);
@@ -106,6 +110,8 @@ static void test_config_table_refuses_what_cannot_be(void **state)
                        "none of auto, dummy");
     assert_status_says(load(&c, &set, ARGS("a", "--replicas", "2")), STATUS_INVALID_ARGUMENT,
                        "--launcher none");
+    assert_status_says(load(&c, &set, ARGS("a", "--determinism", "strict")), STATUS_UNIMPLEMENTED,
+                       "--determinism strict");
     assert_status_says(load(&c, &set, ARGS("a", "-tp", "0")), STATUS_INVALID_ARGUMENT,
                        "tensor-parallel-size");
     assert_status_says(load(&c, &set, ARGS("a", "--max-num-sequences", "1")),

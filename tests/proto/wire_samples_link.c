@@ -193,6 +193,9 @@ static void fill_assign(struct arena *arena, struct wire_assign *m)
     m->dummy_weights = random_count() % 2 == 0;
     m->weights_seed = random_u64();
     m->gpu_memory_utilization = (double)random_float();
+    m->determinism = (int)test_random_below(2);
+    m->comm = (int)test_random_below(3);
+    m->collective_timeout_s = (double)random_float();
     m->threads = random_u32();
     m->plan_bytes = random_count() * 7;
     uint8_t *plan = random_room(arena, m->plan_bytes, 1);
@@ -216,6 +219,9 @@ static void assert_assign_equal(const struct wire_assign *got, const struct wire
     assert_true(got->dummy_weights == want->dummy_weights);
     assert_true(got->weights_seed == want->weights_seed);
     assert_true(got->gpu_memory_utilization == want->gpu_memory_utilization);
+    assert_int_equal(got->determinism, want->determinism);
+    assert_int_equal(got->comm, want->comm);
+    assert_true(got->collective_timeout_s == want->collective_timeout_s);
     assert_int_equal(got->threads, want->threads);
     assert_int_equal(got->plan_bytes, want->plan_bytes);
     if (want->plan_bytes > 0) {

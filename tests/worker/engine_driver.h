@@ -44,6 +44,7 @@ struct driver_options {
     uint64_t weights_seed;
     int log_fd;                    /* of warnings; 0: nowhere */
     const struct backend *backend; /* NULL: the CPU's */
+    int determinism, comm_choice, comm_peers;
 };
 
 /* model is written in dir already. */

@@ -1,7 +1,8 @@
 /*
  * test_engine_cuda.c - the engine over the CUDA backend, on the simulator, against a float64 reference
  *
- * Every rank runs the same program, with 1 and with 2 ranks.
+ * Every rank runs the same program, with 1 and with 2 ranks; with the argument "nccl" over the library of
+ * tests/parallel/nccl_sim.c, where steps of several ranks are recorded too.
  */
 #include "tests/support/test.h"
 
@@ -52,6 +53,8 @@ static const struct test_model_shape shapes[] = {
      .dtype = DTYPE_BF16,
      .seed = 13},
 };
+
+static int comm_choice; /* enum comm_choice: main's */
 
 enum { N_SHAPES = sizeof shapes / sizeof shapes[0], N_SEQS = 4, MAX_TOKENS = 40 };
 
@@ -136,10 +139,36 @@ static void check_tokens(struct engine_driver *driver, struct batch *batch)
     }
 }
 
+/* The last logits of each sequence by itself, then beside the others in chunks as before: the same bits. */
+static void check_alone(struct engine_driver *driver, struct batch *batch)
+{
+    const size_t n_vocab = (size_t)driver->spec.n_vocab;
+    float *alone = calloc(N_SEQS * n_vocab, sizeof *alone);
+    assert_non_null(alone);
+    for (int32_t i = 0; i < N_SEQS; i++) { // long enough for a second chunk
+        batch->seqs[i].n_tokens = batch->seqs[i].n_tokens < 14 ? batch->seqs[i].n_tokens : 14;
+    }
+    for (int32_t chunk = 1; chunk <= 13; chunk += 12) {
+        for (int32_t i = 0; i < N_SEQS; i++) {
+            const struct driver_seq *seq = &batch->seqs[i];
+            engine_driver_run(driver, &batch->seqs[i], 1, chunk);
+            memcpy(alone + (size_t)i * n_vocab, seq->logits + (size_t)(seq->n_tokens - 1) * n_vocab,
+                   n_vocab * sizeof *alone);
+        }
+        engine_driver_run(driver, batch->seqs, N_SEQS, chunk);
+        for (int32_t i = 0; group_rank(driver->group) == 0 && i < N_SEQS; i++) {
+            const struct driver_seq *seq = &batch->seqs[i];
+            assert_memory_equal(seq->logits + (size_t)(seq->n_tokens - 1) * n_vocab,
+                                alone + (size_t)i * n_vocab, n_vocab * sizeof *alone);
+        }
+    }
+    free(alone);
+}
+
 typedef void check_fn(struct engine_driver *driver, struct batch *batch);
 
 static void check_shape(struct group *group, const struct test_model_shape *shape, int kv_dtype,
-                        check_fn *check)
+                        check_fn *check, int determinism)
 {
     char dir[TEST_PATH_BYTES];
     struct test_model model;
@@ -154,7 +183,10 @@ static void check_shape(struct group *group, const struct test_model_shape *shap
     const struct driver_options options = {.placement = PLAN_REPLICATE,
                                            .dtype = DTYPE_BF16,
                                            .kv_dtype = kv_dtype,
-                                           .max_rows = 48,
+                                           // Batches for check_alone are not cut.
+                                           .max_rows = check == check_alone ? 64 : 48,
+                                           .determinism = determinism,
+                                           .comm_choice = comm_choice,
                                            .all_logits = true,
                                            .backend = kvasir_cuda_backend(BACKEND_ABI)};
     engine_driver_open(&driver, group, &model, dir, &options);
@@ -170,8 +202,8 @@ static void test_engine_cuda_matches_float64(void **state)
 {
     struct group *group = engine_driver_group(state);
     for (int32_t i = 0; i < N_SHAPES; i++) {
-        check_shape(group, &shapes[i], DTYPE_BF16, check_chunks);
-        check_shape(group, &shapes[i], DTYPE_I8, check_chunks);
+        check_shape(group, &shapes[i], DTYPE_BF16, check_chunks, ENGINE_DETERMINISM_DEFAULT);
+        check_shape(group, &shapes[i], DTYPE_I8, check_chunks, ENGINE_DETERMINISM_DEFAULT);
     }
 }
 
@@ -179,16 +211,24 @@ static void test_engine_cuda_records_steps_of_one_token(void **state)
 {
     struct group *group = engine_driver_group(state);
     for (int32_t i = 0; i < N_SHAPES; i++) {
-        check_shape(group, &shapes[i], DTYPE_BF16, check_tokens);
-        check_shape(group, &shapes[i], DTYPE_I8, check_tokens);
+        check_shape(group, &shapes[i], DTYPE_BF16, check_tokens, ENGINE_DETERMINISM_DEFAULT);
+        check_shape(group, &shapes[i], DTYPE_I8, check_tokens, ENGINE_DETERMINISM_DEFAULT);
     }
 }
 
-int main(void)
+static void test_engine_cuda_batch_determinism(void **state)
+{
+    check_shape(engine_driver_group(state), &shapes[0], DTYPE_BF16, check_alone,
+                ENGINE_DETERMINISM_BATCH);
+}
+
+int main(int argc, char **argv)
 {
     static const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_engine_cuda_batch_determinism),
         cmocka_unit_test(test_engine_cuda_matches_float64),
         cmocka_unit_test(test_engine_cuda_records_steps_of_one_token),
     };
+    comm_choice = argc > 1 && strcmp(argv[1], "nccl") == 0 ? COMM_NCCL : COMM_AUTO;
     return engine_driver_main(tests, sizeof tests / sizeof tests[0]);
 }
