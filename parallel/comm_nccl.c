@@ -185,22 +185,9 @@ static status_t exchange(struct comm_nccl *c, const struct exchange *x, const ch
     return end(c, s, what);
 }
 
-/* Says on the device that the collective is done. */
-static status_t mark(struct comm_nccl *c)
-{
-    const struct ordered_sum_args args = {
-        .n_parts = 1,
-        .dtype = DTYPE_F32,
-        .mark = &c->parts.words->mark,
-        .count = c->count,
-        .label = comm_label_now(&c->base) | COMM_NCCL_DONE,
-    };
-    return c->parts.backend->ordered_sum(c->parts.stream, &args);
-}
-
 // ---- all_reduce ----
 
-/* n numbers of every rank lie one after the other in scratch. */
+/* n numbers of every rank lie one after the other in scratch. Also says on the device that the collective is done. */
 static status_t sum_scratch(struct comm_nccl *c, void *out, int64_t n, int dtype)
 {
     const struct ordered_sum_args args = {
@@ -215,6 +202,12 @@ static status_t sum_scratch(struct comm_nccl *c, void *out, int64_t n, int dtype
         .label = comm_label_now(&c->base) | COMM_NCCL_DONE,
     };
     return c->parts.backend->ordered_sum(c->parts.stream, &args);
+}
+
+/* Says on the device that the collective is done. */
+static status_t mark(struct comm_nccl *c)
+{
+    return sum_scratch(c, NULL, 0, DTYPE_F32);
 }
 
 static status_t reduce_by_gather(struct comm_nccl *c, char *buf, int64_t n, int dtype)
