@@ -382,7 +382,7 @@ static status_t make_words(struct comm_device *c)
 static status_t make_all(struct comm_device *c)
 {
     struct comm *host = c->parts.host;
-    struct places places;
+    struct places places = {.one_host = false, .first = -1, .second = -1};
     status_t no_nccl = status_ok(), no_peers = status_ok();
     TRY(comm_agree(host, make_words(c)));
     TRY(find_places(c, &places));

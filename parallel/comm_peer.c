@@ -1,6 +1,5 @@
 #include "parallel/comm_peer.h"
 
-#include <assert.h>
 #include <stdlib.h>
 
 /* How long free waits for the other ranks. */
@@ -226,10 +225,13 @@ status_t comm_peer_new(const struct comm_peer_parts *parts, struct comm **comm_o
                              parts->host->size, (int)PEERS_MAX_RANKS);
     }
     struct comm_peer *c = calloc(1, sizeof *c);
-    TRY(comm_agree(parts->host,
-                   c != NULL ? status_ok()
-                             : status_errorf(STATUS_RESOURCE_EXHAUSTED, "collectives: no memory")));
-    assert(c != NULL);
+    status_t s = comm_agree(parts->host, c != NULL ? status_ok()
+                                                   : status_errorf(STATUS_RESOURCE_EXHAUSTED,
+                                                                   "collectives: no memory"));
+    if (c == NULL || !status_is_ok(&s)) {
+        free(c);
+        return s;
+    }
     c->base.ops = &table;
     c->base.rank = parts->host->rank;
     c->base.size = parts->host->size;
@@ -237,7 +239,7 @@ status_t comm_peer_new(const struct comm_peer_parts *parts, struct comm **comm_o
     c->base.fused_bytes = parts->max_bytes;
     c->parts = *parts;
     struct peers_handle mine = {{0}};
-    const status_t s = join_set(c, &mine);
+    s = join_set(c, &mine);
     if (!status_is_ok(&s)) {
         unmake_set(c);
         free(c);
