@@ -131,9 +131,24 @@ static void test_matmul_choice_can_be_pinned(void **state)
     setting_free(&s);
 }
 
+static void test_matmul_choice_pinned_by_the_streams_options(void **state)
+{
+    (void)state;
+    for (int32_t invariant = 0; invariant < 2; invariant++) {
+        const struct stream_options options = {.device = 0, .batch_invariant = invariant};
+        struct backend_stream *stream = NULL;
+        struct cuda_matmul *matmul = NULL;
+        assert_status_ok(check_backend()->stream_new(&options, &stream));
+        assert_status_ok(cuda_matmul_get(stream, &matmul));
+        assert_int_equal(matmul->order, invariant ? CUDA_MATMUL_SAME_BITS : CUDA_MATMUL_FASTEST);
+        check_stream_done(stream);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_matmul_choice_pinned_by_the_streams_options),
         cmocka_unit_test(test_matmul_choice_is_made_once_a_shape),
         cmocka_unit_test(test_matmul_choice_follows_the_table),
         cmocka_unit_test(test_matmul_choice_can_be_pinned),
