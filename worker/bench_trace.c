@@ -326,6 +326,18 @@ static status_t traced_swiglu(struct backend_stream *s, const struct swiglu_args
     return end(s, &work, s->trace->inner->swiglu(s->stream, a));
 }
 
+static status_t traced_ordered_sum(struct backend_stream *s, const struct ordered_sum_args *a)
+{
+    const double bytes = (a->n_parts + 1.0) * (double)a->n * (double)dtype_bytes(a->dtype);
+    const struct work work = begin("ordered_sum", bytes, 0);
+    return end(s, &work, s->trace->inner->ordered_sum(s->stream, a));
+}
+
+static struct CUstream_st *traced_cuda_stream(struct backend_stream *s)
+{
+    return s->trace->inner->cuda_stream(s->stream);
+}
+
 static status_t traced_sample(struct backend_stream *s, const struct sample_args *a)
 {
     const double bytes = (double)a->n_rows * a->n_vocab * (double)sizeof(float);
@@ -337,7 +349,7 @@ static status_t traced_sample(struct backend_stream *s, const struct sample_args
 
 /* An entry that backend.h gains is given a traced stream: it must be in the table below. */
 _Static_assert(sizeof(struct backend) ==
-                   sizeof(const char *) + 2 * sizeof(int) + 37 * sizeof(void (*)(void)),
+                   2 * sizeof(const void *) + 2 * sizeof(int) + 39 * sizeof(void (*)(void)),
                "backend.h has other entries than bench_trace.c knows");
 
 status_t bench_trace_new(const struct backend *inner, struct bench_trace **trace_out)
@@ -387,7 +399,10 @@ status_t bench_trace_new(const struct backend *inner, struct bench_trace **trace
         .rope_append = traced_rope_append,
         .attention = traced_attention,
         .swiglu = traced_swiglu,
+        .ordered_sum = traced_ordered_sum,
         .sample = traced_sample,
+        .cuda_stream = inner->cuda_stream != NULL ? traced_cuda_stream : NULL,
+        .peers = NULL, // sums between ranks are traced by themselves, not fused with norms
     };
     *trace_out = t;
     return status_ok();
