@@ -102,6 +102,23 @@ static void give_blocks(struct engine_driver *driver, struct driver_seq *seq)
     seq->n_done = 0;
 }
 
+/* Some chunks want no logits and some those of several rows, so that rows with and without stand side by side. */
+static int32_t wanted_logits(const struct engine_driver *driver, const struct driver_seq *seq,
+                             int32_t i, int32_t n_tokens)
+{
+    const struct step_plan *step = &driver->step;
+    const bool last = seq->n_done + n_tokens == seq->n_tokens;
+    if (driver->all_logits) {
+        return 1;
+    }
+    if (!last && (i + seq->n_done) % 3 == 0) {
+        return 0;
+    }
+    const int32_t n = 1 + (i + 2 * seq->n_done) % n_tokens;
+    const int32_t room = step->limits.max_logits - step->n_logits - MAX_SEQS;
+    return n < room ? n : 1;
+}
+
 /* Adds the next chunk of each unfinished sequence that fits; returns how many. */
 static int32_t pack_step(struct engine_driver *driver, struct driver_seq *seqs, int32_t n_seqs,
                          int32_t chunk, int32_t *added)
@@ -124,9 +141,7 @@ static int32_t pack_step(struct engine_driver *driver, struct driver_seq *seqs, 
             .n_computed = seq->n_done,
             .n_tokens = n_tokens,
             .n_blocks = (seq->n_done + n_tokens + PLAN_BLOCK_TOKENS - 1) / PLAN_BLOCK_TOKENS,
-            // Some chunks want no logits, so that rows with and without stand side by side.
-            .n_logits = driver->all_logits || seq->n_done + n_tokens == seq->n_tokens ||
-                        (i + seq->n_done) % 3 != 0,
+            .n_logits = wanted_logits(driver, seq, i, n_tokens),
         };
         assert_status_ok(step_plan_add(step, &entry, seq->tokens + seq->n_done, seq->blocks));
         added[n++] = i;
@@ -142,11 +157,12 @@ static void take_logits(struct engine_driver *driver, struct driver_seq *seqs, c
     size_t row = 0;
     for (int32_t i = 0; i < step->n_seqs; i++) {
         struct driver_seq *seq = &seqs[added[i]];
+        const size_t n = (size_t)step->seqs[i].n_logits;
         seq->n_done += step->seqs[i].n_tokens;
-        if (step->seqs[i].n_logits == 1 && logits != NULL) {
-            memcpy(seq->logits + (size_t)(seq->n_done - 1) * n_vocab, logits + row * n_vocab,
-                   n_vocab * sizeof *logits);
-            row++;
+        if (n > 0 && logits != NULL) {
+            memcpy(seq->logits + ((size_t)seq->n_done - n) * n_vocab, logits + row * n_vocab,
+                   n * n_vocab * sizeof *logits);
+            row += n;
         }
     }
 }

@@ -39,8 +39,10 @@ struct driver_options {
     int dtype, kv_dtype;
     int32_t max_rows;
     int32_t max_steps; /* under way at once; 0: 1 */
-    bool all_logits;   /* every step of a sequence wants them; else two of three do, and the last */
-    int load;          /* enum engine_load */
+    bool
+        all_logits; /* every step of a sequence wants those of its last row; else two of three do, of
+                        * some rows, and the last */
+    int load;       /* enum engine_load */
     uint64_t weights_seed;
     int log_fd;                    /* of warnings; 0: nowhere */
     const struct backend *backend; /* NULL: the CPU's */
