@@ -38,6 +38,11 @@ status_t scheduler_new(const struct scheduler_config *config, struct scheduler *
                              "raise the first or lower the second",
                              config->max_rows, config->max_seqs);
     }
+    if (config->max_sample_tokens > 0 && config->max_sample_tokens < config->n_vocab) {
+        return status_errorf(STATUS_INTERNAL,
+                             "%d tokens that sampling changes, %d in the vocabulary",
+                             config->max_sample_tokens, config->n_vocab);
+    }
     if (blocks_for(config->max_model_len) > config->blocks_per_lane) {
         return status_errorf(STATUS_FAILED_PRECONDITION,
                              "one sequence of max-model-len %d needs %d KV blocks, a lane has %lld",
@@ -187,7 +192,6 @@ static void stop_running(struct scheduler *s, int32_t at)
     }
     scheduler_prefix_forget(seq);
     s->free_slots[s->n_free_slots++] = seq->slot;
-    s->n_listed -= seq->list.max;
 }
 
 /* Wherever it is; a sequence that plans still name is freed with the last of them. False when it is in neither list. */
@@ -241,6 +245,45 @@ static void preempt(struct scheduler *s, int32_t at)
     s->n_preemptions++;
     enqueue(s, seq);
 }
+
+/* ---- what the requests change ---- */
+
+/* Tokens that a list may still take before its sequence has to make room for others; enough not to be admitted in vain. */
+#define LIST_GROWTH 64
+
+static int32_t list_with_growth(const struct sample_list *list)
+{
+    return list->max < list->n + LIST_GROWTH ? list->max : list->n + LIST_GROWTH;
+}
+
+/* Whether the lists of the running sequences leave room for its own. */
+static bool list_fits(const struct scheduler *s, const struct sequence *seq)
+{
+    int64_t n = list_with_growth(&seq->list);
+    for (int32_t i = 0; i < s->n_running; i++) {
+        n += list_with_growth(&s->running[i]->list);
+    }
+    return s->n_running == 0 || n <= s->config.max_sample_tokens;
+}
+
+/* Lists grow token by token: as with blocks, the last sequences make room for those before. One alone always fits. */
+static void make_room_for_lists(struct scheduler *s)
+{
+    int64_t n = 0;
+    for (int32_t i = 0; i < s->n_running; i++) {
+        n += s->running[i]->list.n;
+    }
+    while (s->n_running > 1 && n > s->config.max_sample_tokens) {
+        int32_t last = 0;
+        for (int32_t i = 1; i < s->n_running; i++) {
+            last = before(s->running[last], s->running[i]) ? i : last;
+        }
+        n -= s->running[last]->list.n;
+        preempt(s, last);
+    }
+}
+
+/* ---- blocks ---- */
 
 /* The running sequence of the lane that stands last by (priority, arrival). The one that asks is in that lane, so
  * there is one. */
@@ -361,15 +404,14 @@ static void admit_waiting(struct scheduler *s, struct budget *budget)
 {
     while (s->n_waiting > 0 && s->n_running < s->config.max_seqs && budget->rows > 0) {
         struct sequence *seq = s->waiting[0];
-        const bool fits = s->n_listed + seq->list.max <= s->config.max_sample_tokens;
-        const int32_t lane = seq->n_pending > 0 || !fits ? -1 : choose_lane(s, seq);
+        const bool waits = seq->n_pending > 0 || !list_fits(s, seq);
+        const int32_t lane = waits ? -1 : choose_lane(s, seq);
         if (lane < 0) {
             return; // first come, first served: nothing overtakes the head of the queue
         }
         remove_at(s->waiting, &s->n_waiting, 0);
         seq->lane = lane;
         seq->slot = s->free_slots[--s->n_free_slots];
-        s->n_listed += seq->list.max;
         s->running[s->n_running++] = seq;
         scheduler_prefix_attach(s, seq);
         const int32_t n = affordable(seq, budget);
@@ -445,6 +487,7 @@ int32_t scheduler_schedule(struct scheduler *s, struct step_plan *plan)
     struct budget budget = {.rows = s->config.max_rows,
                             .logits = s->config.max_logits - s->config.max_seqs};
     const uint64_t preempted_before = s->n_preemptions;
+    make_room_for_lists(s);
     schedule_running(s, PASS_DECODE, &budget);
     schedule_running(s, PASS_PREFILL, &budget);
     if (s->n_preemptions ==
@@ -670,18 +713,6 @@ static status_t check_lane(const struct scheduler *s, int32_t lane, int32_t *n_h
     return status_ok();
 }
 
-static status_t check_listed(const struct scheduler *s)
-{
-    int64_t n = 0;
-    for (int32_t i = 0; i < s->n_running; i++) {
-        n += s->running[i]->list.max;
-    }
-    return n == s->n_listed && n <= s->config.max_sample_tokens
-               ? status_ok()
-               : status_errorf(STATUS_INTERNAL, "%lld tokens may be listed, counted %lld, limit %d",
-                               (long long)n, (long long)s->n_listed, s->config.max_sample_tokens);
-}
-
 static status_t check_slots(const struct scheduler *s)
 {
     if (s->n_free_slots + s->n_running != s->config.max_seqs) {
@@ -701,7 +732,6 @@ static status_t check_slots(const struct scheduler *s)
 status_t scheduler_check(const struct scheduler *s)
 {
     TRY(check_slots(s));
-    TRY(check_listed(s));
     int32_t *n_holders = calloc((size_t)s->config.blocks_per_lane, sizeof *n_holders);
     if (n_holders == NULL) {
         return status_errorf(STATUS_RESOURCE_EXHAUSTED, "scheduler check: out of memory");

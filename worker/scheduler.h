@@ -10,8 +10,9 @@
  * Scoring:   rows of a prompt whose log probabilities are wanted take logits, of which a step has max_logits: chunks of
  *            such a prompt are as long as that allows, one token at least. What has been scored is not scored again after a
  *            preemption.
- * Changes:   a sequence is admitted when the tokens whose logits it may change (sample_list.h) fit max_sample_tokens together
- *            with those of the running ones.
+ * Changes:   the tokens whose logits running sequences change (sample_list.h) are at most max_sample_tokens together. A
+ *            sequence is admitted where its list fits with some growth; when lists have grown beyond, the last sequences
+ *            are preempted, as for blocks.
  * Ahead:     up to max_steps plans may be made before the first of them is applied; they are computed and applied in the order
  *            they were made. A token that is drawn in a plan not applied yet is pending: the next plan names it by its
  *            sequence's slot. Ends by length are foreseen. A stop id is found out late: the sequence is gone from then on,

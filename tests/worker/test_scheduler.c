@@ -720,6 +720,64 @@ static void test_scheduler_resumes_at_position(void **state)
     scheduler_free(s);
 }
 
+/* Lists that have grown beyond what a step takes: the newest sequence makes room, and comes back. */
+static void test_scheduler_makes_room_for_lists(void **state)
+{
+    (void)state;
+
+    enum { VOCAB = 300, TOKENS = 200, PROMPT = 12 };
+
+    struct scheduler *s = NULL;
+    struct scheduler_config config = small_config();
+    config.n_vocab = config.max_sample_tokens = VOCAB;
+    config.max_model_len = 16 * PLAN_BLOCK_TOKENS;
+    config.blocks_per_lane = 64;
+    config.max_rows = 256;
+    const struct step_limits limits = {.max_seqs = 4,
+                                       .max_logits = 4,
+                                       .max_rows = 256,
+                                       .max_blocks = 64,
+                                       .n_lanes = 1,
+                                       .n_vocab = VOCAB,
+                                       .blocks_per_lane = 64};
+    struct step_plan plan;
+    assert_status_ok(step_plan_init(&plan, &limits));
+    assert_status_ok(scheduler_new(&config, &s));
+    int32_t tokens[PROMPT];
+    for (int32_t i = 0; i < PROMPT; i++) {
+        tokens[i] = i;
+    }
+    for (uint64_t id = 0; id < 2; id++) {
+        struct scheduler_request r = small_request(id, tokens, PROMPT);
+        r.repetition = 1.2f;
+        r.max_tokens = TOKENS;
+        assert_status_ok(scheduler_submit(s, &r));
+    }
+    int32_t n_steps = 0;
+    int32_t n_of[2] = {0};
+    for (; n_of[0] < TOKENS || n_of[1] < TOKENS; n_steps++) {
+        struct sample_row rows[4];
+        struct sample_token listed[VOCAB];
+        struct sample_result results[4] = {{0}};
+        struct scheduler_output outputs[4];
+        assert_true(scheduler_schedule(s, &plan) > 0 && n_steps < 3 * TOKENS);
+        assert_true(scheduler_sample_rows(s, &plan, rows, listed) <= VOCAB);
+        for (int32_t i = 0; i < plan.n_seqs; i++) { // another id each time
+            results[i].id = PROMPT + n_of[plan.seqs[i].seq_id];
+        }
+        const int32_t n = scheduler_apply(s, &plan, results, outputs);
+        for (int32_t i = 0; i < n; i++) {
+            assert_int_equal(outputs[i].position, n_of[outputs[i].seq_id]++);
+        }
+        assert_status_ok(scheduler_check(s));
+    }
+    assert_true(n_steps > TOKENS + 10); // not side by side all the time
+    assert_int_equal(scheduler_load(s).n_preemptions, 1);
+    assert_int_equal(scheduler_load(s).n_running, 0);
+    step_plan_destroy(&plan);
+    scheduler_free(s);
+}
+
 /* Until min_tokens are there the stop ids are out, and a NaN row ends its sequence alone. */
 static void test_scheduler_bans_stops_and_isolates_nan(void **state)
 {
@@ -913,6 +971,7 @@ int main(void)
         cmocka_unit_test(test_scheduler_refuses_bad_configs),
         cmocka_unit_test(test_scheduler_resumes_at_position),
         cmocka_unit_test(test_scheduler_bans_stops_and_isolates_nan),
+        cmocka_unit_test(test_scheduler_makes_room_for_lists),
         cmocka_unit_test(test_scheduler_shares_prefixes_within_a_step),
         cmocka_unit_test(test_scheduler_finds_past_prompts),
         cmocka_unit_test(test_scheduler_spreads_a_hot_prefix),
