@@ -206,15 +206,13 @@ static void check_counts(const struct shadow_request *shadow, const struct sampl
 {
     int32_t n_generated[N_VOCAB] = {0}, listed[N_VOCAB] = {0};
     bool in_prompt[N_VOCAB] = {false};
-    for (int32_t i = 0; i < shadow->n_drawn; i++) {
+    const int32_t n_listed = shadow->n_drawn - (row->pending_slot >= 0 ? 1 : 0);
+    for (int32_t i = 0; i < n_listed; i++) {
         if (i < shadow->n_prompt) {
             in_prompt[shadow->tokens[i]] = true;
         } else {
             n_generated[shadow->tokens[i]]++;
         }
-    }
-    if (row->pending_slot >= 0) {
-        n_generated[shadow->tokens[shadow->n_drawn - 1]]--;
     }
     for (int32_t i = 0; i < row->n_tokens; i++) {
         assert_int_equal(listed[tokens[i].id]++, 0);

@@ -152,7 +152,7 @@ static void reference_init(struct reference *ref, const float *logits, int32_t n
         const double below = (double)ref->kept[i].logit - (double)ref->kept[0].logit;
         ref->kept[i].weight = i == 0 ? 1.0 : exp(below / (double)row->temperature);
     }
-    if (row->min_p > 0.0f) {
+    if (row->min_p > 0.0f && ref->n_kept > 0) {
         keep_min_p(ref, (double)row->min_p);
     }
     if (row->top_k > 0 && row->top_k < ref->n_kept) {
