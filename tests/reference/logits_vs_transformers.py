@@ -22,7 +22,7 @@ import models
 
 LIMIT = 1e-4  # max |difference| / max |logit|, in float32
 BF16_RATIO = 1.2  # our root mean square error / that of transformers in bfloat16
-INT8_ERROR = 0.02  # root mean square error / root mean square of the logits
+INT8_ERROR = 0.05  # root mean square error / root mean square of the logits
 INT8_AGREEMENT = 0.9  # of the positions of a case
 N_GENERATE = 24
 
