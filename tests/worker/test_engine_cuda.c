@@ -59,13 +59,16 @@ static int comm_choice; /* enum comm_choice: main's */
 enum { N_SHAPES = sizeof shapes / sizeof shapes[0], N_SEQS = 4, MAX_TOKENS = 40 };
 
 /* Of the largest logit: activations, weights and cache are rounded to bfloat16 some ten times a layer. */
-static const double tolerance = 0.03;
+static const double tolerance = 0.03, mean_tolerance = 0.02;
 
 /* Sequences in lane order, with the reference's logits. */
 struct batch {
     struct driver_seq seqs[N_SEQS];
     int32_t tokens[N_SEQS][MAX_TOKENS];
     double *want[N_SEQS];
+    double tolerance; /* of the row's largest logit */
+    double squares;   /* of errors in those terms */
+    int32_t n_values;
 };
 
 static void batch_make(struct batch *batch, const struct engine_driver *driver,
@@ -73,6 +76,11 @@ static void batch_make(struct batch *batch, const struct engine_driver *driver,
 {
     static const int32_t lengths[N_SEQS] = {1, 18, 7, 40};
     const int32_t n_vocab = driver->spec.n_vocab;
+    // Keys and values that are off by bfloat16's rounding fall on other sides of ties than the reference's, and then an int8 is
+    // another one: single logits were 0.11 away, all of them 0.009 in the mean square.
+    batch->squares = 0.0;
+    batch->n_values = 0;
+    batch->tolerance = kv_dtype == DTYPE_I8 ? 5 * tolerance : tolerance;
     for (int32_t i = 0; i < N_SEQS; i++) {
         for (int32_t t = 0; t < lengths[i]; t++) {
             batch->tokens[i][t] = (t * t * 7 + t * 3 + i * 11 + 5) % n_vocab;
@@ -100,16 +108,21 @@ static void batch_free(struct batch *batch)
     }
 }
 
-static void check_row(const struct driver_seq *seq, const double *want, int32_t token,
-                      int32_t n_vocab)
+static void check_row(struct batch *batch, int32_t index, int32_t token, int32_t n_vocab)
 {
+    const struct driver_seq *const seq = &batch->seqs[index];
+    const double *const want = batch->want[index];
     const size_t at = (size_t)token * (size_t)n_vocab;
     double largest = 0.0;
     for (int32_t i = 0; i < n_vocab; i++) {
         largest = fmax(largest, fabs(want[at + (size_t)i]));
     }
     for (int32_t i = 0; i < n_vocab; i++) {
-        assert_close(seq->logits[at + (size_t)i], want[at + (size_t)i], tolerance * largest, 0.0);
+        const double error = ((double)seq->logits[at + (size_t)i] - want[at + (size_t)i]) / largest;
+        batch->squares += error * error;
+        batch->n_values++;
+        assert_close(seq->logits[at + (size_t)i], want[at + (size_t)i], batch->tolerance * largest,
+                     0.0);
     }
 }
 
@@ -119,8 +132,7 @@ static void check_chunks(struct engine_driver *driver, struct batch *batch)
     for (int32_t chunk = 13; chunk <= MAX_TOKENS; chunk += 27) {
         engine_driver_run(driver, batch->seqs, N_SEQS, chunk);
         for (int32_t i = 0; group_rank(driver->group) == 0 && i < N_SEQS; i++) {
-            check_row(&batch->seqs[i], batch->want[i], batch->seqs[i].n_tokens - 1,
-                      driver->spec.n_vocab);
+            check_row(batch, i, batch->seqs[i].n_tokens - 1, driver->spec.n_vocab);
         }
     }
 }
@@ -134,7 +146,7 @@ static void check_tokens(struct engine_driver *driver, struct batch *batch)
     engine_driver_run(driver, batch->seqs, N_SEQS, 1);
     for (int32_t i = 0; group_rank(driver->group) == 0 && i < N_SEQS; i++) {
         for (int32_t t = 0; t < batch->seqs[i].n_tokens; t++) {
-            check_row(&batch->seqs[i], batch->want[i], t, driver->spec.n_vocab);
+            check_row(batch, i, t, driver->spec.n_vocab);
         }
     }
 }
@@ -192,6 +204,9 @@ static void check_shape(struct group *group, const struct test_model_shape *shap
     engine_driver_open(&driver, group, &model, dir, &options);
     batch_make(&batch, &driver, &model, kv_dtype);
     check(&driver, &batch);
+    if (group_rank(group) == 0) {
+        assert_true(sqrt(batch.squares / batch.n_values) <= mean_tolerance);
+    }
     batch_free(&batch);
     engine_driver_close(&driver);
     engine_driver_dir_end(group, dir);
