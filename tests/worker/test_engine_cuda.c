@@ -227,7 +227,9 @@ static void test_engine_cuda_records_steps_of_one_token(void **state)
     struct group *group = engine_driver_group(state);
     for (int32_t i = 0; i < N_SHAPES; i++) {
         check_shape(group, &shapes[i], DTYPE_BF16, check_tokens, ENGINE_DETERMINISM_DEFAULT);
-        check_shape(group, &shapes[i], DTYPE_I8, check_tokens, ENGINE_DETERMINISM_DEFAULT);
+        if (group_size(group) == 1) { // the CPU's time is short, and each rank does the same
+            check_shape(group, &shapes[i], DTYPE_I8, check_tokens, ENGINE_DETERMINISM_DEFAULT);
+        }
     }
 }
 
