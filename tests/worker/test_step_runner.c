@@ -67,7 +67,8 @@ static void submit_all(struct leader *l)
                                                   .top_p = 1.0f,
                                                   .repetition = 1.0f,
                                                   .seed = (uint64_t)i,
-                                                  .n_top = -1};
+                                                  .n_top = -1,
+                                                  .n_prompt_top = -1};
         l->status = scheduler_submit(l->scheduler, &request);
     }
 }
