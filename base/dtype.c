@@ -4,7 +4,7 @@
 
 static const struct {
     const char *name;       /* config.json */
-    const char *short_name; /* safetensors */
+    const char *short_name; /* safetensors; NULL: of no checkpoint */
     size_t bytes;
 } dtypes[] = {
     [DTYPE_F32] = {.name = "float32", .short_name = "F32", .bytes = 4},
@@ -92,4 +92,21 @@ int dtype_resolve(int wanted, int fallback)
     default:
         return fallback == DTYPE_F16 ? DTYPE_F32 : fallback;
     }
+}
+
+// ---- quantised weights ----
+
+int matrix_format_dtype(int format)
+{
+    return format == MATRIX_W8A8 ? DTYPE_I8 : format;
+}
+
+const char *quantization_name(int quantization)
+{
+    static const char *const names[] = {
+        [QUANTIZATION_NONE] = "none",
+        [QUANTIZATION_INT8] = "int8",
+        [QUANTIZATION_W8A8] = "w8a8",
+    };
+    return names[quantization];
 }

@@ -36,6 +36,26 @@ enum dtype_wanted { DTYPE_WANTED_AUTO, DTYPE_WANTED_F32, DTYPE_WANTED_BF16, DTYP
 /* The type to compute with; auto takes the fallback's, float32 for float16, into which it fits exactly. */
 int dtype_resolve(int wanted, int fallback);
 
+/*
+ * How a matrix of weights is kept and multiplied: the dtype of its values; MATRIX_W8A8 is int8 as well, and rounds the rows it
+ * multiplies to int8 too. Int8 values come with one float32 scale an output: w is about value * scale, |value| <= 127.
+ */
+enum matrix_format {
+    MATRIX_F32 = DTYPE_F32,
+    MATRIX_BF16 = DTYPE_BF16,
+    MATRIX_I8 = DTYPE_I8,
+    MATRIX_W8A8 = 16,
+};
+
+int matrix_format_dtype(int format); /* of the values */
+
+/* What --quantization may say, in the order of the enum. */
+enum quantization { QUANTIZATION_NONE, QUANTIZATION_INT8, QUANTIZATION_W8A8 };
+
+#define QUANTIZATION_CHOICES "none|int8|w8a8"
+
+const char *quantization_name(int quantization); /* "none", "int8", "w8a8" */
+
 #ifdef __cplusplus
 }
 #endif

@@ -5,7 +5,8 @@
  * Layout:    the residual stream is float32 everywhere. Activations (what goes into and comes out of a matmul) are of the
  *            backend's own dtype, `activation`: float32 on the CPU, bfloat16 on CUDA; pointers to them are void.
  *            Both are row major, [rows, columns], with a leading dimension `ld` in elements.
- *            Weights are [n_out, n_in] in files and opaque (struct matrix) once packed: y = x W^T.
+ *            Weights are [n_out, n_in] in files and opaque (struct matrix) once packed: y = x W^T. A matrix has a format
+ *            (enum matrix_format of base/dtype.h); int8 ones have a scale for each output.
  *            K and V are separate planes, one pair a layer: [unit][block_tokens][head_dim]. A unit is one KV head of one
  *            block. Block b of a sequence whose lane holds n heads here is the n units unit_base + b*n .. + n-1,
  *            in ascending order of the heads.
@@ -69,9 +70,15 @@ struct embedding_args {
     int32_t n_drawn;
 };
 
-/* out[m, n] = sum_k x[m, k] * w[n, k]; fp32 accumulation in an order fixed by n_in alone. */
+/*
+ * out[m, n] = sum_k x[m, k] * w[n, k]; fp32 accumulation in an order fixed by n_in alone.
+ * MATRIX_I8:   out = scale[n] * sum_k x[m, k] * value[n, k], the sum as above.
+ * MATRIX_W8A8: each row of x is rounded to int8 values with a scale of its own, as weights are (int8_rows.h); sums of their products
+ *              are exact: out = float32(sum_k) * scale[n] * scale[m], rounded after each.
+ */
 struct matmul_args {
     const struct matrix *weight;
+    void *scratch; /* MATRIX_W8A8: int8_rows_bytes(n_rows, n_in), aligned to 16; else not looked at */
     const void *x; /* [n_rows, n_in], activation, ld_x */
     int64_t ld_x;
     void *out; /* [n_rows, n_out], out_dtype, ld_out */
@@ -214,6 +221,8 @@ struct matrix_write_args {
     const void *src; /* [n_rows, n_in], ld_src elements */
     int src_dtype;
     int64_t ld_src;
+    /* [n_rows], int8 alone: the largest magnitude of each row, where the rows are slices of longer ones; NULL: of what is here. */
+    const float *largest;
 };
 
 /*
@@ -338,12 +347,14 @@ struct backend {
                             int32_t n); /* host */
 
     /* -- weights: init time --------------------------------------------------------------------- */
-    /* Bytes matrix_new allocates for a matrix; what the plan counts. */
-    size_t (*matrix_bytes)(int dtype, int32_t n_out, int32_t n_in);
-    status_t (*matrix_new)(struct backend_stream *stream, int dtype, int32_t n_out, int32_t n_in,
+    /* Bytes matrix_new allocates for a matrix; what the plan counts, but for padding of odd shapes. format: enum
+     * matrix_format. */
+    size_t (*matrix_bytes)(int format, int32_t n_out, int32_t n_in);
+    status_t (*matrix_new)(struct backend_stream *stream, int format, int32_t n_out, int32_t n_in,
                            struct matrix **matrix_out);
     void (*matrix_free)(struct matrix *matrix); /* accepts NULL */
-    /* Packs rows, converting with round to nearest even. Every row must be written before the first matmul. Blocks. */
+    /* Packs rows, converting with round to nearest even: to int8 as int8_rows.h says. Every row must be written before the
+     * first matmul. Blocks. */
     status_t (*matrix_write)(struct backend_stream *stream, const struct matrix_write_args *args);
     status_t (*random)(struct backend_stream *stream, const struct random_args *args); /* blocks */
 

@@ -61,6 +61,11 @@ static bool has_avx512(void)
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
 }
 
+static bool has_avx512_vnni(void)
+{
+    return has_avx512() && __builtin_cpu_supports("avx512vnni");
+}
+
 static bool has_avx2(void)
 {
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
@@ -72,21 +77,38 @@ static bool always(void)
 }
 
 /* Best first. */
-static const struct {
+struct isa_choice {
+    const char *name;
     const struct cpu_isa *isa;
+    const struct cpu_tile_kernel *tile_w8a8;
     bool (*present)(void);
-} isas[] = {
-    {.isa = &cpu_isa_avx512, .present = has_avx512},
-    {.isa = &cpu_isa_avx2, .present = has_avx2},
-    {.isa = &cpu_isa_portable, .present = always},
 };
 
-static const struct cpu_isa *find_isa(const char *name)
+static const struct isa_choice isas[] = {
+    {.name = "avx512-vnni",
+     .isa = &cpu_isa_avx512,
+     .tile_w8a8 = cpu_isa_avx512_vnni_w8a8,
+     .present = has_avx512_vnni},
+    {.name = "avx512",
+     .isa = &cpu_isa_avx512,
+     .tile_w8a8 = cpu_isa_avx512.tile_w8a8,
+     .present = has_avx512},
+    {.name = "avx2",
+     .isa = &cpu_isa_avx2,
+     .tile_w8a8 = cpu_isa_avx2.tile_w8a8,
+     .present = has_avx2},
+    {.name = "portable",
+     .isa = &cpu_isa_portable,
+     .tile_w8a8 = cpu_isa_portable.tile_w8a8,
+     .present = always},
+};
+
+static const struct isa_choice *find_isa(const char *name)
 {
     for (size_t i = 0; i < sizeof isas / sizeof isas[0]; i++) {
-        const bool wanted = strcmp(name, "auto") == 0 || strcmp(name, isas[i].isa->name) == 0;
+        const bool wanted = strcmp(name, "auto") == 0 || strcmp(name, isas[i].name) == 0;
         if (wanted && isas[i].present()) {
-            return isas[i].isa;
+            return &isas[i];
         }
     }
     return NULL;
@@ -107,7 +129,7 @@ status_t cpu_stream_new_isa(int n_threads, const char *isa, struct backend_strea
         return status_errorf(STATUS_INVALID_ARGUMENT, "threads %d, allowed 1 to %d", n_threads,
                              CPU_MAX_THREADS);
     }
-    const struct cpu_isa *found = find_isa(isa);
+    const struct isa_choice *found = find_isa(isa);
     if (found == NULL) {
         return status_errorf(STATUS_UNIMPLEMENTED, "this machine has no instruction set '%s'", isa);
     }
@@ -116,7 +138,8 @@ status_t cpu_stream_new_isa(int n_threads, const char *isa, struct backend_strea
         return status_errorf(STATUS_RESOURCE_EXHAUSTED, "out of memory for a stream");
     }
     stream->n_threads = n_threads;
-    stream->isa = found;
+    stream->isa = found->isa;
+    stream->tile_w8a8 = found->tile_w8a8;
     void *scratch = NULL;
     status_t s = cpu_mem_reserve((size_t)n_threads * sizeof(struct cpu_scratch), &scratch);
     if (status_is_ok(&s)) {
@@ -206,11 +229,11 @@ static status_t zero(struct backend_stream *stream, void *to, size_t size)
     return status_ok();
 }
 
-static status_t matrix_new(struct backend_stream *stream, int dtype, int32_t n_out, int32_t n_in,
+static status_t matrix_new(struct backend_stream *stream, int format, int32_t n_out, int32_t n_in,
                            struct matrix **matrix_out)
 {
     (void)stream;
-    return cpu_matrix_new(dtype, n_out, n_in, matrix_out);
+    return cpu_matrix_new(format, n_out, n_in, matrix_out);
 }
 
 /* One device: this machine. */

@@ -24,6 +24,7 @@ struct cpu_scratch {
     float k_tile[CPU_TILE_TOKENS *
                  CPU_MAX_HEAD_DIM]; /* attention: a tile of bfloat16 or int8 as float32 */
     float v_tile[CPU_TILE_TOKENS * CPU_MAX_HEAD_DIM];
+    float panels[CPU_UNPACKED_PANELS * CPU_UNPACKED_K * CPU_PANEL]; /* matmul: int8 as float32 */
     float maxima[CPU_MAX_VOCAB / CPU_SAMPLE_BLOCK]; /* sample: of each block of logits */
     float adjusted[CPU_MAX_VOCAB];                  /* sample: a row that a request changes */
     double histogram[1 << 11];                      /* sample */
@@ -35,7 +36,8 @@ struct backend_stream {
     int n_threads;
     struct cpu_team *team; /* of n_threads, the caller of an op included */
     const struct cpu_isa *isa;
-    struct cpu_scratch *scratch; /* [n_threads] */
+    const struct cpu_tile_kernel *tile_w8a8; /* the instruction set's, or those over VNNI */
+    struct cpu_scratch *scratch;             /* [n_threads] */
 };
 
 static inline bool cpu_has_kv_dtype(int dtype)
@@ -43,7 +45,7 @@ static inline bool cpu_has_kv_dtype(int dtype)
     return dtype == DTYPE_F32 || dtype == DTYPE_BF16 || dtype == DTYPE_I8;
 }
 
-/* A stream with the instruction set named, for tests: "avx512", "avx2", "portable", or "auto". UNIMPLEMENTED
+/* A stream with the instruction set named, for tests: "avx512-vnni", "avx512", "avx2", "portable", or "auto". UNIMPLEMENTED
  * when this machine lacks it. */
 MUST_USE status_t cpu_stream_new_isa(int n_threads, const char *isa,
                                      struct backend_stream **stream_out);
@@ -74,20 +76,28 @@ void cpu_team_rows(const struct backend_stream *stream, int64_t n_rows, int64_t 
 
 /*
  * Panels of 16 outputs, each [n_words][16] words of 32 bits, so that a panel is read front to back whatever the
- * number of rows of x. A word is one float32, or two bfloat16 of neighbouring k: the lower half is the even k. Missing outputs of
- * the last panel and a missing last k are zeros.
+ * number of rows of x. A word is one float32, two bfloat16 or four int8 of neighbouring k: the lowest bits are the first k. Missing
+ * outputs of the last panel and missing last k are zeros.
  */
 struct matrix {
-    int dtype; /* DTYPE_F32 or DTYPE_BF16 */
+    int dtype;  /* DTYPE_F32, DTYPE_BF16 or DTYPE_I8 */
+    int format; /* enum matrix_format */
     int32_t n_out, n_in;
     int32_t n_panels;
-    int32_t n_words;   /* of a row: n_in, or half of it rounded up */
+    int32_t n_words;   /* of a row: n_in over the elements of a word, rounded up */
     size_t data_bytes; /* n_panels * n_words * 16 * 4 */
     uint32_t *data;    /* 64-byte aligned */
+    float *scales;     /* int8: [n_panels * 16], behind the data; else NULL */
 };
 
-size_t cpu_matrix_bytes(int dtype, int32_t n_out, int32_t n_in);
-MUST_USE status_t cpu_matrix_new(int dtype, int32_t n_out, int32_t n_in,
+/* Elements of a word. */
+static inline int32_t cpu_matrix_word(int dtype)
+{
+    return (int32_t)(sizeof(uint32_t) / dtype_bytes(dtype));
+}
+
+size_t cpu_matrix_bytes(int format, int32_t n_out, int32_t n_in);
+MUST_USE status_t cpu_matrix_new(int format, int32_t n_out, int32_t n_in,
                                  struct matrix **matrix_out);
 void cpu_matrix_free(struct matrix *matrix);
 MUST_USE status_t cpu_matrix_write(struct backend_stream *stream,

@@ -14,24 +14,32 @@
 #include <stdint.h>
 
 #include "kernels/backend.h"
+#include "kernels/int8_rows.h"
 
 enum {
-    CPU_PANEL = 16,         /* outputs of a packed panel */
-    CPU_MAX_TILE_ROWS = 8,  /* of any instruction set */
-    CPU_TILE_TOKENS = 16,   /* keys an attention row looks at between two updates of its maximum */
-    CPU_MAX_TASK_ROWS = 32, /* query rows of an attention task */
+    CPU_PANEL = 16,          /* outputs of a packed panel */
+    CPU_MAX_TILE_ROWS = 8,   /* of any instruction set */
+    CPU_UNPACKED_PANELS = 4, /* int8 panels as float32 at a time, */
+    CPU_UNPACKED_K = 512,    /* of so many k */
+    CPU_TILE_TOKENS = 16,    /* keys an attention row looks at between two updates of its maximum */
+    CPU_MAX_TASK_ROWS = 32,  /* query rows of an attention task */
     CPU_MAX_HEAD_DIM = 512,
 };
 
-/* out[r, 0 .. 16 * panels) = (resume ? out : 0) + sum over k of x[r, k] w[k, :], k ascending, one chain of fma each. */
+/*
+ * out[r, 0 .. 16 * panels) = (resume ? out : 0) + sum over k of x[r, k] w[k, :], k ascending, one chain of fma each; then, where
+ * there are scales, times those of the outputs. Tiles of W8A8 sum in int32, which out holds until there are scales.
+ */
 struct cpu_tile {
-    const float *x; /* first row, first k */
-    int64_t ld_x;
-    const uint32_t *w;  /* first panel, first word */
-    size_t panel_words; /* from one panel to the next: n_words * 16 */
-    int32_t n_k;        /* odd only at the end of a row */
+    const void *x;               /* first row, first k: float32; W8A8: int8 */
+    int64_t ld_x;                /* elements */
+    const struct int8_row *rows; /* W8A8: of each row of x */
+    const uint32_t *w;           /* first panel, first word */
+    size_t panel_words;          /* from one panel to the next: n_words * 16 */
+    int32_t n_k;                 /* not a multiple of a word's only at the end of a row */
     int32_t
         resume; /* 1: continue the sums in out; a float32 stored and loaded is the same float32 */
+    const float *scales; /* first panel's; NULL: none, or sums that go on */
     float *out;
     int64_t ld_out;
 };
@@ -67,6 +75,10 @@ struct cpu_isa {
     int max_tile_rows;
     struct cpu_tile_kernel tile_f32[CPU_MAX_TILE_ROWS + 1]; /* by rows, 1 .. max_tile_rows */
     struct cpu_tile_kernel tile_bf16[CPU_MAX_TILE_ROWS + 1];
+    struct cpu_tile_kernel tile_i8[CPU_MAX_TILE_ROWS + 1];
+    struct cpu_tile_kernel tile_w8a8[CPU_MAX_TILE_ROWS + 1];
+    /* n_words words of an int8 panel as the panel tile_f32 takes: [4 n_words][16], scales left out. */
+    void (*unpack_i8)(const uint32_t *w, int32_t n_words, float *out);
 
     void (*attention)(const struct cpu_attention_task *task);
 
@@ -90,5 +102,7 @@ struct cpu_isa {
 };
 
 extern const struct cpu_isa cpu_isa_avx512;
+/* tile_w8a8 of processors that also have VNNI: the same bits in a quarter of the instructions. */
+extern const struct cpu_tile_kernel cpu_isa_avx512_vnni_w8a8[CPU_MAX_TILE_ROWS + 1];
 extern const struct cpu_isa cpu_isa_avx2;
 extern const struct cpu_isa cpu_isa_portable;

@@ -29,6 +29,22 @@ DEFINE_TILE(tile_bf16, 3, 1)
 DEFINE_TILE(tile_bf16, 4, 1)
 DEFINE_TILE(tile_bf16, 5, 1)
 DEFINE_TILE(tile_bf16, 6, 1)
+DEFINE_TILE(tile_i8, 1, 1)
+DEFINE_TILE(tile_i8, 1, 4)
+DEFINE_TILE(tile_i8, 2, 1)
+DEFINE_TILE(tile_i8, 2, 2)
+DEFINE_TILE(tile_i8, 3, 1)
+DEFINE_TILE(tile_i8, 4, 1)
+DEFINE_TILE(tile_i8, 5, 1)
+DEFINE_TILE(tile_i8, 6, 1)
+DEFINE_TILE(tile_w8a8, 1, 1)
+DEFINE_TILE(tile_w8a8, 1, 4)
+DEFINE_TILE(tile_w8a8, 2, 1)
+DEFINE_TILE(tile_w8a8, 2, 2)
+DEFINE_TILE(tile_w8a8, 3, 1)
+DEFINE_TILE(tile_w8a8, 4, 1)
+DEFINE_TILE(tile_w8a8, 5, 1)
+DEFINE_TILE(tile_w8a8, 6, 1)
 
 const struct cpu_isa cpu_isa_avx2 = {
     .name = "avx2",
@@ -51,6 +67,25 @@ const struct cpu_isa cpu_isa_avx2 = {
             [5] = TILE_KERNEL(tile_bf16, 5, 1),
             [6] = TILE_KERNEL(tile_bf16, 6, 1),
         },
+    .tile_i8 =
+        {
+            [1] = TILE_KERNEL(tile_i8, 1, 4),
+            [2] = TILE_KERNEL(tile_i8, 2, 2),
+            [3] = TILE_KERNEL(tile_i8, 3, 1),
+            [4] = TILE_KERNEL(tile_i8, 4, 1),
+            [5] = TILE_KERNEL(tile_i8, 5, 1),
+            [6] = TILE_KERNEL(tile_i8, 6, 1),
+        },
+    .tile_w8a8 =
+        {
+            [1] = TILE_KERNEL(tile_w8a8, 1, 4),
+            [2] = TILE_KERNEL(tile_w8a8, 2, 2),
+            [3] = TILE_KERNEL(tile_w8a8, 3, 1),
+            [4] = TILE_KERNEL(tile_w8a8, 4, 1),
+            [5] = TILE_KERNEL(tile_w8a8, 5, 1),
+            [6] = TILE_KERNEL(tile_w8a8, 6, 1),
+        },
+    .unpack_i8 = unpack_i8,
     .attention = attention_rows,
     .rmsnorm = row_rmsnorm,
     .layernorm = row_layernorm,

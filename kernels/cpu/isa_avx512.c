@@ -3,7 +3,7 @@
  *
  * Numerics: tiles of 8 x 32 sums are 16 of the 32 registers, and their 8 rows of x as many pointers as there are; up to 3 rows take 4 panels.
  */
-#include "kernels/cpu/vec_avx512.h" // the vectors the templates below are written in
+#include "kernels/cpu/vec_avx512_dot.h" // the vectors the templates below are written in
 
 #include "kernels/cpu/vec_exp.h"
 
@@ -44,6 +44,38 @@ DEFINE_TILE(tile_bf16, 7, 1)
 DEFINE_TILE(tile_bf16, 7, 2)
 DEFINE_TILE(tile_bf16, 8, 1)
 DEFINE_TILE(tile_bf16, 8, 2)
+DEFINE_TILE(tile_i8, 1, 1)
+DEFINE_TILE(tile_i8, 1, 4)
+DEFINE_TILE(tile_i8, 2, 1)
+DEFINE_TILE(tile_i8, 2, 4)
+DEFINE_TILE(tile_i8, 3, 1)
+DEFINE_TILE(tile_i8, 3, 4)
+DEFINE_TILE(tile_i8, 4, 1)
+DEFINE_TILE(tile_i8, 4, 2)
+DEFINE_TILE(tile_i8, 5, 1)
+DEFINE_TILE(tile_i8, 5, 2)
+DEFINE_TILE(tile_i8, 6, 1)
+DEFINE_TILE(tile_i8, 6, 2)
+DEFINE_TILE(tile_i8, 7, 1)
+DEFINE_TILE(tile_i8, 7, 2)
+DEFINE_TILE(tile_i8, 8, 1)
+DEFINE_TILE(tile_i8, 8, 2)
+DEFINE_TILE(tile_w8a8, 1, 1)
+DEFINE_TILE(tile_w8a8, 1, 4)
+DEFINE_TILE(tile_w8a8, 2, 1)
+DEFINE_TILE(tile_w8a8, 2, 4)
+DEFINE_TILE(tile_w8a8, 3, 1)
+DEFINE_TILE(tile_w8a8, 3, 4)
+DEFINE_TILE(tile_w8a8, 4, 1)
+DEFINE_TILE(tile_w8a8, 4, 2)
+DEFINE_TILE(tile_w8a8, 5, 1)
+DEFINE_TILE(tile_w8a8, 5, 2)
+DEFINE_TILE(tile_w8a8, 6, 1)
+DEFINE_TILE(tile_w8a8, 6, 2)
+DEFINE_TILE(tile_w8a8, 7, 1)
+DEFINE_TILE(tile_w8a8, 7, 2)
+DEFINE_TILE(tile_w8a8, 8, 1)
+DEFINE_TILE(tile_w8a8, 8, 2)
 
 const struct cpu_isa cpu_isa_avx512 = {
     .name = "avx512",
@@ -70,6 +102,29 @@ const struct cpu_isa cpu_isa_avx512 = {
             [7] = TILE_KERNEL(tile_bf16, 7, 2),
             [8] = TILE_KERNEL(tile_bf16, 8, 2),
         },
+    .tile_i8 =
+        {
+            [1] = TILE_KERNEL(tile_i8, 1, 4),
+            [2] = TILE_KERNEL(tile_i8, 2, 4),
+            [3] = TILE_KERNEL(tile_i8, 3, 4),
+            [4] = TILE_KERNEL(tile_i8, 4, 2),
+            [5] = TILE_KERNEL(tile_i8, 5, 2),
+            [6] = TILE_KERNEL(tile_i8, 6, 2),
+            [7] = TILE_KERNEL(tile_i8, 7, 2),
+            [8] = TILE_KERNEL(tile_i8, 8, 2),
+        },
+    .tile_w8a8 =
+        {
+            [1] = TILE_KERNEL(tile_w8a8, 1, 4),
+            [2] = TILE_KERNEL(tile_w8a8, 2, 4),
+            [3] = TILE_KERNEL(tile_w8a8, 3, 4),
+            [4] = TILE_KERNEL(tile_w8a8, 4, 2),
+            [5] = TILE_KERNEL(tile_w8a8, 5, 2),
+            [6] = TILE_KERNEL(tile_w8a8, 6, 2),
+            [7] = TILE_KERNEL(tile_w8a8, 7, 2),
+            [8] = TILE_KERNEL(tile_w8a8, 8, 2),
+        },
+    .unpack_i8 = unpack_i8,
     .attention = attention_rows,
     .rmsnorm = row_rmsnorm,
     .layernorm = row_layernorm,

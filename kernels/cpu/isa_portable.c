@@ -18,6 +18,12 @@ DEFINE_TILE(tile_f32, 2, 1)
 DEFINE_TILE(tile_bf16, 1, 1)
 DEFINE_TILE(tile_bf16, 1, 2)
 DEFINE_TILE(tile_bf16, 2, 1)
+DEFINE_TILE(tile_i8, 1, 1)
+DEFINE_TILE(tile_i8, 1, 2)
+DEFINE_TILE(tile_i8, 2, 1)
+DEFINE_TILE(tile_w8a8, 1, 1)
+DEFINE_TILE(tile_w8a8, 1, 2)
+DEFINE_TILE(tile_w8a8, 2, 1)
 
 const struct cpu_isa cpu_isa_portable = {
     .name = "portable",
@@ -32,6 +38,17 @@ const struct cpu_isa cpu_isa_portable = {
             [1] = TILE_KERNEL(tile_bf16, 1, 2),
             [2] = TILE_KERNEL(tile_bf16, 2, 1),
         },
+    .tile_i8 =
+        {
+            [1] = TILE_KERNEL(tile_i8, 1, 2),
+            [2] = TILE_KERNEL(tile_i8, 2, 1),
+        },
+    .tile_w8a8 =
+        {
+            [1] = TILE_KERNEL(tile_w8a8, 1, 2),
+            [2] = TILE_KERNEL(tile_w8a8, 2, 1),
+        },
+    .unpack_i8 = unpack_i8,
     .attention = attention_rows,
     .rmsnorm = row_rmsnorm,
     .layernorm = row_layernorm,

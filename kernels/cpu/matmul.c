@@ -5,34 +5,45 @@
  * Mapping:  a task is a block of rows by a group of panels. Inside it k is cut into stretches that keep a stretch of
  *           x in the second-level cache and of a panel in the first; register tiles (matmul_tiles.h) continue the sums
  *           they left in out. Few rows take k in one stretch.
- * Numerics: an output is one chain of fp32 fma over ascending k, whatever M, the blocks and the threads.
+ *           Where several tiles of rows pass over int8 panels, these are made float32 first, in the thread's scratch: the values,
+ *           and so the sums, are the same.
+ * Numerics: an output is one chain of fp32 fma over ascending k, whatever M, the blocks and the threads. W8A8: rows of x are
+ *           rounded first, into the caller's scratch; sums are int32, which out holds between two stretches of k.
  * Cost:     memory bound up to about 16 rows: N K elements of weights. Above, 2 M N K flops.
  */
+#include <stdbool.h>
 #include <string.h>
 
 #include "kernels/cpu/cpu.h"
 
 enum {
-    ROW_BLOCK = 96,        /* rows of a task */
-    PANEL_GROUP = 8,       /* panels of a task */
-    PANELS_AT_ONCE = 4,    /* of those, in the inner loop */
-    K_STRETCH = 512,       /* even: a bfloat16 word holds two k */
+    ROW_BLOCK = 96,                       /* rows of a task */
+    PANEL_GROUP = 8,                      /* panels of a task */
+    PANELS_AT_ONCE = CPU_UNPACKED_PANELS, /* of those, in the inner loop */
+    K_STRETCH = CPU_UNPACKED_K,           /* a multiple of the k of a word */
+    K_STRETCH_W8A8 = 2048,                /* as many bytes of x */
     SERIAL_MACS = 1 << 18, /* below, waking another thread costs more than it saves */
 };
 
 struct matmul_plan {
     const struct matmul_args *args;
     const struct cpu_isa *isa;
-    const struct cpu_tile_kernel *kernels; /* of the weight's dtype, by rows */
+    struct cpu_scratch *scratch;           /* by thread */
+    const struct cpu_tile_kernel *kernels; /* of the weight's format, by rows */
     int32_t rows_per_task, n_row_blocks;
     int32_t panels_per_task;
     int32_t k_stretch;
+    struct int8_row *rows; /* W8A8: of x, else NULL */
+    int8_t *values;        /* W8A8: [n_rows, int8_rows_stride(n_in)] */
 };
 
 /* One stretch of k for the tiles of a task. */
 struct stretch {
     int32_t k_begin, n_k;
     int32_t row_begin, row_end;
+    float *room;           /* the thread's, for unpacked panels */
+    const float *unpacked; /* panels from first_panel on; NULL: as they are packed */
+    int32_t first_panel;
 };
 
 static struct cpu_tile make_tile(const struct matmul_plan *plan, const struct stretch *s,
@@ -41,17 +52,29 @@ static struct cpu_tile make_tile(const struct matmul_plan *plan, const struct st
     const struct matmul_args *a = plan->args;
     const struct matrix *w = a->weight;
     const size_t panel_words = (size_t)w->n_words * CPU_PANEL;
-    const int32_t word = w->dtype == DTYPE_BF16 ? s->k_begin / 2 : s->k_begin;
-    return (struct cpu_tile){
-        .x = (const float *)a->x + row * a->ld_x + s->k_begin,
-        .ld_x = a->ld_x,
+    const int32_t word = s->k_begin / cpu_matrix_word(w->dtype);
+    const bool last = s->k_begin + s->n_k == w->n_in;
+    const bool rounded = plan->rows != NULL;
+    const int64_t stride = (int64_t)int8_rows_stride(w->n_in);
+    const float *const x = (const float *)a->x + row * a->ld_x + s->k_begin;
+    struct cpu_tile tile = {
+        .x = rounded ? (const void *)(plan->values + row * stride + s->k_begin) : (const void *)x,
+        .ld_x = rounded ? stride : a->ld_x,
+        .rows = rounded ? plan->rows + row : NULL,
         .w = w->data + (size_t)panel * panel_words + (size_t)word * CPU_PANEL,
         .panel_words = panel_words,
         .n_k = s->n_k,
         .resume = s->k_begin > 0,
+        .scales = last && w->scales != NULL ? w->scales + (size_t)panel * CPU_PANEL : NULL,
         .out = (float *)a->out + row * a->ld_out + (int64_t)panel * CPU_PANEL,
         .ld_out = a->ld_out,
     };
+    if (s->unpacked != NULL) {
+        tile.panel_words = (size_t)CPU_UNPACKED_K * CPU_PANEL;
+        tile.w =
+            (const uint32_t *)s->unpacked + (size_t)(panel - s->first_panel) * tile.panel_words;
+    }
+    return tile;
 }
 
 /* The last panel when N is not a multiple of 16: a tile beside out, so that nothing is written past the row. */
@@ -83,7 +106,8 @@ static void run_row_tile(const struct matmul_plan *plan, const struct stretch *s
     const int32_t n_whole = n_out / CPU_PANEL;
     const int32_t left = s->row_end - row;
     const int32_t n_rows = left < plan->isa->max_tile_rows ? left : plan->isa->max_tile_rows;
-    const struct cpu_tile_kernel *kernel = &plan->kernels[n_rows];
+    const struct cpu_tile_kernel *kernel =
+        s->unpacked != NULL ? &plan->isa->tile_f32[n_rows] : &plan->kernels[n_rows];
     int32_t panel = panel_begin;
     while (panel < panel_end) {
         const struct cpu_tile tile = make_tile(plan, s, row, panel);
@@ -100,9 +124,30 @@ static void run_row_tile(const struct matmul_plan *plan, const struct stretch *s
     }
 }
 
+/* Panels [panel, panel + n) of the stretch as float32, where enough rows pass over them to be worth it. */
+static void unpack_panels(const struct matmul_plan *plan, struct stretch *s, int32_t panel,
+                          int32_t n)
+{
+    const struct matrix *w = plan->args->weight;
+    const int32_t worth_it = 2 * plan->isa->max_tile_rows;
+    s->unpacked = NULL;
+    s->first_panel = panel;
+    if (w->format != MATRIX_I8 || s->row_end - s->row_begin <= worth_it) {
+        return;
+    }
+    const size_t panel_words = (size_t)w->n_words * CPU_PANEL;
+    const int32_t first_word = s->k_begin / cpu_matrix_word(w->dtype);
+    const int32_t n_words = (s->n_k - 1) / cpu_matrix_word(w->dtype) + 1;
+    for (int32_t i = 0; i < n; i++) {
+        const uint32_t *const from =
+            w->data + (size_t)(panel + i) * panel_words + (size_t)first_word * CPU_PANEL;
+        plan->isa->unpack_i8(from, n_words, s->room + (size_t)i * CPU_UNPACKED_K * CPU_PANEL);
+    }
+    s->unpacked = s->room;
+}
+
 static void run_task(void *context, int64_t task, int thread)
 {
-    (void)thread;
     const struct matmul_plan *plan = context;
     const struct matmul_args *a = plan->args;
     const struct matrix *w = a->weight;
@@ -113,17 +158,68 @@ static void run_task(void *context, int64_t task, int thread)
     const int32_t n_rows = rows_left < plan->rows_per_task ? rows_left : plan->rows_per_task;
     const int32_t n_panels =
         panels_left < plan->panels_per_task ? panels_left : plan->panels_per_task;
-    struct stretch s = {.row_begin = row_begin, .row_end = row_begin + n_rows};
+    struct stretch s = {.row_begin = row_begin,
+                        .row_end = row_begin + n_rows,
+                        .room = plan->scratch[thread].panels};
     for (s.k_begin = 0; s.k_begin < w->n_in; s.k_begin += s.n_k) {
         s.n_k = w->n_in - s.k_begin < plan->k_stretch ? w->n_in - s.k_begin : plan->k_stretch;
         // A few panels at a time: their stretch stays near while every tile of rows passes over it.
         for (int32_t done = 0; done < n_panels; done += PANELS_AT_ONCE) {
             const int32_t n = n_panels - done < PANELS_AT_ONCE ? n_panels - done : PANELS_AT_ONCE;
+            unpack_panels(plan, &s, panel_begin + done, n);
             for (int32_t row = s.row_begin; row < s.row_end; row += plan->isa->max_tile_rows) {
                 run_row_tile(plan, &s, row, panel_begin + done, panel_begin + done + n);
             }
         }
     }
+}
+
+// ---- rows of int8 ----
+
+static void round_row(void *context, int64_t row)
+{
+    const struct matmul_plan *plan = context;
+    const struct matmul_args *a = plan->args;
+    const int32_t n = a->weight->n_in;
+    const size_t stride = int8_rows_stride(n);
+    const float *const x = (const float *)a->x + row * a->ld_x;
+    int8_t *const values = plan->values + row * (int64_t)stride;
+    const float largest = int8_rows_largest(x, n);
+    int8_rows_round(x, n, largest, values);
+    memset(values + n, 0, stride - (size_t)n);
+    plan->rows[row] =
+        (struct int8_row){.scale = int8_rows_scale(largest), .sum = int8_rows_sum(values, n)};
+}
+
+static void round_rows(const struct backend_stream *stream, struct matmul_plan *plan)
+{
+    const struct matmul_args *a = plan->args;
+    plan->rows = a->scratch;
+    plan->values = (int8_t *)a->scratch + int8_rows_offset(a->n_rows);
+    cpu_team_rows(stream, a->n_rows, a->weight->n_in, round_row, plan);
+}
+
+static const struct cpu_tile_kernel *find_kernels(const struct backend_stream *stream,
+                                                  const struct matrix *w)
+{
+    switch (w->format) {
+    case MATRIX_BF16:
+        return stream->isa->tile_bf16;
+    case MATRIX_I8:
+        return stream->isa->tile_i8;
+    case MATRIX_W8A8:
+        return stream->tile_w8a8;
+    default:
+        return stream->isa->tile_f32;
+    }
+}
+
+static int32_t stretch_of(const struct cpu_isa *isa, const struct matmul_args *a)
+{
+    if (a->n_rows <= isa->max_tile_rows) {
+        return a->weight->n_in;
+    }
+    return a->weight->format == MATRIX_W8A8 ? K_STRETCH_W8A8 : K_STRETCH;
 }
 
 static status_t check(const struct matmul_args *a)
@@ -134,6 +230,10 @@ static status_t check(const struct matmul_args *a)
                              "matmul [%d, %d]: %d rows, strides %lld in and %lld out, dtype %d",
                              a->weight->n_out, a->weight->n_in, a->n_rows, (long long)a->ld_x,
                              (long long)a->ld_out, a->out_dtype);
+    }
+    if (a->weight->format == MATRIX_W8A8 && a->n_rows > 0 && a->scratch == NULL) {
+        return status_errorf(STATUS_INVALID_ARGUMENT, "matmul [%d, %d]: no room for int8 rows",
+                             a->weight->n_out, a->weight->n_in);
     }
     return status_ok();
 }
@@ -149,10 +249,14 @@ status_t cpu_matmul(struct backend_stream *stream, const struct matmul_args *a)
     struct matmul_plan plan = {
         .args = a,
         .isa = isa,
-        .kernels = w->dtype == DTYPE_BF16 ? isa->tile_bf16 : isa->tile_f32,
+        .scratch = stream->scratch,
+        .kernels = find_kernels(stream, w),
         .panels_per_task = PANEL_GROUP,
-        .k_stretch = a->n_rows <= isa->max_tile_rows ? w->n_in : K_STRETCH,
+        .k_stretch = stretch_of(isa, a),
     };
+    if (w->format == MATRIX_W8A8) {
+        round_rows(stream, &plan);
+    }
     // Blocks of rows of nearly the same size, whole tiles each.
     const int32_t n_blocks = (a->n_rows - 1) / ROW_BLOCK + 1;
     const int32_t n_tiles = (a->n_rows - 1) / isa->max_tile_rows + 1;

@@ -4,7 +4,7 @@
  * Shapes:   src [n_rows, n_in] (ld_src) -> panels [n_words][16] of 32-bit words.
  * Mapping:  a task is a few panels. A stretch of up to 16 rows, converted into a small buffer of words where it is not
  *           words already, is written transposed, so that source rows are read and panels written front to back.
- * Numerics: to the matrix's dtype with round to nearest even.
+ * Numerics: to the matrix's dtype with round to nearest even; to int8 by way of the row's largest magnitude, which is found first.
  */
 #include <stdbool.h>
 #include <stdlib.h>
@@ -12,46 +12,69 @@
 
 #include "kernels/cpu/convert.h"
 #include "kernels/cpu/cpu.h"
+#include "kernels/int8_rows.h"
 
 enum { WORDS = 64 }; /* of a row, converted at a time */
 
 static int32_t row_words(int dtype, int32_t n_in)
 {
-    return dtype == DTYPE_BF16 ? n_in / 2 + n_in % 2 : n_in;
+    const int32_t elements = cpu_matrix_word(dtype);
+    return n_in / elements + (n_in % elements != 0 ? 1 : 0);
+}
+
+static size_t count_panels(int32_t n_out)
+{
+    return ((size_t)n_out + CPU_PANEL - 1) / CPU_PANEL;
 }
 
 static size_t data_bytes(int dtype, int32_t n_out, int32_t n_in)
 {
-    const size_t n_panels = ((size_t)n_out + CPU_PANEL - 1) / CPU_PANEL;
-    return n_panels * (size_t)row_words(dtype, n_in) * CPU_PANEL * sizeof(uint32_t);
+    return count_panels(n_out) * (size_t)row_words(dtype, n_in) * CPU_PANEL * sizeof(uint32_t);
 }
 
-size_t cpu_matrix_bytes(int dtype, int32_t n_out, int32_t n_in)
+static size_t scale_bytes(int dtype, int32_t n_out)
 {
-    return sizeof(struct matrix) + data_bytes(dtype, n_out, n_in);
+    return dtype == DTYPE_I8 ? count_panels(n_out) * CPU_PANEL * sizeof(float) : 0;
 }
 
-status_t cpu_matrix_new(int dtype, int32_t n_out, int32_t n_in, struct matrix **matrix_out)
+size_t cpu_matrix_bytes(int format, int32_t n_out, int32_t n_in)
 {
-    if (dtype != DTYPE_F32 && dtype != DTYPE_BF16) {
-        return status_errorf(STATUS_INVALID_ARGUMENT,
-                             "matrix: packed weights are float32 or bfloat16, not dtype %d", dtype);
+    const int dtype = matrix_format_dtype(format);
+    return sizeof(struct matrix) + data_bytes(dtype, n_out, n_in) + scale_bytes(dtype, n_out);
+}
+
+static status_t check_shape(int format, int32_t n_out, int32_t n_in)
+{
+    if (format != MATRIX_F32 && format != MATRIX_BF16 && format != MATRIX_I8 &&
+        format != MATRIX_W8A8) {
+        return status_errorf(
+            STATUS_INVALID_ARGUMENT,
+            "matrix: packed weights are float32, bfloat16 or int8, not of format %d", format);
     }
-    if (n_out < 1 || n_in < 1) {
+    if (n_out < 1 || n_in < 1 || (format == MATRIX_W8A8 && n_in > INT8_MAX_INPUTS)) {
         return status_errorf(STATUS_INVALID_ARGUMENT, "matrix: shape [%d, %d]", n_out, n_in);
     }
+    return status_ok();
+}
+
+status_t cpu_matrix_new(int format, int32_t n_out, int32_t n_in, struct matrix **matrix_out)
+{
+    TRY(check_shape(format, n_out, n_in));
     struct matrix *matrix = calloc(1, sizeof *matrix);
     if (matrix == NULL) {
         return status_errorf(STATUS_RESOURCE_EXHAUSTED, "out of memory for a matrix");
     }
+    const int dtype = matrix_format_dtype(format);
+    const size_t n_scale_bytes = scale_bytes(dtype, n_out);
     matrix->dtype = dtype;
+    matrix->format = format;
     matrix->n_out = n_out;
     matrix->n_in = n_in;
-    matrix->n_panels = (n_out - 1) / CPU_PANEL + 1;
+    matrix->n_panels = (int32_t)count_panels(n_out);
     matrix->n_words = row_words(dtype, n_in);
     matrix->data_bytes = data_bytes(dtype, n_out, n_in);
     void *data = NULL;
-    const status_t s = cpu_mem_reserve(matrix->data_bytes, &data);
+    const status_t s = cpu_mem_reserve(matrix->data_bytes + n_scale_bytes, &data);
     if (!status_is_ok(&s)) {
         free(matrix);
         return status_wrapf(s, "matrix [%d, %d]", n_out, n_in);
@@ -60,6 +83,10 @@ status_t cpu_matrix_new(int dtype, int32_t n_out, int32_t n_in, struct matrix **
     // The outputs that pad the last panel are computed with the others and dropped: give them a value.
     const size_t panel_bytes = matrix->data_bytes / (size_t)matrix->n_panels;
     memset((char *)matrix->data + matrix->data_bytes - panel_bytes, 0, panel_bytes);
+    if (n_scale_bytes > 0) {
+        matrix->scales = (float *)(matrix->data + matrix->data_bytes / sizeof *matrix->data);
+        memset(matrix->scales, 0, n_scale_bytes);
+    }
     *matrix_out = matrix;
     return status_ok();
 }
@@ -79,6 +106,7 @@ struct source {
     const char *rows; /* at any alignment */
     int dtype;
     size_t row_bytes;
+    const float *largest; /* of each row, to be rounded to int8; NULL: to be found */
 };
 
 /* A part of a panel: columns [column, column + n_rows) of words [word, word + n_words). */
@@ -143,16 +171,31 @@ static void write_patch(const struct patch *p, uint32_t *panel)
     write_words(p, n_whole, p->n_words, panel);
 }
 
+/* n values of a row with this largest magnitude, in at most WORDS words, the last one filled up with zeros. */
+static void round_to_words(const struct source *src, const char *from, int32_t n, float largest,
+                           uint32_t buffer[WORDS])
+{
+    float values[WORDS * 4];
+    int8_t *const rounded = (int8_t *)buffer;
+    buffer[(n - 1) / 4] = 0;
+    f32_from_any(from, src->dtype, n, values);
+    int8_rows_round(values, n, largest, rounded);
+}
+
 /*
  * n elements of a source row as words of the matrix: where they are, when they are that already, or converted into
- * `buffer`; an odd n of bfloat16 gets a zero upper half.
+ * `buffer`; an odd n of bfloat16 gets a zero upper half. largest: of the row, for int8.
  */
 static const char *row_as_words(const struct matrix *matrix, const struct source *src,
-                                const char *from, int32_t n, uint32_t buffer[WORDS])
+                                const char *from, int32_t n, float largest, uint32_t buffer[WORDS])
 {
     const bool odd = matrix->dtype == DTYPE_BF16 && n % 2 != 0;
     if (src->dtype == matrix->dtype && !odd) {
         return from;
+    }
+    if (matrix->dtype == DTYPE_I8) {
+        round_to_words(src, from, n, largest, buffer);
+        return (const char *)buffer;
     }
     if (odd) {
         buffer[n / 2] = 0;
@@ -161,14 +204,29 @@ static const char *row_as_words(const struct matrix *matrix, const struct source
     return (const char *)buffer;
 }
 
+/* Of the n_rows rows, for int8; else nothing is looked at. */
+static void find_largest(const struct matrix *matrix, const struct source *src, int32_t n_rows,
+                         float largest[CPU_PANEL])
+{
+    for (int32_t r = 0; r < n_rows; r++) {
+        largest[r] = src->largest != NULL ? src->largest[r] : 0.0f;
+        if (matrix->dtype == DTYPE_I8 && src->largest == NULL) {
+            int8_rows_find_largest(src->rows + (size_t)r * src->row_bytes, src->dtype, 1,
+                                   matrix->n_in, &largest[r]);
+        }
+    }
+}
+
 /* The first n_rows of src become the outputs of one panel from `column` on. */
 static void write_panel(const struct matrix *matrix, uint32_t *panel, int32_t column,
                         int32_t n_rows, const struct source *src)
 {
     const size_t element_bytes = dtype_bytes(src->dtype);
-    const int32_t word_elements = matrix->dtype == DTYPE_BF16 ? 2 : 1;
+    const int32_t word_elements = cpu_matrix_word(matrix->dtype);
     uint32_t buffers[CPU_PANEL][WORDS];
+    float largest[CPU_PANEL];
     struct patch patch = {.column = column, .n_rows = n_rows};
+    find_largest(matrix, src, n_rows, largest);
     for (; patch.word < matrix->n_words; patch.word += WORDS) {
         const int32_t words_left = matrix->n_words - patch.word;
         const int32_t k = patch.word * word_elements;
@@ -178,9 +236,13 @@ static void write_panel(const struct matrix *matrix, uint32_t *panel, int32_t co
         for (int32_t r = 0; r < n_rows; r++) {
             const char *const from =
                 src->rows + (size_t)r * src->row_bytes + (size_t)k * element_bytes;
-            patch.words[r] = row_as_words(matrix, src, from, n, buffers[r]);
+            patch.words[r] = row_as_words(matrix, src, from, n, largest[r], buffers[r]);
         }
         write_patch(&patch, panel);
+    }
+    for (int32_t r = 0; matrix->scales != NULL && r < n_rows; r++) {
+        const size_t output = (size_t)(panel - matrix->data) / (size_t)matrix->n_words;
+        matrix->scales[output + (size_t)(column + r)] = int8_rows_scale(largest[r]);
     }
 }
 
@@ -203,6 +265,7 @@ static void write_rows_of_panel(const struct matrix_write_args *a, int32_t panel
         .rows = (const char *)a->src + (size_t)(first - a->row_begin) * row_bytes,
         .dtype = a->src_dtype,
         .row_bytes = row_bytes,
+        .largest = a->largest != NULL ? a->largest + (first - a->row_begin) : NULL,
     };
     const size_t panel_words = (size_t)matrix->n_words * CPU_PANEL;
     write_panel(matrix, matrix->data + (size_t)panel * panel_words, first % CPU_PANEL, last - first,

@@ -180,3 +180,52 @@ static inline vf vf_load_bf16(const uint16_t *p)
     const __m256i v = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i_u *)p));
     return _mm256_castsi256_ps(_mm256_slli_epi32(v, 16));
 }
+
+/* VEC_LANES words of four int8: lane i is byte `which` of word i. */
+static inline vf vf_load_i8(const uint32_t *p, int which)
+{
+    const __m256i v = _mm256_loadu_si256((const __m256i_u *)p);
+    return _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(v, 24 - 8 * which), 24));
+}
+
+// ---- integers ----
+
+/* VEC_LANES int32. */
+typedef __m256i vi;
+
+static inline vi vi_set1(int32_t x)
+{
+    return _mm256_set1_epi32(x);
+}
+
+static inline vi vi_load(const void *p)
+{
+    return _mm256_loadu_si256((const __m256i_u *)p);
+}
+
+static inline void vi_store(void *p, vi v)
+{
+    _mm256_storeu_si256((__m256i_u *)p, v);
+}
+
+static inline vf vf_from_vi(vi v)
+{
+    return _mm256_cvtepi32_ps(v);
+}
+
+/* What sums of vi_dot begin with, where x has this sum over all k. */
+static inline vi vi_dot_begin(int32_t sum_x)
+{
+    (void)sum_x;
+    return _mm256_setzero_si256();
+}
+
+/*
+ * acc + the products of four int8 each, lane by lane, none of them -128. The signs of x move to w, as the instruction multiplies
+ * unsigned with signed; two products are at most 2 * 127^2 < 2^15, so that their sums do not saturate.
+ */
+static inline vi vi_dot(vi acc, vi w, vi x)
+{
+    const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(x), _mm256_sign_epi8(w, x));
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}

@@ -162,3 +162,34 @@ static inline vf vf_load_bf16(const uint16_t *p)
     const __m512i v = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i_u *)p));
     return _mm512_castsi512_ps(_mm512_slli_epi32(v, 16));
 }
+
+static inline vf vf_load_i8(const uint32_t *p, int which)
+{
+    const unsigned left = (unsigned)(24 - 8 * which);
+    return _mm512_cvtepi32_ps(
+        _mm512_srai_epi32(_mm512_slli_epi32(_mm512_loadu_si512(p), left), 24));
+}
+
+// ---- integers ----
+
+typedef __m512i vi;
+
+static inline vi vi_set1(int32_t x)
+{
+    return _mm512_set1_epi32(x);
+}
+
+static inline vi vi_load(const void *p)
+{
+    return _mm512_loadu_si512(p);
+}
+
+static inline void vi_store(void *p, vi v)
+{
+    _mm512_storeu_si512(p, v);
+}
+
+static inline vf vf_from_vi(vi v)
+{
+    return _mm512_cvtepi32_ps(v);
+}

@@ -181,3 +181,51 @@ static inline vf vf_load_bf16(const uint16_t *p)
                           (uint32_t)p[3] << 16};
     return (vf)bits;
 }
+
+static inline vf vf_load_i8(const uint32_t *p, int which)
+{
+    vec_u32 v;
+    memcpy(&v, p, sizeof v);
+    return __builtin_convertvector((vec_i32)(v << (24 - 8 * which)) >> 24, vf);
+}
+
+// ---- integers ----
+
+typedef vec_i32 vi;
+
+static inline vi vi_set1(int32_t x)
+{
+    return (vi){x, x, x, x};
+}
+
+static inline vi vi_load(const void *p)
+{
+    vi v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+static inline void vi_store(void *p, vi v)
+{
+    memcpy(p, &v, sizeof v);
+}
+
+static inline vf vf_from_vi(vi v)
+{
+    return __builtin_convertvector(v, vf);
+}
+
+static inline vi vi_dot_begin(int32_t sum_x)
+{
+    (void)sum_x;
+    return (vi){0, 0, 0, 0};
+}
+
+static inline vi vi_dot(vi acc, vi w, vi x)
+{
+    for (int i = 0; i < 4; i++) {
+        const int left = 24 - 8 * i;
+        acc += ((vi)((vec_u32)w << left) >> 24) * ((vi)((vec_u32)x << left) >> 24);
+    }
+    return acc;
+}

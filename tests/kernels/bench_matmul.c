@@ -2,7 +2,7 @@
  * bench_matmul.c - speed of packed matmul beside what this machine can do
  *
  * What:  `bench_kernels [threads] [isa]` prints the fp32 FMA peak and the speed of reading memory, measured here, and for
- *        n = 5632, k = 2048 and several m the GFLOP/s, the GB/s of weights, and the fraction of the peak. Not a test: nothing
+ *        n = 5632, k = 2048, several m and every format of weights the GFLOP/s, the GB/s of weights, and the fraction of the peak. Not a test: nothing
  *        fails. The matmuls of one m run over several matrices in turn, more than the last cache holds.
  * Units: GB is 1e9 bytes; a fused multiply-add is 2 flops. The best of several rounds, as other work on the machine
  *        only ever takes away.
@@ -147,11 +147,34 @@ static double read_speed(const struct backend_stream *stream)
 
 // ---- matmul ----
 
+enum { MAX_M = 512, N_SIZES = 9 };
+
+static const int sizes[N_SIZES] = {1, 2, 4, 8, 16, 32, 64, 128, MAX_M};
+
+static const struct {
+    int format;
+    const char *name;
+} formats[] = {{MATRIX_F32, "float32"},
+               {MATRIX_BF16, "bfloat16"},
+               {MATRIX_I8, "int8"},
+               {MATRIX_W8A8, "w8a8"}};
+
+enum { N_FORMATS = sizeof formats / sizeof formats[0], BF16_FORMAT = 1 };
+
 struct weights {
     struct matrix *matrix[N_MATRICES];
 };
 
-static void make_weights(struct backend_stream *stream, int dtype, struct weights *weights)
+/* Every format's, so that they are measured side by side. */
+struct bench {
+    struct backend_stream *stream;
+    struct weights weights[N_FORMATS];
+    float *x, *out;
+    void *scratch;
+    double peak, read;
+};
+
+static void make_weights(struct backend_stream *stream, int format, struct weights *weights)
 {
     float *rows = malloc((size_t)N_OUT * N_IN * sizeof *rows);
     if (rows == NULL) {
@@ -162,7 +185,7 @@ static void make_weights(struct backend_stream *stream, int dtype, struct weight
     }
     for (int i = 0; i < N_MATRICES; i++) {
         const double begin = seconds(1);
-        require(cpu_matrix_new(dtype, N_OUT, N_IN, &weights->matrix[i]));
+        require(cpu_matrix_new(format, N_OUT, N_IN, &weights->matrix[i]));
         const struct matrix_write_args args = {
             .matrix = weights->matrix[i],
             .n_rows = N_OUT,
@@ -179,72 +202,89 @@ static void make_weights(struct backend_stream *stream, int dtype, struct weight
     free(rows);
 }
 
-static double time_matmul(struct backend_stream *stream, const struct weights *weights, int m,
-                          const float *x, float *out)
+static double time_matmul(const struct bench *b, const struct weights *weights, int m)
 {
     const int repeats = m >= 64 ? 1 : 4;
-    double best = 1e30;
-    for (int round = 0; round < ROUNDS; round++) {
-        const double begin = seconds(stream->n_threads);
-        for (int i = 0; i < repeats * N_MATRICES; i++) {
-            const struct matmul_args args = {
-                .weight = weights->matrix[i % N_MATRICES],
-                .x = x,
-                .ld_x = N_IN,
-                .n_rows = m,
-                .out = out,
-                .ld_out = N_OUT,
-            };
-            require(cpu_matmul(stream, &args));
-        }
-        const double each = (seconds(stream->n_threads) - begin) / (repeats * N_MATRICES);
-        best = each < best ? each : best;
+    const int n_threads = b->stream->n_threads;
+    const double begin = seconds(n_threads);
+    for (int i = 0; i < repeats * N_MATRICES; i++) {
+        const struct matmul_args args = {
+            .weight = weights->matrix[i % N_MATRICES],
+            .scratch = b->scratch,
+            .x = b->x,
+            .ld_x = N_IN,
+            .n_rows = m,
+            .out = b->out,
+            .ld_out = N_OUT,
+        };
+        require(cpu_matmul(b->stream, &args));
     }
-    return best;
+    return (seconds(n_threads) - begin) / (repeats * N_MATRICES);
 }
 
-static void bench_dtype(struct backend_stream *stream, int dtype, double peak, double read)
+/* The formats take turns, so that what else the machine does hits all of them alike. */
+static void bench_size(const struct bench *b, int m)
 {
-    static const int ms[] = {1, 2, 4, 8, 16, 32, 64, 128, 512};
-    const int max_m = 512;
-    float *x = malloc((size_t)max_m * N_IN * sizeof *x);
-    float *out = malloc((size_t)max_m * N_OUT * sizeof *out);
-    if (x == NULL || out == NULL) {
+    double best[N_FORMATS];
+    for (int round = 0; round < ROUNDS; round++) {
+        for (int f = 0; f < N_FORMATS; f++) {
+            const double s = time_matmul(b, &b->weights[f], m);
+            best[f] = round == 0 || s < best[f] ? s : best[f];
+        }
+    }
+    for (int f = 0; f < N_FORMATS; f++) {
+        const double gflops = 2.0 * m * N_OUT * N_IN / best[f] * 1e-9;
+        const double gbytes =
+            (double)cpu_matrix_bytes(formats[f].format, N_OUT, N_IN) / best[f] * 1e-9;
+        printf("m = %3d %-8s: %8.3f ms  %6.1f GFLOP/s (%3.0f %% of peak)  %5.1f GB/s (%3.0f %% of "
+               "reading)  %4.2f of bfloat16's speed\n",
+               m, formats[f].name, best[f] * 1e3, gflops, 100.0 * gflops / b->peak, gbytes,
+               100.0 * gbytes / b->read, best[BF16_FORMAT] / best[f]);
+    }
+}
+
+static void bench_init(struct bench *b)
+{
+    b->x = malloc((size_t)MAX_M * N_IN * sizeof *b->x);
+    b->out = malloc((size_t)MAX_M * N_OUT * sizeof *b->out);
+    b->scratch = aligned_alloc(64, int8_rows_bytes(MAX_M, N_IN));
+    if (b->x == NULL || b->out == NULL || b->scratch == NULL) {
         exit(1);
     }
-    for (int i = 0; i < max_m * N_IN; i++) {
-        x[i] = (float)(i % 17) * 0.1f - 0.8f;
+    for (int i = 0; i < MAX_M * N_IN; i++) {
+        b->x[i] = (float)(i % 17) * 0.1f - 0.8f;
     }
-    printf("%s weights, n = %d, k = %d\n", dtype_name(dtype), N_OUT, N_IN);
-    struct weights weights;
-    make_weights(stream, dtype, &weights);
-    for (size_t i = 0; i < sizeof ms / sizeof ms[0]; i++) {
-        const double s = time_matmul(stream, &weights, ms[i], x, out);
-        const double gflops = 2.0 * ms[i] * N_OUT * N_IN / s * 1e-9;
-        const double gbytes = (double)N_OUT * N_IN * (double)dtype_bytes(dtype) / s * 1e-9;
-        printf(
-            "  m = %3d: %8.3f ms  %6.1f GFLOP/s (%3.0f %% of peak)  %5.1f GB/s (%3.0f %% of reading)\n",
-            ms[i], s * 1e3, gflops, 100.0 * gflops / peak, gbytes, 100.0 * gbytes / read);
+    for (int f = 0; f < N_FORMATS; f++) {
+        printf("%s weights, n = %d, k = %d\n", formats[f].name, N_OUT, N_IN);
+        make_weights(b->stream, formats[f].format, &b->weights[f]);
     }
-    for (int i = 0; i < N_MATRICES; i++) {
-        cpu_matrix_free(weights.matrix[i]);
+}
+
+static void bench_destroy(struct bench *b)
+{
+    for (int i = 0; i < N_FORMATS * N_MATRICES; i++) {
+        cpu_matrix_free(b->weights[i / N_MATRICES].matrix[i % N_MATRICES]);
     }
-    free(x);
-    free(out);
+    free(b->x);
+    free(b->out);
+    free(b->scratch);
+    backend_cpu()->stream_free(b->stream);
 }
 
 int main(int argc, char **argv)
 {
     const int n_threads = argc > 1 ? (int)strtol(argv[1], NULL, 10) : 1;
-    struct backend_stream *stream = NULL;
-    require(cpu_stream_new_isa(n_threads, argc > 2 ? argv[2] : "auto", &stream));
+    struct bench b = {0};
+    require(cpu_stream_new_isa(n_threads, argc > 2 ? argv[2] : "auto", &b.stream));
 
-    const double peak = fma_peak(stream);
-    const double read = read_speed(stream);
+    b.peak = fma_peak(b.stream);
+    b.read = read_speed(b.stream);
     printf("%s, %d threads: fp32 FMA %.0f GFLOP/s, memory read %.1f GB/s, an empty job %.2f us\n",
-           stream->isa->name, n_threads, peak, read, empty_job_us(stream));
-    bench_dtype(stream, DTYPE_F32, peak, read);
-    bench_dtype(stream, DTYPE_BF16, peak, read);
-    backend_cpu()->stream_free(stream);
+           b.stream->isa->name, n_threads, b.peak, b.read, empty_job_us(b.stream));
+    bench_init(&b);
+    for (int i = 0; i < N_SIZES; i++) {
+        bench_size(&b, sizes[i]);
+    }
+    bench_destroy(&b);
     return 0;
 }

@@ -21,7 +21,7 @@ struct tolerance kernel_tolerance(enum tolerance_of what)
 
 // ---- streams ----
 
-static const char *const isas[] = {"portable", "avx2", "avx512"};
+static const char *const isas[] = {"portable", "avx2", "avx512", "avx512-vnni"};
 
 struct backend_stream *stream_of(const char *isa, int n_threads)
 {

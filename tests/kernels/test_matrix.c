@@ -4,13 +4,16 @@
 
 #include "kernels/cpu/convert.h"
 
-/* Word of output n, and element k in it. */
+/* Element k of output n, out of its word: int8 without its scale. */
 static float element(const struct matrix *m, int32_t n, int32_t k)
 {
-    const int32_t word = m->dtype == DTYPE_BF16 ? k / 2 : k;
+    const int32_t of_word = (int32_t)(4 / dtype_bytes(m->dtype));
     const size_t at =
-        ((size_t)(n / 16) * (size_t)m->n_words + (size_t)word) * 16 + (size_t)(n % 16);
+        ((size_t)(n / 16) * (size_t)m->n_words + (size_t)(k / of_word)) * 16 + (size_t)(n % 16);
     uint32_t bits = m->data[at];
+    if (m->dtype == DTYPE_I8) {
+        return (float)(int8_t)(uint8_t)(bits >> k % 4 * 8);
+    }
     if (m->dtype == DTYPE_BF16) {
         bits = k % 2 == 0 ? bits << 16 : bits & 0xFFFF0000u;
     }
@@ -167,6 +170,146 @@ static void test_matrix_converts_as_one_element_does(void **state)
     guarded_free(want);
 }
 
+// ---- int8 ----
+
+/* The nearest multiple of a 127th of the row's largest magnitude. */
+static void assert_rounded(const struct matrix *m, const float *rows, int64_t ld)
+{
+    for (int32_t n = 0; n < m->n_out; n++) {
+        double largest = 0.0;
+        for (int32_t k = 0; k < m->n_in; k++) {
+            largest = fmax(largest, fabs((double)rows[n * ld + k]));
+        }
+        assert_close((double)m->scales[n], largest / 127.0, 0.0, 1e-7);
+        bool reaches = false;
+        for (int32_t k = 0; k < m->n_in; k++) {
+            const double got = (double)element(m, n, k);
+            const double exact = (double)rows[n * ld + k] / (largest / 127.0);
+            assert_close(got, exact, 0.5 + 1e-5, 0.0);
+            reaches = reaches || fabs(got) == 127.0;
+        }
+        assert_true(reaches);
+    }
+}
+
+static void test_matrix_rounds_to_int8(void **state)
+{
+    (void)state;
+    static const int32_t ins[] = {1, 3, 64, 261, 700};
+
+    enum { N = 37, GAP = 5 };
+
+    for (size_t i = 0; i < sizeof ins / sizeof ins[0]; i++) {
+        const int32_t n_in = ins[i], ld = n_in + GAP;
+        float *src = random_new((size_t)N * (size_t)ld, 0.1);
+        for (int32_t n = 0; n < N; n++) {
+            src[n * ld + n_in] = 1e9f; // beyond the row: not its largest
+        }
+        struct matrix *m = NULL;
+        assert_status_ok(cpu_matrix_new(i % 2 == 0 ? MATRIX_I8 : MATRIX_W8A8, N, n_in, &m));
+        for (int32_t row = 0, n = 0; row < N; row += n) {
+            n = 1 + (int32_t)test_random_below(20);
+            n = n < N - row ? n : N - row;
+            assert_status_ok(matrix_write(m, row, n, src + (int64_t)row * ld, DTYPE_F32, ld));
+        }
+        assert_rounded(m, src, ld);
+        for (int32_t k = n_in; k % 4 != 0; k++) {
+            assert_true(element(m, N - 1, k) == 0.0f); // the k that are not there
+        }
+        cpu_matrix_free(m);
+        guarded_free(src);
+    }
+}
+
+/* Ties go to the even neighbour; half precision is rounded as the float32 it is. */
+static void test_matrix_rounds_ties_to_even(void **state)
+{
+    (void)state;
+    static const float rows[] = {127.0f, 0.5f, 1.5f, -2.5f, -0.5f, 126.5f, 3.5f};
+    static const float want[] = {127.0f, 0.0f, 2.0f, -2.0f, 0.0f, 126.0f, 4.0f};
+
+    enum { K = sizeof rows / sizeof rows[0] };
+
+    uint16_t halves[K];
+    for (int k = 0; k < K; k++) {
+        halves[k] = bits_bf16(rows[k]);
+    }
+    struct matrix *m = NULL;
+    assert_status_ok(cpu_matrix_new(MATRIX_I8, 2, K, &m));
+    assert_status_ok(matrix_write(m, 0, 1, rows, DTYPE_F32, K));
+    assert_status_ok(matrix_write(m, 1, 1, halves, DTYPE_BF16, K));
+    for (int k = 0; k < K; k++) {
+        assert_true(element(m, 0, k) == want[k]);
+        // 126.5 is no bfloat16: it became 126 or 127 before.
+        assert_true(element(m, 1, k) == want[k] || k == 5);
+    }
+    cpu_matrix_free(m);
+}
+
+/* The slices of a row, rounded with the whole row's largest magnitude, are the slices of the rounded row. */
+static void test_matrix_rounds_slices_as_the_row(void **state)
+{
+    (void)state;
+
+    enum { N = 21, K = 90, CUT = 33 };
+
+    float *src = random_new((size_t)N * K, 1.0);
+    float largest[N];
+    int8_rows_find_largest(src, DTYPE_F32, N, K, largest);
+    struct matrix *whole = NULL, *left = NULL, *right = NULL;
+    struct backend_stream *stream = stream_of("auto", 2);
+    assert_status_ok(cpu_matrix_new(MATRIX_I8, N, K, &whole));
+    assert_status_ok(cpu_matrix_new(MATRIX_I8, N, CUT, &left));
+    assert_status_ok(cpu_matrix_new(MATRIX_I8, N, K - CUT, &right));
+    assert_status_ok(matrix_write(whole, 0, N, src, DTYPE_F32, K));
+    struct matrix_write_args args = {.matrix = left,
+                                     .n_rows = N,
+                                     .src = src,
+                                     .src_dtype = DTYPE_F32,
+                                     .ld_src = K,
+                                     .largest = largest};
+    assert_status_ok(cpu_matrix_write(stream, &args));
+    for (int32_t row = 0; row < N; row += 7) { // in pieces
+        args = (struct matrix_write_args){.matrix = right,
+                                          .row_begin = row,
+                                          .n_rows = 7,
+                                          .src = src + (ptrdiff_t)row * K + CUT,
+                                          .src_dtype = DTYPE_F32,
+                                          .ld_src = K,
+                                          .largest = largest + row};
+        assert_status_ok(cpu_matrix_write(stream, &args));
+    }
+    for (int n = 0; n < N; n++) {
+        assert_same_bits(&left->scales[n], &whole->scales[n], 1, "left");
+        assert_same_bits(&right->scales[n], &whole->scales[n], 1, "right");
+        for (int k = 0; k < K; k++) {
+            const float got = k < CUT ? element(left, n, k) : element(right, n, k - CUT);
+            assert_true(got == element(whole, n, k));
+        }
+    }
+    stream_done(stream);
+    cpu_matrix_free(whole);
+    cpu_matrix_free(left);
+    cpu_matrix_free(right);
+    guarded_free(src);
+}
+
+static void test_matrix_of_int8_keeps_what_is_no_number(void **state)
+{
+    (void)state;
+    const float rows[3][4] = {
+        {0.0f, -0.0f, 0.0f, 0.0f}, {1.0f, NAN, 2.0f, 3.0f}, {1.0f, -INFINITY, 2.0f, 3.0f}};
+    struct matrix *m = NULL;
+    assert_status_ok(cpu_matrix_new(MATRIX_I8, 3, 4, &m));
+    assert_status_ok(matrix_write(m, 0, 3, rows, DTYPE_F32, 4));
+    assert_true(m->scales[0] == 0.0f);
+    assert_true(isnan(m->scales[1]) && isnan(m->scales[2]));
+    for (int k = 0; k < 4; k++) {
+        assert_true(element(m, 0, k) == 0.0f && element(m, 1, k) == 0.0f);
+    }
+    cpu_matrix_free(m);
+}
+
 static void test_matrix_bytes_counts_panels(void **state)
 {
     (void)state;
@@ -183,7 +326,7 @@ static void test_matrix_refuses_what_it_cannot_hold(void **state)
     (void)state;
     struct matrix *m = NULL;
     assert_status_says(cpu_matrix_new(DTYPE_F16, 4, 4, &m), STATUS_INVALID_ARGUMENT,
-                       "float32 or bfloat16");
+                       "float32, bfloat16 or int8");
     assert_status_code(cpu_matrix_new(DTYPE_F32, 0, 4, &m), STATUS_INVALID_ARGUMENT);
     assert_status_code(cpu_matrix_new(DTYPE_F32, 4, 0, &m), STATUS_INVALID_ARGUMENT);
     assert_null(m);
@@ -205,6 +348,10 @@ int main(void)
         cmocka_unit_test(test_matrix_reads_half_precision_at_any_alignment),
         cmocka_unit_test(test_matrix_keeps_bfloat16_as_it_is),
         cmocka_unit_test(test_matrix_converts_as_one_element_does),
+        cmocka_unit_test(test_matrix_rounds_to_int8),
+        cmocka_unit_test(test_matrix_rounds_ties_to_even),
+        cmocka_unit_test(test_matrix_rounds_slices_as_the_row),
+        cmocka_unit_test(test_matrix_of_int8_keeps_what_is_no_number),
         cmocka_unit_test(test_matrix_bytes_counts_panels),
         cmocka_unit_test(test_matrix_refuses_what_it_cannot_hold),
     };
