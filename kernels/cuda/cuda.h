@@ -46,13 +46,15 @@ struct backend_stream {
     struct cuda_staging *staging;
 };
 
-/* Row-major bfloat16 [n_out, n_in]; rows begin at multiples of 16 bytes (ld). */
+/* Row-major bfloat16 or int8 [n_out, n_in]; rows begin at multiples of 16 bytes (ld) and end in zeros. */
 struct matrix {
     struct backend_stream *stream;
     int dtype;
+    int format; /* enum matrix_format */
     int32_t n_out, n_in;
-    int64_t ld; /* elements: n_in rounded up to 8 */
+    int64_t ld; /* elements: n_in rounded up to 8, int8: to 16 */
     void *data;
+    float *scales; /* int8: [n_out], behind the data; else NULL */
 };
 
 /* ---- status.c ------------------------------------------------------------------------------------- */
@@ -90,8 +92,8 @@ status_t cuda_mem_download(struct backend_stream *stream, void *to_host, const v
                            size_t size);
 status_t cuda_mem_zero(struct backend_stream *stream, void *to, size_t size);
 
-size_t cuda_matrix_bytes(int dtype, int32_t n_out, int32_t n_in);
-status_t cuda_matrix_new(struct backend_stream *stream, int dtype, int32_t n_out, int32_t n_in,
+size_t cuda_matrix_bytes(int format, int32_t n_out, int32_t n_in);
+status_t cuda_matrix_new(struct backend_stream *stream, int format, int32_t n_out, int32_t n_in,
                          struct matrix **matrix_out);
 void cuda_matrix_free(struct matrix *matrix);
 void cuda_matrix_staging_free(struct cuda_staging *staging); /* accepts NULL */

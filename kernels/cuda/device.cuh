@@ -7,6 +7,9 @@
  *              A [16, 16] row major   a0: (g, 2t) a1: (g+8, 2t) a2: (g, 2t+8) a3: (g+8, 2t+8)   pairs (k, k+1)
  *              B [16, 8]              b0: (k = 2t, n = g)       b1: (k = 2t+8, n = g)           pairs (k, k+1)
  *              C [16, 8]              c0, c1: (g, 2t), (g, 2t+1)    c2, c3: (g+8, 2t), (g+8, 2t+1)
+ *            of mma.m16n8k32 with int8 (9.7.14.5.10), four neighbouring k a register, the first in the lowest byte:
+ *              A [16, 32] row major   a0: (g, 4t) a1: (g+8, 4t) a2: (g, 4t+16) a3: (g+8, 4t+16)
+ *              B [32, 8]              b0: (k = 4t, n = g)       b1: (k = 4t+16, n = g)          C as above, int32
  * Source:    CUDA PTX ISA 8.x, sections mma, ldmatrix, cp.async, ld, st.
  */
 #pragma once
@@ -70,6 +73,14 @@ static __device__ __forceinline__ uint32_t sub_bf16_pairs(uint32_t a, uint32_t b
     uint32_t bits;
     memcpy(&bits, &difference, sizeof bits);
     return bits;
+}
+
+/* a * b + c of both halves, rounded once. */
+static __device__ __forceinline__ uint32_t fma_bf16_pair(uint32_t a, uint32_t b, uint32_t c)
+{
+    uint32_t d;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+    return d;
 }
 
 // ---- warps ----
@@ -209,5 +220,15 @@ static __device__ __forceinline__ void mma_bf16(float c[4], const uint32_t a[4],
     asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
                  "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
                  : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+/* c += a b, int8 products, int32 sums: exact. */
+static __device__ __forceinline__ void mma_i8(int32_t c[4], const uint32_t a[4],
+                                              const uint32_t b[2])
+{
+    asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 "
+                 "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+                 : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }

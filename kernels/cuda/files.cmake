@@ -10,8 +10,11 @@ set(KVASIR_CUDA_FILES
     copy_strips.cu
     embedding.cu
     graph.c
+    int8_rows.cu
     mark.c
     matmul.c
+    matmul_i8_small.cu
+    matmul_i8_tile.cu
     matmul_small.cu
     matmul_table.c
     matmul_tune.c
@@ -25,6 +28,7 @@ set(KVASIR_CUDA_FILES
     stream.c
     swiglu.cu
     ../cpu/convert.c
+    ../int8_rows.c
     ../sample_check.c)
 
 # Those that call cuBLASLt; the simulator has a plain C twin of each.

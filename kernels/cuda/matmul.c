@@ -4,7 +4,7 @@
  * Mapping: up to 8 rows the small kernel, unless a measurement found the library faster; above, the library with the
  *          algorithm measured for the next larger bucket of rows, or with its own first guess where nothing was measured. Such
  *          a guess is kept, so that the library is asked once a shape. Where the library has no algorithm, as for rows at odd
- *          addresses, the small kernel does 8 rows at a time.
+ *          addresses, the small kernel does 8 rows at a time. Int8 weights stream past up to 32 rows and are cut into tiles above.
  */
 #include <stdlib.h>
 
@@ -82,6 +82,10 @@ static status_t check(const struct matmul_args *a)
     if (a->out_dtype != DTYPE_F32 && a->out_dtype != DTYPE_BF16) {
         return status_errorf(STATUS_INVALID_ARGUMENT, "matmul: output of dtype %d", a->out_dtype);
     }
+    if (w->format == MATRIX_W8A8 && (a->scratch == NULL || (uintptr_t)a->scratch % 16 != 0)) {
+        return status_errorf(STATUS_INVALID_ARGUMENT, "matmul [%d, %d]: no room for int8 rows",
+                             w->n_out, w->n_in);
+    }
     return status_ok();
 }
 
@@ -134,11 +138,25 @@ status_t cuda_matmul_run(struct backend_stream *stream, const struct matmul_args
     return cuda_matmul_lt_run(stream->matmul->lt, stream, a, &choice->algorithm);
 }
 
+/* One order of sums whatever the rows, so nothing to choose. */
+static status_t run_i8(struct backend_stream *stream, const struct matmul_args *a)
+{
+    TRY(cuda_status(cudaSetDevice(stream->device), "set device", stream->device));
+    if (a->weight->format == MATRIX_W8A8) {
+        TRY(cuda_int8_rows(stream, a));
+    }
+    return a->n_rows <= CUDA_MATMUL_I8_SMALL_ROWS ? cuda_matmul_i8_small(stream, a)
+                                                  : cuda_matmul_i8_tile(stream, a);
+}
+
 status_t cuda_matmul(struct backend_stream *stream, const struct matmul_args *a)
 {
     TRY(check(a));
     if (a->n_rows == 0) {
         return status_ok(); // an empty grid is a launch error, an empty step is not
+    }
+    if (a->weight->dtype == DTYPE_I8) {
+        return run_i8(stream, a);
     }
     struct cuda_matmul *matmul = NULL;
     struct cuda_matmul_choice choice;

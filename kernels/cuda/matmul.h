@@ -4,6 +4,8 @@
  * What:      two ways to multiply, and the table of which is faster where. matmul_small.cu streams the weights for up to 8
  *            rows; matmul_lt.c calls cuBLASLt; matmul_table.c holds the choices, on disk between runs; matmul_tune.c
  *            measures; matmul.c takes each call to the one chosen for its shape.
+ *            Int8 weights have two kernels of their own, matmul_i8_small.cu and matmul_i8_tile.cu, chosen by the number of rows
+ *            alone: nothing about them is measured or in the table.
  * Layout:    cuBLASLt counts columns first, so that a row-major [rows, columns] is its [columns, rows]: it computes
  *            out [n_out, n_rows] = W^T (stored [n_in, n_out]) x (stored [n_in, n_rows]).
  * Ownership: a stream owns its cuda_matmul, made by its first matmul.
@@ -19,6 +21,7 @@ extern "C" {
 
 enum {
     CUDA_MATMUL_SMALL_ROWS = 8,
+    CUDA_MATMUL_I8_SMALL_ROWS = 32,
     CUDA_MATMUL_ALGORITHM_WORDS = 8,
     CUDA_MATMUL_MAX_CHOICES = 2048,
     CUDA_MATMUL_PINNED_ROWS =
@@ -87,6 +90,13 @@ status_t cuda_matmul_table_write(const char *path, const struct cuda_matmul_key 
 /* ---- the ways -------------------------------------------------------------------------------------- */
 
 status_t cuda_matmul_small(struct backend_stream *stream, const struct matmul_args *a);
+
+/* Int8 weights: the same bits of a row from both. The rows of W8A8 are in the scratch. */
+status_t cuda_matmul_i8_small(struct backend_stream *stream, const struct matmul_args *call);
+status_t cuda_matmul_i8_tile(struct backend_stream *stream, const struct matmul_args *call);
+
+/* W8A8: the call's rows of x into its scratch. */
+status_t cuda_int8_rows(struct backend_stream *stream, const struct matmul_args *call);
 
 /* cuBLASLt's handle, and its workspace on the device. */
 struct cuda_matmul_lt;

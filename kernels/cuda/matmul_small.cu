@@ -19,11 +19,12 @@
  *           loads of 16 bytes a lane under way, 4 KB; 12 to 24 warps a processor are 48 to 96 KB, where 4.3 TB/s x 750 ns over 132
  *           processors (H200) needs 24 KB and 1.8 TB/s over 108 (A100) 12 KB. 4096 x 4096 is 33.5 MB, 7.8 us at the H200's
  *           4.3 TB/s; aim 88-92 % of that rate. Tensor cores: 2 mma per KB of weights, under 5 % of theirs.
- * Layout:   int8 weights would be the same loads of twice as many columns, with a scale a row applied to the sums.
+ * Layout:   int8 weights are matmul_i8_small.cu's.
  */
 #include "kernels/cuda/cuda.h"
 #include "kernels/cuda/device.cuh"
 #include "kernels/cuda/matmul.h"
+#include "kernels/cuda/matmul_rows.cuh"
 
 enum {
     TILE = 16,    /* outputs of a block */
@@ -44,23 +45,6 @@ struct small_args {
 
 // ---- device helpers ----
 
-/* Columns k .. k+7 of a row of x, zeros past its end: what lies there in memory may be anything. */
-static __device__ __forceinline__ uint4 load_x(const struct small_args *a, const bf16 *row,
-                                               int32_t k)
-{
-    if (a->x_is_aligned && k + 8 <= a->n_in) {
-        return *(const uint4 *)(row + k);
-    }
-    uint32_t pairs[4];
-    for (int32_t i = 0; i < 4; i++) {
-        const int32_t at = k + 2 * i;
-        const float low = at < a->n_in ? __bfloat162float(row[at]) : 0.0f;
-        const float high = at + 1 < a->n_in ? __bfloat162float(row[at + 1]) : 0.0f;
-        pairs[i] = pack_bf16(low, high);
-    }
-    return make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
-}
-
 /* sums += the 16 x 8 products of 32 columns. low, high: rows g and g + 8 of W. */
 static __device__ __forceinline__ void multiply(float sums[4], uint4 low, uint4 high, uint4 x)
 {
@@ -70,16 +54,6 @@ static __device__ __forceinline__ void multiply(float sums[4], uint4 low, uint4 
     const uint32_t b1[2] = {x.z, x.w};
     mma_bf16(sums, a0, b0);
     mma_bf16(sums, a1, b1);
-}
-
-static __device__ __forceinline__ void store(float *y, float value)
-{
-    *y = value;
-}
-
-static __device__ __forceinline__ void store(bf16 *y, float value)
-{
-    *y = __float2bfloat16(value);
 }
 
 // ---- kernel ----
@@ -112,7 +86,8 @@ __global__ void __launch_bounds__(warps *KVASIR_WARP) matmul_small(const struct 
 #pragma unroll
         for (int32_t i = 0; i < CHUNKS; i++) {
             const int32_t k = piece + i * CHUNK + 8 * t;
-            multiply(sums, w_low[i], w_high[i], has_x && k < a.n_in ? load_x(&a, x, k) : zeros);
+            multiply(sums, w_low[i], w_high[i],
+                     has_x && k < a.n_in ? row_load_8(x, k, a.n_in, a.x_is_aligned) : zeros);
         }
     }
     partial[warp][2 * t][g] = sums[0];
@@ -127,7 +102,7 @@ __global__ void __launch_bounds__(warps *KVASIR_WARP) matmul_small(const struct 
         for (int32_t w = 1; w < warps; w++) {
             sum += partial[w][row][i % TILE];
         }
-        store((out_t *)a.y + row * a.ld_y + output, sum);
+        row_store((out_t *)a.y + row * a.ld_y + output, sum);
     }
 }
 

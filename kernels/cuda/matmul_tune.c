@@ -30,7 +30,13 @@ static status_t checked(const struct tuner *t, cudaError_t error)
 static bool is_same(const struct matmul_use *a, const struct matmul_use *b)
 {
     return a->weight->n_out == b->weight->n_out && a->weight->n_in == b->weight->n_in &&
-           a->out_dtype == b->out_dtype;
+           a->weight->dtype == b->weight->dtype && a->out_dtype == b->out_dtype;
+}
+
+/* Int8 weights leave nothing to choose, and a shape of the table is one of bfloat16. */
+static bool is_tuned(const struct matmul_use *use)
+{
+    return use->weight->dtype == DTYPE_BF16;
 }
 
 // ---- one candidate ----
@@ -159,7 +165,7 @@ static status_t tune_all(const struct tuner *t)
 {
     const int32_t largest = cuda_matmul_table_bucket(t->args->max_rows);
     for (int32_t i = 0; i < t->args->n_uses; i++) {
-        if (!is_first_of_shape(t->args, i)) {
+        if (!is_tuned(&t->args->uses[i]) || !is_first_of_shape(t->args, i)) {
             continue;
         }
         for (int32_t n_rows = 1; n_rows <= largest; n_rows *= 2) {

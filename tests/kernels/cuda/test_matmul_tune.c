@@ -101,6 +101,39 @@ static void test_matmul_tune_measures_what_is_called(void **state)
     setting_free(&s);
 }
 
+/* An int8 matrix of a tuned shape leaves the table as it is, and its calls do not look into it. */
+static void test_matmul_tune_leaves_int8_alone(void **state)
+{
+    (void)state;
+    struct setting s = setting_new();
+    struct matrix *const plain = s.weights[1];
+    const int32_t n_out = plain->n_out, n_in = plain->n_in;
+    float *w = random_bf16_values((size_t)n_out * (size_t)n_in, 1.0);
+    assert_status_ok(cuda_matrix_new(s.stream, MATRIX_I8, n_out, n_in, &s.weights[1]));
+    const struct matrix_write_args write = {
+        .matrix = s.weights[1], .n_rows = n_out, .src = w, .src_dtype = DTYPE_F32, .ld_src = n_in};
+    assert_status_ok(cuda_matrix_write(s.stream, &write));
+    s.uses[1].weight = s.weights[1];
+    assert_status_ok(tune(&s, NULL));
+    assert_int_equal(table_of(&s)->n, N_SHAPES * N_BUCKETS);
+    void *x = device_bf16(s.stream, w, (size_t)n_in);
+    void *out = device_new(s.stream, (size_t)n_out * sizeof(float));
+    const struct matmul_args call = {.weight = s.weights[1],
+                                     .x = x,
+                                     .ld_x = n_in,
+                                     .n_rows = 1,
+                                     .out = out,
+                                     .ld_out = n_out,
+                                     .out_dtype = DTYPE_F32};
+    assert_status_ok(cuda_matmul(s.stream, &call));
+    assert_int_equal(table_of(&s)->n, N_SHAPES * N_BUCKETS);
+    device_free(s.stream, x);
+    device_free(s.stream, out);
+    cuda_matrix_free(plain);
+    free(w);
+    setting_free(&s);
+}
+
 /* Where the simulator's device has its choices. */
 static void key_and_path(const char *dir, struct cuda_matmul_key *key, char path[TEST_PATH_BYTES])
 {
@@ -170,6 +203,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_matmul_tune_measures_every_bucket),
         cmocka_unit_test(test_matmul_tune_measures_what_is_called),
+        cmocka_unit_test(test_matmul_tune_leaves_int8_alone),
         cmocka_unit_test(test_matmul_tune_keeps_what_it_measured),
         cmocka_unit_test(test_matmul_tune_survives_a_bad_cache),
     };

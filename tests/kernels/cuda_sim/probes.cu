@@ -64,6 +64,47 @@ extern "C" void probe_mma(cudaStream_t stream, const uint16_t *a, const uint16_t
     KVASIR_LAUNCH(multiply, 1, KVASIR_WARP, 0, stream, a, b, c);
 }
 
+static __device__ uint32_t four_of(const int8_t *from)
+{
+    uint32_t word;
+    memcpy(&word, from, sizeof word);
+    return word;
+}
+
+static __global__ void multiply_i8(const int8_t *a, const int8_t *b, int32_t *c)
+{
+    enum { K = 32 };
+
+    const int lane = (int)threadIdx.x, g = lane / 4, t = lane % 4;
+    const int8_t *const low = a + g * K + 4 * t, *const high = a + (g + 8) * K + 4 * t;
+    const uint32_t fa[4] = {four_of(low), four_of(high), four_of(low + 16), four_of(high + 16)};
+    const uint32_t fb[2] = {four_of(b + g * K + 4 * t), four_of(b + g * K + 4 * t + 16)};
+    int32_t acc[4];
+    for (int i = 0; i < 4; i++) {
+        acc[i] = c[(g + i / 2 * 8) * 8 + 2 * t + i % 2];
+    }
+    mma_i8(acc, fa, fb);
+    for (int i = 0; i < 4; i++) {
+        c[(g + i / 2 * 8) * 8 + 2 * t + i % 2] = acc[i];
+    }
+}
+
+extern "C" void probe_mma_i8(cudaStream_t stream, const int8_t *a, const int8_t *b, int32_t *c)
+{
+    KVASIR_LAUNCH(multiply_i8, 1, KVASIR_WARP, 0, stream, a, b, c);
+}
+
+static __global__ void bytes(const uint32_t *in, uint32_t *out)
+{
+    out[0] = __byte_perm(in[0], in[1], 0x6250);
+    out[1] = fma_bf16_pair(in[1], in[2], in[3]);
+}
+
+extern "C" void probe_bytes(cudaStream_t stream, const uint32_t in[4], uint32_t out[2])
+{
+    KVASIR_LAUNCH(bytes, 1, 1, 0, stream, in, out);
+}
+
 static __global__ void load_matrices(const uint16_t *in, uint32_t *out, int transposed)
 {
     KVASIR_SHARED(raw);

@@ -18,6 +18,10 @@ extern "C" {
 void probe_reverse(cudaStream_t stream, const float *in, float *out, int n);
 /* c [16, 8] += a [16, 16] b [8, 16]^T, bfloat16, through ldmatrix. */
 void probe_mma(cudaStream_t stream, const uint16_t *a, const uint16_t *b, float *c);
+/* c [16, 8] += a [16, 32] b [8, 32]^T, int8. */
+void probe_mma_i8(cudaStream_t stream, const int8_t *a, const int8_t *b, int32_t *c);
+/* out[0, 1]: __byte_perm and fma_bf16_pair of these. */
+void probe_bytes(cudaStream_t stream, const uint32_t in[4], uint32_t out[2]);
 /* out [32, 4]: the registers of ldmatrix, plain and transposed, of in [32, 8]. */
 void probe_ldmatrix(cudaStream_t stream, const uint16_t *in, uint32_t *out, int transposed);
 /* out = in, n floats, by asynchronous copies; zeros from n_wanted on. */

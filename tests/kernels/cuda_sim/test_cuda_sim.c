@@ -122,6 +122,64 @@ static void test_sim_mma_is_a_matrix_product(void **state)
     done(stream);
 }
 
+/* Also at the ends of the range: -128 times -128. */
+static void test_sim_mma_of_int8_is_a_matrix_product(void **state)
+{
+    (void)state;
+
+    enum { M = 16, N = 8, K = 32 };
+
+    cudaStream_t stream = stream_new();
+    int8_t *a = device_new(M * K), *b = device_new(N * K);
+    int32_t *c = device_new(sizeof(int32_t) * M * N), want[M][N];
+    for (int i = 0; i < M * K; i++) {
+        a[i] = (int8_t)((int)test_random_below(256) - 128);
+    }
+    for (int i = 0; i < N * K; i++) {
+        b[i] = (int8_t)((int)test_random_below(256) - 128);
+    }
+    memset(a, -128, K);
+    memset(b, -128, K);
+    for (int i = 0; i < M * N; i++) {
+        c[i] = (int)test_random_below(1000);
+        want[i / N][i % N] = c[i];
+    }
+    probe_mma_i8(stream, a, b, c);
+    finish(stream);
+    for (int m = 0; m < M; m++) {
+        for (int n = 0; n < N; n++) {
+            for (int k = 0; k < K; k++) {
+                want[m][n] += a[m * K + k] * b[n * K + k];
+            }
+            assert_int_equal(c[m * N + n], want[m][n]);
+        }
+    }
+    assert_int_equal(cudaFree(a), cudaSuccess);
+    assert_int_equal(cudaFree(b), cudaSuccess);
+    assert_int_equal(cudaFree(c), cudaSuccess);
+    done(stream);
+}
+
+static void test_sim_bytes_and_pairs(void **state)
+{
+    (void)state;
+    cudaStream_t stream = stream_new();
+    uint32_t *in = device_new(4 * sizeof *in), *out = device_new(2 * sizeof *out);
+    in[0] = 0x33221100u;
+    in[1] = (uint32_t)bf16_of_small(3) | (uint32_t)bf16_of_small(-7) << 16;
+    in[2] = (uint32_t)bf16_of_small(5) | (uint32_t)bf16_of_small(2) << 16;
+    in[3] = (uint32_t)bf16_of_small(100) | (uint32_t)bf16_of_small(1) << 16;
+    probe_bytes(stream, in, out);
+    finish(stream);
+    // Digits of 0x6250 from the last: byte 0 of x, byte 1 of y, byte 2 of x, byte 2 of y.
+    const uint32_t y = in[1];
+    assert_int_equal(out[0], (y >> 8 & 0xff) << 8 | 0x22u << 16 | (y >> 16 & 0xff) << 24);
+    assert_int_equal(out[1], (uint32_t)bf16_of_small(115) | (uint32_t)bf16_of_small(-13) << 16);
+    assert_int_equal(cudaFree(in), cudaSuccess);
+    assert_int_equal(cudaFree(out), cudaSuccess);
+    done(stream);
+}
+
 static void test_sim_ldmatrix_positions(void **state)
 {
     (void)state;
@@ -354,6 +412,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_sim_barriers_and_shared_memory),
         cmocka_unit_test(test_sim_mma_is_a_matrix_product),
+        cmocka_unit_test(test_sim_mma_of_int8_is_a_matrix_product),
+        cmocka_unit_test(test_sim_bytes_and_pairs),
         cmocka_unit_test(test_sim_ldmatrix_positions),
         cmocka_unit_test(test_sim_async_copies),
         cmocka_unit_test(test_sim_warp_functions),

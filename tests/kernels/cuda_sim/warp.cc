@@ -1,7 +1,7 @@
 /*
  * warp.cc - what the lanes of a warp do together
  *
- * Layout:    the fragments of mma.m16n8k16 and ldmatrix, with lane = 4*g + t: see kernels/cuda/device.cuh.
+ * Layout:    the fragments of mma.m16n8k16, of mma.m16n8k32 with int8 and of ldmatrix, with lane = 4*g + t: see kernels/cuda/device.cuh.
  * Numerics:  mma multiplies exactly and adds in float64, rounding once: hardware adds in another order and truncates, so
  *            that tests compare with a tolerance.
  */
@@ -186,5 +186,51 @@ static void run_mma(struct sim_collective *lanes[32])
 void sim_mma_bf16(float c[4], const uint32_t a[4], const uint32_t b[2])
 {
     struct mma mma = {{"mma_bf16", all_lanes, run_mma}, c, a, b};
+    sim_warp(&mma.base);
+}
+
+struct mma_i8 {
+    struct sim_collective base;
+    int32_t *c;
+    const uint32_t *a, *b;
+};
+
+static int32_t byte_of(uint32_t word, int which)
+{
+    return (int32_t)(word << (24 - 8 * which)) >> 24;
+}
+
+static void run_mma_i8(struct sim_collective *lanes[32])
+{
+    enum { M = 16, N = 8, K = 32 };
+
+    int32_t a[M][K], b[N][K];
+    for (int lane = 0; lane < LANES; lane++) {
+        const struct mma_i8 *const mma = reinterpret_cast<struct mma_i8 *>(lanes[lane]);
+        const int g = lane / 4, t = lane % 4;
+        for (int byte = 0; byte < 4; byte++) {
+            for (int i = 0; i < 4; i++) {
+                a[g + 8 * (i % 2)][4 * t + 16 * (i / 2) + byte] = byte_of(mma->a[i], byte);
+            }
+            for (int i = 0; i < 2; i++) {
+                b[g][4 * t + 16 * i + byte] = byte_of(mma->b[i], byte);
+            }
+        }
+    }
+    for (int lane = 0; lane < LANES; lane++) {
+        const struct mma_i8 *const mma = reinterpret_cast<struct mma_i8 *>(lanes[lane]);
+        const int g = lane / 4, t = lane % 4;
+        for (int i = 0; i < 4; i++) {
+            const int32_t *const row = a[g + 8 * (i / 2)], *const column = b[2 * t + i % 2];
+            for (int k = 0; k < K; k++) {
+                mma->c[i] += row[k] * column[k];
+            }
+        }
+    }
+}
+
+void sim_mma_i8(int32_t c[4], const uint32_t a[4], const uint32_t b[2])
+{
+    struct mma_i8 mma = {{"mma_i8", all_lanes, run_mma_i8}, c, a, b};
     sim_warp(&mma.base);
 }

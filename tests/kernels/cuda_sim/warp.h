@@ -135,6 +135,7 @@ static inline unsigned __reduce_min_sync(unsigned mask, unsigned value)
 void sim_load_matrix_4(uint32_t r[4], const void *shared_row);
 void sim_load_matrix_4_transposed(uint32_t r[4], const void *shared_row);
 void sim_mma_bf16(float c[4], const uint32_t a[4], const uint32_t b[2]);
+void sim_mma_i8(int32_t c[4], const uint32_t a[4], const uint32_t b[2]);
 
 // ---- atomics: fibers change only at rendezvous, so that plain code is atomic ----
 
@@ -227,6 +228,21 @@ static inline float __int_as_float(int x)
 static inline int __float_as_int(float x)
 {
     return sim_bits<int>(x);
+}
+
+/* Byte i of the result is the one that digit i of the selector names: 0 to 3 of x, 4 to 7 of y. */
+static inline unsigned __byte_perm(unsigned x, unsigned y, unsigned selector)
+{
+    const uint64_t bytes = (uint64_t)y << 32 | x;
+    unsigned result = 0;
+    for (int i = 0; i < 4; i++) {
+        const unsigned digit = selector >> 4 * i & 0xf;
+        if (digit > 7) {
+            sim_fail("__byte_perm: the simulator has no signs to repeat (selector %04x)", selector);
+        }
+        result |= (unsigned)(bytes >> 8 * digit & 0xff) << 8 * i;
+    }
+    return result;
 }
 
 static inline int __popc(unsigned x)

@@ -94,6 +94,12 @@ static inline uint32_t sub_bf16_pairs(uint32_t a, uint32_t b)
     return pack_bf16(low_bf16(a) - low_bf16(b), high_bf16(a) - high_bf16(b));
 }
 
+static inline uint32_t fma_bf16_pair(uint32_t a, uint32_t b, uint32_t c)
+{
+    return pack_bf16(fmaf(low_bf16(a), low_bf16(b), low_bf16(c)),
+                     fmaf(high_bf16(a), high_bf16(b), high_bf16(c)));
+}
+
 // ---- warps ----
 
 static inline float warp_sum(float x)
@@ -194,4 +200,9 @@ static inline void load_matrix_4_transposed(uint32_t r[4], const void *shared_ro
 static inline void mma_bf16(float c[4], const uint32_t a[4], const uint32_t b[2])
 {
     sim_mma_bf16(c, a, b);
+}
+
+static inline void mma_i8(int32_t c[4], const uint32_t a[4], const uint32_t b[2])
+{
+    sim_mma_i8(c, a, b);
 }
