@@ -312,6 +312,7 @@ static status_t send_assignment(struct core *core, int index, struct link *link)
                    .generation = core->groups[index].generation,
                    .model_dir = core->model->dir,
                    .dtype = core->model->dtype,
+                   .quantization = core->model->quantization,
                    .kv_dtype = core->model->kv_dtype,
                    .max_model_len = core->model->context_tokens,
                    .max_num_seqs = (uint32_t)config->max_num_seqs,

@@ -86,6 +86,7 @@ static struct plan_memory_request memory_request(const struct model *model,
         .plan = &model->plan,
         .spec = &model->spec,
         .dtype = model->dtype,
+        .quantization = model->quantization,
         .kv_dtype = model->kv_dtype,
         .max_seqs = (int32_t)config->max_num_seqs,
         .max_rows = (int32_t)config->max_num_batched_tokens,
@@ -103,6 +104,7 @@ static status_t pack_plan_response(struct model *model, const struct coordinator
     const struct plan_print_args args = {.plan = &model->plan,
                                          .spec = &model->spec,
                                          .dtype = model->dtype,
+                                         .quantization = model->quantization,
                                          .kv_dtype = model->kv_dtype,
                                          .memory = &memory};
     status_t s;
@@ -137,6 +139,7 @@ static status_t pack_info_response(struct model *model)
         .eos_token_ids = {.ids = (const uint32_t *)spec->eos_ids, .n = (size_t)spec->n_eos},
         .has_chat_template = model->chat.kind != CHAT_TEMPLATE_NONE,
         .parameters = (uint64_t)spec_parameters(spec),
+        .quantization = quantization_name(model->quantization),
     };
     const status_t s = wire_model_info_pack(&info, &model->info_response);
     free(kv_heads);
@@ -172,6 +175,7 @@ static status_t load(const struct coordinator_config *config, struct model *mode
     TRY(spec_load(model->dir, &model->spec));
     TRY(resolve_name(config, model));
     model->dtype = dtype_resolve(config->plan.dtype, model->spec.dtype);
+    model->quantization = config->plan.quantization;
     model->kv_dtype = dtype_resolve(config->plan.kv_dtype, model->dtype);
     TRY(resolve_context(config, model));
     TRY(make_plan(config, model));

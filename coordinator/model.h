@@ -28,6 +28,7 @@ struct model {
     struct tokenizer *tokenizer;
     struct chat_template chat;
     int dtype, kv_dtype;     /* enum dtype */
+    int quantization;        /* enum quantization */
     uint32_t context_tokens; /* prompt + completion */
     size_t prompt_bytes;     /* bound of a text prompt */
     double kv_replication, kv_bytes_per_token;

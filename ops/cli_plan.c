@@ -60,6 +60,7 @@ static status_t memory_request(const struct plan_print_args *args, const struct 
         .plan = args->plan,
         .spec = args->spec,
         .dtype = args->dtype,
+        .quantization = args->quantization,
         .kv_dtype = args->kv_dtype,
         .max_seqs = (int32_t)options->max_num_seqs,
         .max_rows = (int32_t)options->max_num_batched_tokens,
@@ -84,6 +85,7 @@ static status_t print_plan(const char *dir, const struct options *options)
     const struct plan_print_args args = {.plan = &plan,
                                          .spec = &spec,
                                          .dtype = dtype,
+                                         .quantization = options->plan.quantization,
                                          .kv_dtype = dtype_resolve(options->plan.kv_dtype, dtype),
                                          .memory = &memory};
     TRY_GOTO(s, memory_request(&args, options, &memory), undo_plan);

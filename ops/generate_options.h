@@ -70,6 +70,8 @@ uint64_t generate_common_timeout(const struct generate_common *options);
                             "with --model: as for serve"),                                       \
         GENERATE_STRING_ROW("dtype", offsetof(type_, common.server.dtype),                       \
                             "with --model: as for serve"),                                       \
+        GENERATE_STRING_ROW("quantization", offsetof(type_, common.server.quantization),         \
+                            "with --model: as for serve"),                                       \
         GENERATE_STRING_ROW("kv-cache-dtype", offsetof(type_, common.server.kv_cache_dtype),     \
                             "with --model: as for serve"),                                       \
         GENERATE_STRING_ROW("max-model-len", offsetof(type_, common.server.max_model_len),       \

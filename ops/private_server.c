@@ -112,6 +112,7 @@ status_t private_server_start(struct private_server *server,
     add(&args, "--tensor-parallel-size", options->tensor_parallel_size);
     add(&args, "--kv-placement", options->kv_placement);
     add(&args, "--dtype", options->dtype);
+    add(&args, "--quantization", options->quantization);
     add(&args, "--kv-cache-dtype", options->kv_cache_dtype);
     add(&args, "--max-model-len", options->max_model_len);
     add(&args, "--max-num-seqs", options->max_num_seqs);

@@ -39,6 +39,7 @@
 #include "base/bytes.h"
 #include "base/status.h"
 #include "parallel/spec.h"
+#include "parallel/weight_formats.h"
 
 #define PLAN_TILE         64
 #define PLAN_BLOCK_TOKENS 16
@@ -144,13 +145,17 @@ int64_t plan_kv_block_bytes(const struct plan *plan, int32_t rank, int kv_dtype)
 double plan_kv_bytes_per_token(const struct plan *plan, int32_t rank, int kv_dtype);
 double plan_kv_replication(const struct plan *plan, const struct model_spec *spec);
 
-/* Bytes of weights on the rank in the given dtype (norm weights are float32). */
+/* Bytes of weights on the rank in the given formats, scales included (norm weights are float32). */
 int64_t plan_weight_bytes(const struct plan *plan, const struct model_spec *spec, int32_t rank,
-                          int dtype);
+                          const struct weight_formats *formats);
 
 /* The plan as bytes, for the wire; unpack checks everything against the spec. */
 MUST_USE status_t plan_pack(const struct plan *plan, struct bytes *out);
 MUST_USE status_t plan_unpack(const void *data, size_t size, const struct model_spec *spec,
                               struct plan *plan_out);
+
+/* The longest rows that the rank rounds to int8 to multiply them (MATRIX_W8A8); 0: none. */
+int32_t plan_rounded_inputs(const struct plan *plan, const struct model_spec *spec, int32_t rank,
+                            const struct weight_formats *formats);
 
 const char *plan_placement_name(int placement); /* "auto", "share", "replicate" */

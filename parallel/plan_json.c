@@ -71,10 +71,11 @@ static json_t *memory_json(const struct plan_memory_request *request, int32_t ra
 
 static json_t *rank_json(const struct plan_print_args *a, int32_t rank)
 {
+    const struct weight_formats formats = {a->dtype, a->quantization};
     json_t *json =
         json_pack("{sisisisisisIsf}", "rank", rank, "stage", 0, "tp_rank", rank, "first_layer", 0,
                   "last_layer", a->plan->n_layers - 1, "weight_bytes",
-                  (json_int_t)plan_weight_bytes(a->plan, a->spec, rank, a->dtype),
+                  (json_int_t)plan_weight_bytes(a->plan, a->spec, rank, &formats),
                   "kv_bytes_per_token", plan_kv_bytes_per_token(a->plan, rank, a->kv_dtype));
     if (a->memory != NULL) {
         json_object_set_new(json, "memory_bytes", memory_json(a->memory, rank));
@@ -95,14 +96,14 @@ static json_t *plan_json(const struct plan_print_args *a)
     for (int32_t layer = 0; layer < plan->n_layers; layer++) {
         json_array_append_new(layers, layer_json(a, layer));
     }
-    return json_pack("{sssssIsisisIsIsfsssssisoso}", "model", a->spec->name, "architecture",
+    return json_pack("{sssssIsisisIsIsfsssssssisoso}", "model", a->spec->name, "architecture",
                      a->spec->architecture, "parameters", (json_int_t)spec_parameters(a->spec),
                      "tensor_parallel", plan->tp, "pipeline_parallel", plan->pp,
                      "kv_bytes_per_token", (json_int_t)once, "kv_bytes_per_token_stored",
                      (json_int_t)((double)once * replication + 0.5), "kv_replication_factor",
-                     replication, "weight_dtype", dtype_name(a->dtype), "kv_dtype",
-                     dtype_name(a->kv_dtype), "lanes", plan->n_lanes, "ranks", ranks, "layers",
-                     layers);
+                     replication, "weight_dtype", dtype_name(a->dtype), "quantization",
+                     quantization_name(a->quantization), "kv_dtype", dtype_name(a->kv_dtype),
+                     "lanes", plan->n_lanes, "ranks", ranks, "layers", layers);
 }
 
 static int append(const char *data, size_t size, void *out)

@@ -1,5 +1,7 @@
 #include "parallel/plan_memory.h"
 
+#include "kernels/int8_rows.h"
+
 /* Measured: resident memory of a rank of a model of a few MB, less that model. */
 #define RUNTIME_BYTES ((uint64_t)20 << 20)
 
@@ -18,13 +20,20 @@ static int32_t length(plan_interval_t interval)
 
 // ---- weights ----
 
+static struct weight_formats formats_of(const struct plan_memory_request *r)
+{
+    return (struct weight_formats){.dtype = r->dtype, .quantization = r->quantization};
+}
+
 /* A tied head is packed beside the rows of the embedding. */
 static uint64_t weight_bytes(const struct plan_memory_request *r, int32_t rank)
 {
     const int64_t rows = length(plan_vocab_rows(r->plan, rank));
-    const int64_t head = r->spec->tied_head ? rows * r->spec->n_hidden : 0;
-    return (uint64_t)plan_weight_bytes(r->plan, r->spec, rank, r->dtype) +
-           (uint64_t)head * dtype_bytes(r->dtype);
+    const struct weight_formats formats = formats_of(r);
+    const int head = weight_formats_of(&formats, -1, WEIGHT_KIND_HEAD);
+    const int64_t tied =
+        r->spec->tied_head ? weight_formats_bytes(head, rows, r->spec->n_hidden) : 0;
+    return (uint64_t)(plan_weight_bytes(r->plan, r->spec, rank, &formats) + tied);
 }
 
 // ---- buffers ----
@@ -92,13 +101,21 @@ static int64_t logit_row_floats(const struct plan_memory_request *r, int32_t ran
     return whole + (alone ? 0 : length(plan_vocab_rows(r->plan, rank)));
 }
 
+/* Rows rounded to int8. */
+static uint64_t rounded_bytes(const struct plan_memory_request *r, int32_t rank)
+{
+    const struct weight_formats formats = formats_of(r);
+    const int32_t n_in = plan_rounded_inputs(r->plan, r->spec, rank, &formats);
+    return n_in > 0 ? int8_rows_bytes(r->max_rows, n_in) : 0;
+}
+
 static uint64_t buffer_bytes(const struct plan_memory_request *r, int32_t rank)
 {
     const int64_t rotation = (int64_t)r->max_model_len * r->spec->rotary_dim; // cosines and sines
     const int64_t floats =
         r->max_rows * row_floats(r, rank) +
         plan_memory_logit_rows(r->max_seqs, r->max_rows) * logit_row_floats(r, rank) + rotation;
-    return (uint64_t)floats * sizeof(float);
+    return (uint64_t)floats * sizeof(float) + rounded_bytes(r, rank);
 }
 
 // ---- all ----

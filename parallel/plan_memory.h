@@ -18,6 +18,7 @@ struct plan_memory_request {
     const struct plan *plan;
     const struct model_spec *spec;
     int dtype, kv_dtype; /* of weights and of KV on the device */
+    int quantization;    /* enum quantization: of weights */
     int32_t max_seqs, max_rows, max_model_len;
     int64_t blocks_per_lane; /* of KV */
 };

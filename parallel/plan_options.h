@@ -1,7 +1,7 @@
 /*
  * plan_options.h - the settings a plan is made from, the same for every program that makes one
  *
- * What:      the rows of -tp, -pp, --kv-placement, --dtype and --kv-cache-dtype, for the table of a struct whose member
+ * What:      the rows of -tp, -pp, --kv-placement, --dtype, --quantization and --kv-cache-dtype, for the table of a struct whose member
  *            `plan` is a struct plan_options.
  * Thread:    any
  */
@@ -17,6 +17,7 @@ struct plan_options {
     int64_t tp, pp;      /* tensor-parallel ranks, pipeline stages */
     int placement;       /* enum plan_placement: the choices are in its order */
     int dtype, kv_dtype; /* enum dtype_wanted */
+    int quantization;    /* enum quantization */
 };
 
 /* plan_make for these settings. */
@@ -52,6 +53,12 @@ MUST_USE status_t plan_options_make(const struct plan_options *options,
          .default_text = "auto",                                                                   \
          .choices = DTYPE_CHOICES,                                                                 \
          .help = "type of the weights in memory; auto: the checkpoint's"},                         \
+        {.name = "quantization",                                                                   \
+         .type = CONFIG_CHOICE,                                                                    \
+         .offset = offsetof(type_, plan.quantization),                                             \
+         .default_text = "none",                                                                   \
+         .choices = QUANTIZATION_CHOICES,                                                          \
+         .help = "weights of the layers in 8 bits; w8a8: what they are multiplied with too"},      \
     {                                                                                              \
         .name = "kv-cache-dtype", .type = CONFIG_CHOICE, .offset = offsetof(type_, plan.kv_dtype), \
         .default_text = "auto", .choices = KV_DTYPE_CHOICES,                                       \

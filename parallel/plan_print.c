@@ -24,6 +24,10 @@ static status_t summary(const struct plan_print_args *a, struct bytes *out)
                      (double)spec_parameters(spec) / 1e6, spec->n_layers, spec->n_heads));
     TRY(bytes_printf(out, "layout     tensor parallel %d, pipeline parallel %d, %d %s\n", plan->tp,
                      plan->pp, plan->n_lanes, plan->n_lanes == 1 ? "lane" : "lanes"));
+    if (a->quantization != QUANTIZATION_NONE) {
+        TRY(bytes_printf(out, "weights    %s in the layers, %s elsewhere\n",
+                         quantization_name(a->quantization), dtype_name(a->dtype)));
+    }
     return bytes_printf(out,
                         "KV cache   %.0f bytes a token, stored %.3f times = %.0f over all ranks\n",
                         once, replication, once * replication);
@@ -31,10 +35,11 @@ static status_t summary(const struct plan_print_args *a, struct bytes *out)
 
 static status_t rank_table(const struct plan_print_args *a, struct bytes *out)
 {
+    const struct weight_formats formats = {a->dtype, a->quantization};
     TRY(bytes_append_str(out, "\n rank    weights MB   KV bytes/token\n"));
     for (int32_t rank = 0; rank < a->plan->tp; rank++) {
         TRY(bytes_printf(out, "%5d  %12.2f  %15.1f\n", rank,
-                         (double)plan_weight_bytes(a->plan, a->spec, rank, a->dtype) / 1e6,
+                         (double)plan_weight_bytes(a->plan, a->spec, rank, &formats) / 1e6,
                          plan_kv_bytes_per_token(a->plan, rank, a->kv_dtype)));
     }
     return status_ok();

@@ -5,7 +5,7 @@
  *
  *              {"model", "architecture", "parameters", "tensor_parallel", "pipeline_parallel",
  *               "kv_bytes_per_token", "kv_bytes_per_token_stored", "kv_replication_factor",
- *               "weight_dtype", "kv_dtype", "lanes": D,
+ *               "weight_dtype", "quantization": "none" | "int8" | "w8a8", "kv_dtype", "lanes": D,
  *               "ranks":  [{"rank", "stage", "tp_rank", "first_layer", "last_layer", "weight_bytes",
  *                           "kv_bytes_per_token",
  *                           "memory_bytes": {"weights", "kv", "buffers", "runtime", "total"}}],
@@ -31,6 +31,7 @@ struct plan_print_args {
     const struct plan *plan;
     const struct model_spec *spec;
     int dtype;                                /* of weights on the device */
+    int quantization;                         /* enum quantization: of weights */
     int kv_dtype;                             /* of keys and values */
     const struct plan_memory_request *memory; /* NULL: memory is left out */
 };

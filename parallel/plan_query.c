@@ -229,32 +229,75 @@ double plan_kv_replication(const struct plan *plan, const struct model_spec *spe
     return once > 0 ? (double)held / (double)(once * plan->n_lanes) : 1.0;
 }
 
-/* Rows of n_hidden elements of the layer's matrices on the rank: q, o, k, v and the FFN's three, or a linear block's. */
-static int64_t layer_rows(const struct plan *plan, int32_t layer, int32_t rank)
+static int32_t length(plan_interval_t interval)
 {
-    const plan_interval_t q = plan_q_heads(plan, layer, rank);
-    const plan_interval_t ffn = plan_ffn_columns(plan, layer, rank);
-    const plan_interval_t linear[] = {plan_attention_rows(plan, layer, rank),
-                                      plan_ffn_rows(plan, layer, rank)};
-    int64_t heads = 2 * (int64_t)(q.end - q.begin);
+    return interval.end - interval.begin;
+}
+
+/* A matrix of a layer on a rank. */
+struct part {
+    enum weight_kind kind;
+    int64_t n_out, n_in;
+};
+
+enum { MAX_PARTS = 6 };
+
+/* The layer's matrices on the rank; those it has no part of are empty. */
+static void list_parts(const struct plan *plan, const struct model_spec *spec, int32_t layer,
+                       int32_t rank, struct part parts[MAX_PARTS])
+{
+    const int64_t n_hidden = spec->n_hidden;
+    const int64_t q = (int64_t)length(plan_q_heads(plan, layer, rank)) * plan->head_dim;
+    const int64_t ffn = length(plan_ffn_columns(plan, layer, rank));
+    int64_t kv = 0;
     if (plan->layers[layer].attention == SPEC_BLOCK_FULL) {
-        const plan_interval_t kv =
-            plan_kv_weight_heads(plan, plan->layers[layer].class_index, rank);
-        heads += 2 * (int64_t)(kv.end - kv.begin);
+        const int32_t class_index = plan->layers[layer].class_index;
+        kv = (int64_t)length(plan_kv_weight_heads(plan, class_index, rank)) * plan->head_dim;
     }
-    return heads * plan->head_dim + 3 * (int64_t)(ffn.end - ffn.begin) +
-           (linear[0].end - linear[0].begin) + (linear[1].end - linear[1].begin);
+    const struct part all[MAX_PARTS] = {
+        {WEIGHT_KIND_QKV, q + 2 * kv, n_hidden},
+        {WEIGHT_KIND_O, n_hidden, q},
+        {WEIGHT_KIND_GATE_UP, 2 * ffn, n_hidden},
+        {WEIGHT_KIND_DOWN, n_hidden, ffn},
+        {WEIGHT_KIND_LINEAR_ATTENTION, length(plan_attention_rows(plan, layer, rank)), n_hidden},
+        {WEIGHT_KIND_LINEAR_FFN, length(plan_ffn_rows(plan, layer, rank)), n_hidden},
+    };
+    for (int i = 0; i < MAX_PARTS; i++) {
+        parts[i] = all[i];
+    }
 }
 
 int64_t plan_weight_bytes(const struct plan *plan, const struct model_spec *spec, int32_t rank,
-                          int dtype)
+                          const struct weight_formats *formats)
 {
-    const plan_interval_t rows = plan_vocab_rows(plan, rank);
-    int64_t n_rows = (spec->tied_head ? 1 : 2) * (int64_t)(rows.end - rows.begin);
-    for (int32_t i = 0; i < plan->n_layers; i++) {
-        n_rows += layer_rows(plan, i, rank);
+    const int64_t rows = length(plan_vocab_rows(plan, rank));
+    const int head = weight_formats_of(formats, -1, WEIGHT_KIND_HEAD);
+    int64_t bytes = rows * spec->n_hidden * (int64_t)dtype_bytes(formats->dtype); // the embedding
+    bytes += spec->tied_head ? 0 : weight_formats_bytes(head, rows, spec->n_hidden);
+    for (int32_t layer = 0; layer < plan->n_layers; layer++) {
+        struct part parts[MAX_PARTS];
+        list_parts(plan, spec, layer, rank, parts);
+        for (int i = 0; i < MAX_PARTS; i++) {
+            const int format = weight_formats_of(formats, layer, parts[i].kind);
+            bytes += weight_formats_bytes(format, parts[i].n_out, parts[i].n_in);
+        }
     }
     const int64_t norms = spec_n_norms(spec) * spec_norm_parameters(spec);
-    return n_rows * spec->n_hidden * (int64_t)dtype_bytes(dtype) +
-           norms * (int64_t)dtype_bytes(DTYPE_F32);
+    return bytes + norms * (int64_t)dtype_bytes(DTYPE_F32);
+}
+
+int32_t plan_rounded_inputs(const struct plan *plan, const struct model_spec *spec, int32_t rank,
+                            const struct weight_formats *formats)
+{
+    int64_t most = 0;
+    for (int32_t layer = 0; layer < plan->n_layers; layer++) {
+        struct part parts[MAX_PARTS];
+        list_parts(plan, spec, layer, rank, parts);
+        for (int i = 0; i < MAX_PARTS; i++) {
+            const int format = weight_formats_of(formats, layer, parts[i].kind);
+            const bool rounds = format == MATRIX_W8A8 && parts[i].n_out > 0;
+            most = rounds && parts[i].n_in > most ? parts[i].n_in : most;
+        }
+    }
+    return (int32_t)most;
 }

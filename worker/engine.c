@@ -64,6 +64,10 @@ static status_t check_dtypes(const struct engine_options *o)
                              "weights in %s and KV in %s; both are float32 or bfloat16, or KV int8",
                              dtype_name(o->dtype), dtype_name(o->kv_dtype));
     }
+    if (o->quantization < QUANTIZATION_NONE || o->quantization > QUANTIZATION_W8A8) {
+        return status_errorf(STATUS_INVALID_ARGUMENT, "quantization %d; none is 0, int8 1, w8a8 2",
+                             o->quantization);
+    }
     const int activation = o->backend->activation;
     if (activation != DTYPE_F32 &&
         (o->dtype != activation || (o->kv_dtype != activation && o->kv_dtype != DTYPE_I8))) {
@@ -169,7 +173,7 @@ static status_t prepare(struct engine *e, struct loading *l)
         .spec = e->spec,
         .plan = e->plan,
         .rank = e->rank,
-        .dtype = e->options.dtype,
+        .formats = {.dtype = e->options.dtype, .quantization = e->options.quantization},
         .checkpoint_dtype = embedding_dtype(l->checkpoint),
     };
     TRY(weights_alloc(&request, &e->weights));
@@ -326,6 +330,7 @@ static struct plan_memory_request memory_request(const struct engine *e, int64_t
         .spec = e->spec,
         .dtype = e->options.dtype,
         .kv_dtype = e->options.kv_dtype,
+        .quantization = e->options.quantization,
         .max_seqs = e->options.max_num_seqs,
         .max_rows = e->options.max_num_batched_tokens,
         .max_model_len = e->options.max_model_len,

@@ -38,9 +38,10 @@ struct engine_options {
     int load;              /* enum engine_load: dummy weights are made up, see weight_source.h */
     uint64_t weights_seed; /* of dummy weights */
     const struct backend *backend;
-    int device;   /* index in backend->devices */
-    int dtype;    /* weights on the device: DTYPE_F32 or DTYPE_BF16 */
-    int kv_dtype; /* DTYPE_F32, DTYPE_BF16 or DTYPE_I8 */
+    int device;       /* index in backend->devices */
+    int dtype;        /* weights on the device: DTYPE_F32 or DTYPE_BF16 */
+    int quantization; /* enum quantization: of the layers' weights */
+    int kv_dtype;     /* DTYPE_F32, DTYPE_BF16 or DTYPE_I8 */
     int32_t max_num_seqs, max_num_batched_tokens, max_model_len;
     int32_t max_steps; /* under way at once; 0: 1 */
     uint64_t

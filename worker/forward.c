@@ -36,6 +36,7 @@ static status_t project(struct forward *f, const struct matrix *weight, const vo
 {
     const struct matmul_args args = {
         .weight = weight,
+        .scratch = f->scratch,
         .x = x,
         .ld_x = f->parts.spec->n_hidden,
         .n_rows = n_rows,
@@ -52,6 +53,7 @@ static status_t project_back(struct forward *f, const struct matrix *weight, con
 {
     const struct matmul_args args = {
         .weight = weight,
+        .scratch = f->scratch,
         .x = x,
         .ld_x = ld_x,
         .n_rows = n_rows,

@@ -92,6 +92,7 @@ struct forward {
     void *kv;        /* [R, 2 KV heads of a run, h]; NULL: always with q */
     void *attended;  /* [R, ld]: H heads */
     void *gate_up;   /* [R, 2F] */
+    void *scratch;   /* rows rounded to int8; NULL: no matrix of the rank is MATRIX_W8A8 */
     float *logits;   /* rank 0: [n_logits, n_vocab] */
     float *slice;    /* several ranks: [n_logits, V] */
     float *gathered; /* rank 0 of several: the ranks' slices one after the other */

@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/int8_rows.h"
 #include "worker/forward.h"
 
 /* The largest of what the layers need of a row, in elements. */
@@ -190,7 +191,11 @@ static status_t alloc_rows(struct forward *f)
     TRY(alloc(f, n * widths.attention, dtype, &f->qkv));
     TRY(alloc(f, n * widths.attention, dtype, &f->attended));
     TRY(alloc(f, n * widths.kv, dtype, &f->kv));
-    return alloc(f, n * widths.gate_up, dtype, &f->gate_up);
+    TRY(alloc(f, n * widths.gate_up, dtype, &f->gate_up));
+    const int32_t n_in = plan_rounded_inputs(f->parts.plan, f->parts.spec, f->parts.comm->rank,
+                                             &f->parts.weights->formats);
+    const int64_t n_scratch = n_in > 0 ? (int64_t)int8_rows_bytes(f->limits.max_rows, n_in) : 0;
+    return alloc(f, n_scratch, DTYPE_I8, &f->scratch);
 }
 
 /* Logits, and what a sequence of the step needs. */
@@ -328,8 +333,8 @@ void forward_destroy(struct forward *f)
         return;
     }
     void *const buffers[] = {f->x,        f->normed,  f->partials[0], f->qkv,    f->kv,
-                             f->attended, f->gate_up, f->logits,      f->slice,  f->gathered,
-                             f->cos,      f->sin,     f->drawn,       f->results};
+                             f->attended, f->gate_up, f->scratch,     f->logits, f->slice,
+                             f->gathered, f->cos,     f->sin,         f->drawn,  f->results};
     for (size_t i = 0; i < sizeof buffers / sizeof buffers[0]; i++) {
         backend->mem_free(f->parts.stream, buffers[i]);
     }

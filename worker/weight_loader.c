@@ -1,9 +1,11 @@
 #include "worker/weight_loader.h"
 
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "kernels/cpu/convert.h"
+#include "kernels/int8_rows.h"
 
 /* Small enough to be packed while it is in the last cache, large enough to be worth waking the team for. */
 #define CHUNK_BYTES ((size_t)8 * 1024 * 1024)
@@ -33,7 +35,8 @@ static plan_interval_t overlap(plan_interval_t a, plan_interval_t b)
 status_t weight_loader_init(const struct weight_loader_parts *parts, size_t max_row_bytes,
                             struct weight_loader *loader_out)
 {
-    const size_t size = max_row_bytes > CHUNK_BYTES ? max_row_bytes : CHUNK_BYTES;
+    const size_t wanted = max_row_bytes > CHUNK_BYTES ? max_row_bytes : CHUNK_BYTES;
+    const size_t size = (wanted + sizeof(float) - 1) / sizeof(float) * sizeof(float);
     struct comm *comm = parts->comm;
     struct weight_loader made = {
         .source = parts->source,
@@ -52,6 +55,7 @@ status_t weight_loader_init(const struct weight_loader_parts *parts, size_t max_
         return status_errorf(STATUS_RESOURCE_EXHAUSTED, "no memory for two buffers of %zu bytes",
                              size);
     }
+    made.largest = (float *)(made.slice + size);
     *loader_out = made;
     return status_ok();
 }
@@ -171,7 +175,8 @@ static status_t receive_rows(struct weight_loader *loader, const struct weight_r
 /* Whole panels of a matrix where they fit: a panel written at once is written fastest. */
 static int32_t rows_that_fit(const struct weight_loader *loader, size_t row_bytes)
 {
-    const int32_t fit = (int32_t)(loader->chunk_bytes / row_bytes);
+    const size_t longest = row_bytes > sizeof(float) ? row_bytes : sizeof(float); // see `largest`
+    const int32_t fit = (int32_t)(loader->chunk_bytes / longest);
     return fit > ROW_UNIT ? fit / ROW_UNIT * ROW_UNIT : fit;
 }
 
@@ -218,13 +223,32 @@ status_t weight_loader_rows(struct weight_loader *loader, const struct weight_ro
 
 struct column_job {
     const struct weight_tensor *tensor;
-    const int32_t *cuts;
-    struct matrix *matrix;
+    struct weight_columns columns;
 };
 
 static plan_interval_t columns_of(const struct column_job *job, int32_t rank)
 {
-    return (plan_interval_t){job->cuts[rank], job->cuts[rank + 1]};
+    return (plan_interval_t){job->columns.cuts[rank], job->columns.cuts[rank + 1]};
+}
+
+static bool is_rounded(const struct column_job *job)
+{
+    return matrix_format_dtype(job->columns.format) == DTYPE_I8;
+}
+
+static size_t largest_bytes(plan_interval_t rows)
+{
+    return (size_t)length(rows) * sizeof(float);
+}
+
+/* Of the whole rows in the chunk buffer, where they will be needed. */
+static void find_largest(struct weight_loader *loader, const struct column_job *job,
+                         plan_interval_t rows)
+{
+    if (is_rounded(job)) {
+        int8_rows_find_largest(loader->chunk, job->tensor->dtype, length(rows),
+                               job->tensor->n_columns, loader->largest);
+    }
 }
 
 /* Rows of this rank's columns into its matrix. */
@@ -232,12 +256,13 @@ static void write_columns(struct weight_loader *loader, const struct column_job 
                           plan_interval_t rows, const void *src, int32_t ld_src)
 {
     const struct matrix_write_args args = {
-        .matrix = job->matrix,
+        .matrix = job->columns.matrix,
         .row_begin = rows.begin,
         .n_rows = length(rows),
         .src = src,
         .src_dtype = job->tensor->dtype,
         .ld_src = ld_src,
+        .largest = is_rounded(job) ? loader->largest : NULL,
     };
     write_matrix(loader, &args);
 }
@@ -262,14 +287,19 @@ static status_t send_columns(struct weight_loader *loader, const struct column_j
                              plan_interval_t rows)
 {
     struct comm *comm = loader->comm;
+    find_largest(loader, job, rows);
     for (int32_t peer = 0; peer < comm->size; peer++) {
         if (peer != comm->rank && length(columns_of(job, peer)) > 0) {
             const size_t size = cut_columns(loader, job, length(rows), peer);
             TRY(comm->ops->send(comm, loader->slice, size, peer, SEND_TAG));
+            if (is_rounded(job)) {
+                TRY(comm->ops->send(comm, loader->largest, largest_bytes(rows), peer, SEND_TAG));
+            }
         }
     }
-    if (job->matrix != NULL) {
-        const size_t offset = (size_t)job->cuts[comm->rank] * dtype_bytes(job->tensor->dtype);
+    if (job->columns.matrix != NULL) {
+        const size_t offset =
+            (size_t)job->columns.cuts[comm->rank] * dtype_bytes(job->tensor->dtype);
         write_columns(loader, job, rows, loader->chunk + offset, job->tensor->n_columns);
     }
     return status_ok();
@@ -278,13 +308,16 @@ static status_t send_columns(struct weight_loader *loader, const struct column_j
 static status_t receive_columns(struct weight_loader *loader, const struct column_job *job,
                                 int32_t reader, plan_interval_t rows)
 {
-    if (job->matrix == NULL) {
+    if (job->columns.matrix == NULL) {
         return status_ok();
     }
     struct comm *comm = loader->comm;
     const int32_t n_columns = length(columns_of(job, comm->rank));
     const size_t size = (size_t)length(rows) * (size_t)n_columns * dtype_bytes(job->tensor->dtype);
     TRY(comm->ops->recv(comm, loader->slice, size, reader, SEND_TAG));
+    if (is_rounded(job)) {
+        TRY(comm->ops->recv(comm, loader->largest, largest_bytes(rows), reader, SEND_TAG));
+    }
     write_columns(loader, job, rows, loader->slice, n_columns);
     return status_ok();
 }
@@ -310,28 +343,32 @@ static plan_interval_t chunk_at(const struct weight_tensor *tensor, int32_t per_
     return rows;
 }
 
-/* Each rank for itself. */
+/* Each rank for itself: its columns, or whole rows, whose largest magnitudes are needed. */
 static status_t make_up_columns(struct weight_loader *loader, const struct column_job *job)
 {
     const plan_interval_t own = columns_of(job, loader->comm->rank);
-    if (job->matrix == NULL) {
+    const plan_interval_t whole = {0, job->tensor->n_columns};
+    const plan_interval_t made = is_rounded(job) ? whole : own;
+    if (job->columns.matrix == NULL) {
         return status_ok();
     }
-    const int32_t per_chunk = rows_that_fit(loader, (size_t)length(own) * sizeof(float));
+    const int32_t per_chunk = rows_that_fit(loader, (size_t)length(made) * sizeof(float));
     const int32_t n_rows = job->tensor->n_rows;
+    const float *const values = (const float *)loader->chunk;
     for (int32_t row = 0; row < n_rows; row += per_chunk) {
         const plan_interval_t rows = {row, n_rows - row < per_chunk ? n_rows : row + per_chunk};
-        keep(loader,
-             weight_source_make_up(loader->source, job->tensor, rows, own, (float *)loader->chunk));
-        write_columns(loader, job, rows, (float *)loader->chunk, length(own));
+        keep(loader, weight_source_make_up(loader->source, job->tensor, rows, made,
+                                           (float *)loader->chunk));
+        find_largest(loader, job, rows);
+        write_columns(loader, job, rows, values + (own.begin - made.begin), length(made));
     }
     return status_ok();
 }
 
 status_t weight_loader_columns(struct weight_loader *loader, const struct weight_tensor *tensor,
-                               const int32_t *cuts, struct matrix *matrix)
+                               const struct weight_columns *columns)
 {
-    const struct column_job job = {tensor, cuts, matrix};
+    const struct column_job job = {tensor, *columns};
     if (weight_source_makes_up(loader->source)) {
         return make_up_columns(loader, &job);
     }

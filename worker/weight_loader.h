@@ -46,6 +46,7 @@ struct weight_loader {
     size_t chunk_bytes;
     uint8_t *chunk; /* rows as they are in the file */
     uint8_t *slice; /* columns of those rows on their way, or rows converted for the device */
+    float *largest; /* magnitudes of the chunk's rows, in the upper half of slice */
     status_t failure;
     /* Room for the caller's cuts: loading itself must not fail on one rank alone. */
     plan_interval_t *wanted; /* [ranks] */
@@ -67,7 +68,13 @@ struct weight_rows {
 
 MUST_USE status_t weight_loader_rows(struct weight_loader *loader, const struct weight_rows *job);
 
-/* cuts [ranks + 1], in columns; matrix [rows of the tensor, own columns], NULL when there are none. */
+struct weight_columns {
+    const int32_t *cuts;   /* [ranks + 1], in columns */
+    struct matrix *matrix; /* [rows of the tensor, own columns]; NULL: there are none */
+    int format;            /* enum matrix_format, the same on every rank */
+};
+
+/* The scales of int8 are those of whole rows: with the columns of a rank travel the rows' largest magnitudes. */
 MUST_USE status_t weight_loader_columns(struct weight_loader *loader,
-                                        const struct weight_tensor *tensor, const int32_t *cuts,
-                                        struct matrix *matrix);
+                                        const struct weight_tensor *tensor,
+                                        const struct weight_columns *columns);

@@ -8,16 +8,21 @@
 
 // ---- memory ----
 
+static int format_of(const struct weights *w, int32_t layer, enum weight_kind kind)
+{
+    return weight_formats_of(&w->formats, layer, kind);
+}
+
 /* An empty slice has no matrix. */
-static status_t add_matrix(struct weights *w, int32_t n_out, int32_t n_in,
+static status_t add_matrix(struct weights *w, int format, int32_t n_out, int32_t n_in,
                            struct matrix **matrix_out)
 {
     if (n_out == 0 || n_in == 0) {
         *matrix_out = NULL;
         return status_ok();
     }
-    TRY(w->backend->matrix_new(w->stream, w->dtype, n_out, n_in, matrix_out));
-    w->bytes += w->backend->matrix_bytes(w->dtype, n_out, n_in);
+    TRY(w->backend->matrix_new(w->stream, format, n_out, n_in, matrix_out));
+    w->bytes += w->backend->matrix_bytes(format, n_out, n_in);
     return status_ok();
 }
 
@@ -50,16 +55,17 @@ static status_t alloc_attention(struct weights *w, int32_t layer)
     const int32_t n_q = (q.end - q.begin) * head_dim;
     plan_run_t runs[PLAN_MAX_RUNS];
     const int32_t n_runs = plan_kv_runs(w->plan, w->plan->layers[layer].class_index, w->rank, runs);
+    const int qkv = format_of(w, layer, WEIGHT_KIND_QKV);
     TRY(add_norm(w, &to->attention_norm));
-    TRY(add_matrix(w, n_hidden, n_q, &to->o));
+    TRY(add_matrix(w, format_of(w, layer, WEIGHT_KIND_O), n_hidden, n_q, &to->o));
     if (plan_fuses_kv(w->plan, w->plan->layers[layer].class_index, w->rank)) {
         const int32_t n_kv = (runs[0].head_end - runs[0].head_begin) * head_dim;
-        return add_matrix(w, n_q + 2 * n_kv, n_hidden, &to->qkv);
+        return add_matrix(w, qkv, n_q + 2 * n_kv, n_hidden, &to->qkv);
     }
-    TRY(add_matrix(w, n_q, n_hidden, &to->qkv));
+    TRY(add_matrix(w, qkv, n_q, n_hidden, &to->qkv));
     for (int32_t i = 0; i < n_runs; i++) {
         const int32_t n_kv = (runs[i].head_end - runs[i].head_begin) * head_dim;
-        TRY(add_matrix(w, 2 * n_kv, n_hidden, &to->kv[i]));
+        TRY(add_matrix(w, qkv, 2 * n_kv, n_hidden, &to->kv[i]));
     }
     return status_ok();
 }
@@ -70,16 +76,17 @@ static status_t alloc_ffn(struct weights *w, int32_t layer)
     const plan_interval_t ffn = plan_ffn_columns(w->plan, layer, w->rank);
     const int32_t n_ff = ffn.end - ffn.begin;
     TRY(add_norm(w, &to->ffn_norm));
-    TRY(add_matrix(w, 2 * n_ff, w->spec->n_hidden, &to->gate_up));
-    return add_matrix(w, w->spec->n_hidden, n_ff, &to->down);
+    TRY(add_matrix(w, format_of(w, layer, WEIGHT_KIND_GATE_UP), 2 * n_ff, w->spec->n_hidden,
+                   &to->gate_up));
+    return add_matrix(w, format_of(w, layer, WEIGHT_KIND_DOWN), w->spec->n_hidden, n_ff, &to->down);
 }
 
 /* A linear block: its norm and the rank's rows. */
-static status_t alloc_linear(struct weights *w, plan_interval_t rows, struct norm_weights *norm,
-                             struct matrix **matrix_out)
+static status_t alloc_linear(struct weights *w, int format, plan_interval_t rows,
+                             struct norm_weights *norm, struct matrix **matrix_out)
 {
     TRY(add_norm(w, norm));
-    return add_matrix(w, rows.end - rows.begin, w->spec->n_hidden, matrix_out);
+    return add_matrix(w, format, rows.end - rows.begin, w->spec->n_hidden, matrix_out);
 }
 
 static status_t alloc_layer(struct weights *w, int32_t layer)
@@ -89,14 +96,15 @@ static status_t alloc_layer(struct weights *w, int32_t layer)
     if (kind->attention == SPEC_BLOCK_FULL) {
         TRY(alloc_attention(w, layer));
     } else if (kind->attention == SPEC_BLOCK_LINEAR) {
-        TRY(alloc_linear(w, plan_attention_rows(w->plan, layer, w->rank), &to->attention_norm,
+        TRY(alloc_linear(w, format_of(w, layer, WEIGHT_KIND_LINEAR_ATTENTION),
+                         plan_attention_rows(w->plan, layer, w->rank), &to->attention_norm,
                          &to->attention_linear));
     }
     if (kind->ffn == SPEC_BLOCK_FULL) {
         TRY(alloc_ffn(w, layer));
     } else if (kind->ffn == SPEC_BLOCK_LINEAR) {
-        TRY(alloc_linear(w, plan_ffn_rows(w->plan, layer, w->rank), &to->ffn_norm,
-                         &to->ffn_linear));
+        TRY(alloc_linear(w, format_of(w, layer, WEIGHT_KIND_LINEAR_FFN),
+                         plan_ffn_rows(w->plan, layer, w->rank), &to->ffn_norm, &to->ffn_linear));
     }
     return status_ok();
 }
@@ -114,7 +122,7 @@ static status_t alloc_all(struct weights *w)
         TRY(add_array(w, (int64_t)n_rows * w->spec->n_hidden, w->embedding_dtype, &w->embedding));
     }
     TRY(add_norm(w, &w->final_norm));
-    TRY(add_matrix(w, n_rows, w->spec->n_hidden, &w->head));
+    TRY(add_matrix(w, format_of(w, -1, WEIGHT_KIND_HEAD), n_rows, w->spec->n_hidden, &w->head));
     for (int32_t layer = 0; layer < w->spec->n_layers; layer++) {
         const status_t s = alloc_layer(w, layer);
         if (!status_is_ok(&s)) {
@@ -132,9 +140,10 @@ status_t weights_alloc(const struct weights_request *request, struct weights *we
         .spec = request->spec,
         .plan = request->plan,
         .rank = request->rank,
-        .dtype = request->dtype,
+        .formats = request->formats,
         // Looking a row up converts it to float32, exactly: narrower rows need not grow.
-        .embedding_dtype = request->dtype == DTYPE_BF16 ? DTYPE_BF16 : request->checkpoint_dtype,
+        .embedding_dtype =
+            request->formats.dtype == DTYPE_BF16 ? DTYPE_BF16 : request->checkpoint_dtype,
     };
     const status_t s = alloc_all(&made);
     if (!status_is_ok(&s)) {
@@ -243,11 +252,11 @@ static status_t load_rows(struct loading *l, const struct weight_wanted *wanted,
 }
 
 static status_t load_columns(struct loading *l, const struct weight_wanted *wanted,
-                             const int32_t *cuts, struct matrix *matrix)
+                             const struct weight_columns *columns)
 {
     struct weight_tensor tensor;
     TRY(weight_source_find(l->loader->source, wanted, &tensor));
-    TRY(weight_loader_columns(l->loader, &tensor, cuts, matrix));
+    TRY(weight_loader_columns(l->loader, &tensor, columns));
     report(l, &tensor);
     return status_ok();
 }
@@ -334,7 +343,9 @@ static status_t load_attention(struct loading *l, int32_t layer)
     for (int32_t r = 0; r <= w->plan->tp; r++) {
         l->loader->cuts[r] = w->plan->layers[layer].attention_cuts[r] * w->spec->head_dim;
     }
-    return load_columns(l, &o, l->loader->cuts, to->o);
+    const struct weight_columns columns = {
+        .cuts = l->loader->cuts, .matrix = to->o, .format = format_of(w, layer, WEIGHT_KIND_O)};
+    return load_columns(l, &o, &columns);
 }
 
 static status_t load_ffn(struct loading *l, int32_t layer)
@@ -351,7 +362,9 @@ static status_t load_ffn(struct loading *l, int32_t layer)
     const plan_interval_t rows = want_cuts(l, cuts, 1);
     TRY(load_own_rows(l, &gate, rows, to->gate_up, 0));
     TRY(load_own_rows(l, &up, rows, to->gate_up, rows.end - rows.begin));
-    return load_columns(l, &down, cuts, to->down);
+    const struct weight_columns columns = {
+        .cuts = cuts, .matrix = to->down, .format = format_of(w, layer, WEIGHT_KIND_DOWN)};
+    return load_columns(l, &down, &columns);
 }
 
 /* A linear block: its norm, and the rows of its matrix cut as `cuts` says. */

@@ -8,6 +8,8 @@
  *              gate_up [2F, D]: the F rows of gate, then those of up   down [D, F]
  *              attention_linear, ffn_linear [rows, D]: a linear block's rows of this rank
  *              embedding [V, D] as plain rows   head [V, D]   norms [D] float32, weight and bias, whole on every rank
+ *            Formats are weight_formats_of's. The scales of int8 are those of whole rows of the checkpoint, for o and down too, of
+ *            which a rank has columns: every rank count has the same quantised weights.
  * Ownership: the weights own matrices and arrays.
  * Thread:    owner:the rank's main thread.
  * Collective: weights_load: yes; the others: no.
@@ -42,7 +44,7 @@ struct weights {
     const struct model_spec *spec;
     const struct plan *plan;
     int32_t rank;
-    int dtype; /* of the matrices */
+    struct weight_formats formats;
 
     void *embedding; /* NULL: the rank has no rows */
     int embedding_dtype;
@@ -58,7 +60,7 @@ struct weights_request {
     const struct model_spec *spec;
     const struct plan *plan;
     int32_t rank;
-    int dtype;            /* DTYPE_F32 or DTYPE_BF16 */
+    struct weight_formats formats; /* dtype: DTYPE_F32 or DTYPE_BF16 */
     int checkpoint_dtype; /* of embed_tokens: the rows stay as they are when nothing is lost by it */
 };
 

@@ -238,6 +238,7 @@ struct wire_model_info {
     struct wire_token_ids eos_token_ids;
     bool has_chat_template;
     uint64_t parameters;
+    const char *quantization; /* "none", "int8", "w8a8" */
 };
 
 /* The request (GetModelInfoRequest) is empty. */

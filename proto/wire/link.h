@@ -112,6 +112,7 @@ struct wire_assign {
     bool dummy_weights; /* made up from config.json, keyed by */
     uint64_t weights_seed;
     double gpu_memory_utilization; /* (0, 1]: of a GPU's memory, what its ranks may use together */
+    int quantization;              /* enum quantization */
     int determinism;               /* 0: default, 1: batch */
     int comm;                      /* 0: auto, 1: nccl, 2: staged */
     double collective_timeout_s;   /* 0: the worker decides */

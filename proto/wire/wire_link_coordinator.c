@@ -42,6 +42,7 @@ static void pack_assign(const struct wire_assign *from, Kvasir__V1__Assign *to)
     to->dummy_weights = from->dummy_weights;
     to->weights_seed = from->weights_seed;
     to->gpu_memory_utilization = from->gpu_memory_utilization;
+    to->quantization = (Kvasir__V1__Assign__Quantization)from->quantization;
     to->determinism = (Kvasir__V1__Assign__Determinism)from->determinism;
     to->comm = (Kvasir__V1__Assign__Comm)from->comm;
     to->collective_timeout_s = from->collective_timeout_s;
@@ -143,6 +144,7 @@ static status_t unpack_assign(struct arena *arena, const Kvasir__V1__Assign *fro
         .dummy_weights = from->dummy_weights != 0,
         .weights_seed = from->weights_seed,
         .gpu_memory_utilization = from->gpu_memory_utilization,
+        .quantization = (int)from->quantization,
         .determinism = (int)from->determinism,
         .comm = (int)from->comm,
         .collective_timeout_s = from->collective_timeout_s,

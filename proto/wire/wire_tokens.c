@@ -123,6 +123,7 @@ status_t wire_model_info_pack(const struct wire_model_info *m, struct bytes *out
     info.eos_token_ids = wire_pack_ids(m->eos_token_ids.ids);
     info.has_chat_template = m->has_chat_template;
     info.parameters = m->parameters;
+    info.quantization = wire_pack_text(m->quantization);
     return wire_pack_finish(&p, &info.base, out);
 }
 
@@ -146,6 +147,7 @@ status_t wire_model_info_unpack(const uint8_t *data, size_t size, struct arena *
         .eos_token_ids = wire_unpack_token_ids(from->eos_token_ids, from->n_eos_token_ids),
         .has_chat_template = from->has_chat_template,
         .parameters = from->parameters,
+        .quantization = from->quantization,
     };
     return status_ok();
 }

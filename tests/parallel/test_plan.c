@@ -5,6 +5,8 @@
 
 #include "tests/parallel/models.h"
 
+static const struct weight_formats float32 = {.dtype = DTYPE_F32};
+
 // ---- the definition, computed another way ----
 
 /*
@@ -263,7 +265,7 @@ static void check_weight_bytes(const struct plan *plan, const struct model_spec 
     int64_t sum = 0;
     int64_t copies = 0; // of k_proj and v_proj rows
     for (int32_t r = 0; r < plan->tp; r++) {
-        sum += plan_weight_bytes(plan, spec, r, DTYPE_F32);
+        sum += plan_weight_bytes(plan, spec, r, &float32);
         for (int32_t i = 0; i < plan->n_layers; i++) {
             if (plan->layers[i].class_index < 0) {
                 continue;
@@ -414,7 +416,7 @@ static void test_plan_deci_7b(void **state)
         plan_destroy(&copies);
     }
     struct plan one = models_plan(&spec, 1, PLAN_AUTO);
-    assert_int_equal(plan_weight_bytes(&one, &spec, 0, DTYPE_F32), 4 * 7043551232);
+    assert_int_equal(plan_weight_bytes(&one, &spec, 0, &float32), 4 * 7043551232);
     plan_destroy(&one);
     spec_destroy(&spec);
 }

@@ -575,6 +575,7 @@ static void model_info_fill(struct arena *arena, union wire_any *any)
         .eos_token_ids = random_ids(arena),
         .has_chat_template = random_bool(),
         .parameters = random_u64(),
+        .quantization = random_text(arena),
     };
 }
 
@@ -593,6 +594,7 @@ static void model_info_assert_equal(const union wire_any *got_any, const union w
     assert_ids_equal(got->eos_token_ids, want->eos_token_ids);
     assert_int_equal(got->has_chat_template, want->has_chat_template);
     assert_true(got->parameters == want->parameters);
+    assert_text_equal(got->quantization, want->quantization);
 }
 
 static status_t model_info_pack(const union wire_any *m, struct bytes *out)

@@ -186,6 +186,7 @@ static void fill_assign(struct arena *arena, struct wire_assign *m)
     m->model_dir = random_text(arena);
     m->dtype = (int)test_random_below(3);
     m->kv_dtype = (int)test_random_below(4);
+    m->quantization = (int)test_random_below(3);
     m->max_model_len = random_u32();
     m->max_num_seqs = random_u32();
     m->max_num_batched_tokens = random_u32();
@@ -212,6 +213,7 @@ static void assert_assign_equal(const struct wire_assign *got, const struct wire
     assert_text_equal(got->model_dir, want->model_dir);
     assert_int_equal(got->dtype, want->dtype);
     assert_int_equal(got->kv_dtype, want->kv_dtype);
+    assert_int_equal(got->quantization, want->quantization);
     assert_int_equal(got->max_model_len, want->max_model_len);
     assert_int_equal(got->max_num_seqs, want->max_num_seqs);
     assert_int_equal(got->max_num_batched_tokens, want->max_num_batched_tokens);

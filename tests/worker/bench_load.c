@@ -255,7 +255,7 @@ static void time_load(struct bench *b, struct weight_source *source, const char 
     const struct weights_request request = {.backend = backend_cpu(),
                                             .spec = &b->spec,
                                             .plan = &b->plan,
-                                            .dtype = DTYPE_BF16,
+                                            .formats = {.dtype = DTYPE_BF16},
                                             .checkpoint_dtype = DTYPE_BF16};
     const struct weight_loader_parts parts = {.source = source,
                                               .comm = group_comm(b->group),

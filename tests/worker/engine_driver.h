@@ -37,6 +37,7 @@ struct driver_seq {
 struct driver_options {
     int placement;
     int dtype, kv_dtype;
+    int quantization; /* enum quantization */
     int32_t max_rows;
     int32_t max_steps; /* under way at once; 0: 1 */
     bool

@@ -61,7 +61,7 @@ static void open_all(struct loaded *l, struct group *group)
         .spec = &l->spec,
         .plan = &l->plan,
         .rank = group_rank(group),
-        .dtype = DTYPE_BF16,
+        .formats = {.dtype = DTYPE_BF16},
         .checkpoint_dtype = DTYPE_F32,
     };
     assert_status_ok(weights_alloc(&weights, &l->weights));
@@ -108,9 +108,68 @@ static void test_weights_load_ends_on_every_rank_when_a_read_fails(void **state)
     close_all(&l);
 }
 
+// ---- int8 ----
+
+/* Sizes that fill panels of 16 outputs and words of 4 inputs, so that nothing is padded. */
+static const struct test_model_shape even_shape = {
+    .n_hidden = 64,
+    .n_heads = 6,
+    .head_dim = 16,
+    .n_vocab = 96,
+    .n_layers = 3,
+    .kv_heads = {6, 3, 1},
+    .n_ff = {384, 192, 192},
+    .max_positions = 64,
+    .dtype = DTYPE_F32,
+    .seed = 10,
+};
+
+/* The plan counts what is allocated, but for the head of each matrix. */
+static void test_weights_bytes_are_the_plans(void **state)
+{
+    struct group *group = engine_driver_group(state);
+    char dir[TEST_PATH_BYTES];
+    struct test_model model;
+    struct model_spec spec;
+    struct plan plan;
+    struct backend_stream *stream = NULL;
+    engine_driver_dir(group, dir);
+    model_writer_make(&even_shape, &model);
+    model_writer_spec(&model, dir, &spec);
+    const struct plan_request request = {.tp = group_size(group), .pp = 1, .placement = PLAN_SHARE};
+    assert_status_ok(plan_make(&spec, &request, &plan));
+    const struct stream_options options = {.n_threads = 1};
+    assert_status_ok(backend_cpu()->stream_new(&options, &stream));
+    const size_t head = backend_cpu()->matrix_bytes(MATRIX_F32, 16, 1) - (size_t)16 * 4;
+    for (int quantization = QUANTIZATION_NONE; quantization <= QUANTIZATION_W8A8; quantization++) {
+        const struct weights_request wanted = {
+            .backend = backend_cpu(),
+            .stream = stream,
+            .spec = &spec,
+            .plan = &plan,
+            .rank = group_rank(group),
+            .formats = {.dtype = DTYPE_BF16, .quantization = quantization},
+            .checkpoint_dtype = DTYPE_F32,
+        };
+        struct weights weights;
+        struct matmul_use uses[3 * WEIGHTS_MATRICES_OF_LAYER + 1];
+        assert_status_ok(weights_alloc(&wanted, &weights));
+        const size_t n = (size_t)weights_uses(&weights, uses);
+        const int64_t planned = plan_weight_bytes(&plan, &spec, group_rank(group), &wanted.formats);
+        assert_int_equal(weights.bytes - n * head, planned);
+        weights_free(&weights);
+    }
+    backend_cpu()->stream_free(stream);
+    plan_destroy(&plan);
+    spec_destroy(&spec);
+    model_writer_free(&model);
+    engine_driver_dir_end(group, dir);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_weights_bytes_are_the_plans),
         cmocka_unit_test(test_weights_load_ends_on_every_rank_when_a_read_fails),
     };
     return engine_driver_main(tests, sizeof tests / sizeof tests[0]);

@@ -102,7 +102,7 @@ static __global__ void bytes(const uint32_t *in, uint32_t *out)
 
 extern "C" void probe_bytes(cudaStream_t stream, const uint32_t in[4], uint32_t out[2])
 {
-    KVASIR_LAUNCH(bytes, 1, 1, 0, stream, in, out);
+    KVASIR_LAUNCH(bytes, 1, KVASIR_WARP, 0, stream, in, out);
 }
 
 static __global__ void load_matrices(const uint16_t *in, uint32_t *out, int transposed)
