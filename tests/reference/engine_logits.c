@@ -1,13 +1,12 @@
 /*
  * engine_logits.c - greedy decoding by the engine alone, with every step's logits written to a file
  *
- * usage: mpirun -n T engine_logits [--dummy] MODEL DEVICE PLACEMENT DTYPE N_PROMPT N_GENERATE CHUNK OUT ID...
+ * usage: mpirun -n T engine_logits [--dummy] MODEL DEVICE PLACEMENT DTYPE[+QUANTIZATION][/int8] N_PROMPT N_GENERATE CHUNK OUT ID...
  *
  * For comparisons with other programs: no scheduler, no gRPC. The first N_PROMPT ids are the prompt, and go in chunks of
  * CHUNK; those after it, where there are any, take the place of the engine's choices. Writes float32
  * [N_GENERATE, n_vocab] to OUT and prints the chosen ids. DTYPE is that of weights and cache; float32/int8 has a cache of
- * int8. --dummy: weights are made up, and MODEL needs no more than a
- * config.json.
+ * int8. --dummy: weights are made up, and MODEL needs no more than a config.json.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -29,42 +28,49 @@ struct run {
     int load;      /* enum engine_load */
 };
 
-/* "float32", "bfloat16/int8", ... */
-static status_t parse_dtypes(const char *text, int *dtype_out, int *kv_dtype_out)
+/* "bfloat16", "bfloat16+int8", "float32/int8", "bfloat16+w8a8/int8": weights, how they are quantised, cache. */
+static status_t parse_formats(const char *text, struct engine_options *options)
 {
-    char of_weights[16] = "";
-    const char *const slash = strchr(text, '/');
-    if (slash == NULL) {
-        TRY(dtype_parse(text, dtype_out));
-        *kv_dtype_out = *dtype_out;
-        return status_ok();
-    }
-    if (strcmp(slash, "/int8") != 0 || (size_t)(slash - text) >= sizeof of_weights) {
+    char name[64];
+    (void)snprintf(name, sizeof name, "%s", text);
+    char *const slash = strchr(name, '/');
+    if (slash != NULL && strcmp(slash, "/int8") != 0) {
         return status_errorf(STATUS_INVALID_ARGUMENT, "a cache of '%s' is none of /int8", slash);
     }
-    memcpy(of_weights, text, (size_t)(slash - text));
-    *kv_dtype_out = DTYPE_I8;
-    return dtype_parse(of_weights, dtype_out);
+    if (slash != NULL) {
+        *slash = '\0';
+    }
+    char *const plus = strchr(name, '+');
+    options->quantization = QUANTIZATION_NONE;
+    for (int i = QUANTIZATION_INT8; plus != NULL && i <= QUANTIZATION_W8A8; i++) {
+        options->quantization =
+            strcmp(plus + 1, quantization_name(i)) == 0 ? i : options->quantization;
+    }
+    if (plus != NULL && options->quantization == QUANTIZATION_NONE) {
+        return status_errorf(STATUS_INVALID_ARGUMENT, "quantization '%s'", plus + 1);
+    }
+    if (plus != NULL) {
+        *plus = '\0';
+    }
+    TRY(dtype_parse(name, &options->dtype));
+    options->kv_dtype = slash != NULL ? DTYPE_I8 : options->dtype;
+    return status_ok();
 }
 
 static status_t open_run(struct run *r, char **argv)
 {
     const int placement = strcmp(argv[3], "share") == 0 ? PLAN_SHARE : PLAN_REPLICATE;
     const struct backend *backend;
-    int dtype, kv_dtype;
     TRY(engine_backend(argv[2], &backend));
-    TRY(parse_dtypes(argv[4], &dtype, &kv_dtype));
     TRY(spec_load(argv[1], &r->spec));
     const struct plan_request request = {
         .tp = group_size(r->group), .pp = 1, .placement = placement};
     TRY(plan_make(&r->spec, &request, &r->plan));
-    const struct engine_options options = {
+    struct engine_options options = {
         .model_dir = argv[1],
         .load = r->load,
         .weights_seed = 1,
         .backend = backend,
-        .dtype = dtype,
-        .kv_dtype = kv_dtype,
         .device_memory_share = 0.9,
         .tune = true,
         .max_num_seqs = 1,
@@ -73,6 +79,7 @@ static status_t open_run(struct run *r, char **argv)
         .threads = 1,
         .log = {.fd = 2, .level = LOG_WARN, .rank = group_rank(r->group), .module = "engine"},
     };
+    TRY(parse_formats(argv[4], &options));
     TRY(engine_new(r->group, &r->spec, &r->plan, &options, &r->engine));
     r->logits = calloc((size_t)r->spec.n_vocab, sizeof *r->logits);
     return r->logits == NULL ? status_errorf(STATUS_RESOURCE_EXHAUSTED, "no memory for logits")
@@ -154,7 +161,7 @@ int main(int argc, char **argv)
     if (argc < 10 || atoi(argv[5]) < 1 || atoi(argv[5]) > argc - 9) {
         fprintf(
             stderr,
-            "usage: engine_logits [--dummy] MODEL DEVICE PLACEMENT DTYPE N_PROMPT N_GENERATE CHUNK OUT "
+            "usage: engine_logits [--dummy] MODEL DEVICE PLACEMENT DTYPE[+QUANTIZATION][/int8] N_PROMPT N_GENERATE CHUNK OUT "
             "ID...\n");
         return 64;
     }

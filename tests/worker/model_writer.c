@@ -478,3 +478,38 @@ void model_writer_spec(const struct test_model *model, const char *dir, struct m
         spec->layers[i].n_ff = model->shape.n_ff[i];
     }
 }
+
+// ---- int8 ----
+
+/* What int8 with a scale for each row makes of a matrix: rows as a whole, however ranks cut them. */
+static void round_to_int8(float *rows, int32_t n_rows, int32_t n_columns)
+{
+    for (int32_t r = 0; rows != NULL && r < n_rows; r++) {
+        float *const row = rows + (size_t)r * (size_t)n_columns;
+        float largest = 0.0f;
+        for (int32_t k = 0; k < n_columns; k++) {
+            largest = fmaxf(largest, fabsf(row[k]));
+        }
+        for (int32_t k = 0; k < n_columns && largest > 0.0f; k++) {
+            row[k] = nearbyintf(row[k] * (127.0f / largest)) * (largest / 127.0f);
+        }
+    }
+}
+
+void model_writer_round(struct test_model *model)
+{
+    const struct test_model_shape *s = &model->shape;
+    for (int32_t i = 0; i < s->n_layers; i++) {
+        struct test_layer *layer = &model->layers[i];
+        const int32_t n_q = s->n_heads * s->head_dim, n_kv = s->kv_heads[i] * s->head_dim;
+        round_to_int8(layer->q, n_q, s->n_hidden);
+        round_to_int8(layer->k, n_kv, s->n_hidden);
+        round_to_int8(layer->v, n_kv, s->n_hidden);
+        round_to_int8(layer->o, s->n_hidden, n_q);
+        round_to_int8(layer->gate, s->n_ff[i], s->n_hidden);
+        round_to_int8(layer->up, s->n_ff[i], s->n_hidden);
+        round_to_int8(layer->down, s->n_hidden, s->n_ff[i]);
+        round_to_int8(layer->linear_attention, s->n_hidden, s->n_hidden);
+        round_to_int8(layer->linear_ffn, s->n_hidden, s->n_hidden);
+    }
+}

@@ -52,6 +52,9 @@ struct test_model {
 void model_writer_make(const struct test_model_shape *shape, struct test_model *model);
 void model_writer_free(struct test_model *model);
 
+/* The layers' matrices become what int8 with a scale for each row holds of them; head, embedding and norms stay. */
+void model_writer_round(struct test_model *model);
+
 /* How the file differs from the model; zeroed: not at all. */
 struct model_writer_flaws {
     const char *leave_out;   /* name of a tensor that is not written */

@@ -58,8 +58,22 @@ static int comm_choice; /* enum comm_choice: main's */
 
 enum { N_SHAPES = sizeof shapes / sizeof shapes[0], N_SEQS = 4, MAX_TOKENS = 40 };
 
-/* Of the largest logit: activations, weights and cache are rounded to bfloat16 some ten times a layer. */
-static const double tolerance = 0.03, mean_tolerance = 0.02;
+/* Of the largest logit: activations, weights and cache are rounded to bfloat16 some ten times a layer. With rows rounded to int8
+ * the error is theirs. */
+static const double tolerances[] = {
+    [QUANTIZATION_NONE] = 0.03,
+    [QUANTIZATION_INT8] = 0.05,
+    [QUANTIZATION_W8A8] = 0.15,
+};
+static const double mean_tolerance = 0.02;
+
+/* What differs between the runs of a shape. */
+struct formats {
+    int kv_dtype, quantization, determinism;
+};
+
+static const struct formats plain = {DTYPE_BF16, QUANTIZATION_NONE, ENGINE_DETERMINISM_DEFAULT};
+static const struct formats int8_cache = {DTYPE_I8, QUANTIZATION_NONE, ENGINE_DETERMINISM_DEFAULT};
 
 /* Sequences in lane order, with the reference's logits. */
 struct batch {
@@ -80,7 +94,7 @@ static void batch_make(struct batch *batch, const struct engine_driver *driver,
     // another one: single logits were 0.11 away, all of them 0.009 in the mean square.
     batch->squares = 0.0;
     batch->n_values = 0;
-    batch->tolerance = kv_dtype == DTYPE_I8 ? 5 * tolerance : tolerance;
+    batch->tolerance = (kv_dtype == DTYPE_I8 ? 5 : 1) * tolerances[QUANTIZATION_NONE];
     for (int32_t i = 0; i < N_SEQS; i++) {
         for (int32_t t = 0; t < lengths[i]; t++) {
             batch->tokens[i][t] = (t * t * 7 + t * 3 + i * 11 + 5) % n_vocab;
@@ -114,14 +128,14 @@ static void check_row(struct batch *batch, int32_t index, int32_t token, int32_t
     const double *const want = batch->want[index];
     const size_t at = (size_t)token * (size_t)n_vocab;
     double largest = 0.0;
-    for (int32_t i = 0; i < n_vocab; i++) {
-        largest = fmax(largest, fabs(want[at + (size_t)i]));
+    for (int32_t v = 0; v < n_vocab; v++) {
+        largest = fmax(largest, fabs(want[at + (size_t)v]));
     }
-    for (int32_t i = 0; i < n_vocab; i++) {
-        const double error = ((double)seq->logits[at + (size_t)i] - want[at + (size_t)i]) / largest;
+    for (int32_t v = 0; v < n_vocab; v++) {
+        const double error = ((double)seq->logits[at + (size_t)v] - want[at + (size_t)v]) / largest;
         batch->squares += error * error;
         batch->n_values++;
-        assert_close(seq->logits[at + (size_t)i], want[at + (size_t)i], batch->tolerance * largest,
+        assert_close(seq->logits[at + (size_t)v], want[at + (size_t)v], batch->tolerance * largest,
                      0.0);
     }
 }
@@ -179,8 +193,8 @@ static void check_alone(struct engine_driver *driver, struct batch *batch)
 
 typedef void check_fn(struct engine_driver *driver, struct batch *batch);
 
-static void check_shape(struct group *group, const struct test_model_shape *shape, int kv_dtype,
-                        check_fn *check, int determinism)
+static void check_shape(struct group *group, const struct test_model_shape *shape, check_fn *check,
+                        const struct formats *formats)
 {
     char dir[TEST_PATH_BYTES];
     struct test_model model;
@@ -192,19 +206,26 @@ static void check_shape(struct group *group, const struct test_model_shape *shap
         model_writer_write(&model, dir, NULL);
     }
     assert_status_ok(group_agree(group, status_ok())); // written
+    if (formats->quantization != QUANTIZATION_NONE) {
+        model_writer_round(&model);
+    }
     const struct driver_options options = {.placement = PLAN_REPLICATE,
                                            .dtype = DTYPE_BF16,
-                                           .kv_dtype = kv_dtype,
+                                           .kv_dtype = formats->kv_dtype,
+                                           .quantization = formats->quantization,
                                            // Batches for check_alone are not cut.
                                            .max_rows = check == check_alone ? 64 : 48,
-                                           .determinism = determinism,
+                                           .determinism = formats->determinism,
                                            .comm_choice = comm_choice,
                                            .all_logits = true,
                                            .backend = kvasir_cuda_backend(BACKEND_ABI)};
     engine_driver_open(&driver, group, &model, dir, &options);
-    batch_make(&batch, &driver, &model, kv_dtype);
+    batch_make(&batch, &driver, &model, formats->kv_dtype);
+    if (formats->quantization != QUANTIZATION_NONE) {
+        batch.tolerance = tolerances[formats->quantization];
+    }
     check(&driver, &batch);
-    if (group_rank(group) == 0) {
+    if (group_rank(group) == 0 && formats->quantization == QUANTIZATION_NONE) {
         assert_true(sqrt(batch.squares / batch.n_values) <= mean_tolerance);
     }
     batch_free(&batch);
@@ -217,8 +238,8 @@ static void test_engine_cuda_matches_float64(void **state)
 {
     struct group *group = engine_driver_group(state);
     for (int32_t i = 0; i < N_SHAPES; i++) {
-        check_shape(group, &shapes[i], DTYPE_BF16, check_chunks, ENGINE_DETERMINISM_DEFAULT);
-        check_shape(group, &shapes[i], DTYPE_I8, check_chunks, ENGINE_DETERMINISM_DEFAULT);
+        check_shape(group, &shapes[i], check_chunks, &plain);
+        check_shape(group, &shapes[i], check_chunks, &int8_cache);
     }
 }
 
@@ -226,17 +247,26 @@ static void test_engine_cuda_records_steps_of_one_token(void **state)
 {
     struct group *group = engine_driver_group(state);
     for (int32_t i = 0; i < N_SHAPES; i++) {
-        check_shape(group, &shapes[i], DTYPE_BF16, check_tokens, ENGINE_DETERMINISM_DEFAULT);
+        check_shape(group, &shapes[i], check_tokens, &plain);
         if (group_size(group) == 1) { // the CPU's time is short, and each rank does the same
-            check_shape(group, &shapes[i], DTYPE_I8, check_tokens, ENGINE_DETERMINISM_DEFAULT);
+            check_shape(group, &shapes[i], check_tokens, &int8_cache);
         }
     }
 }
 
 static void test_engine_cuda_batch_determinism(void **state)
 {
-    check_shape(engine_driver_group(state), &shapes[0], DTYPE_BF16, check_alone,
-                ENGINE_DETERMINISM_BATCH);
+    const struct formats formats = {DTYPE_BF16, QUANTIZATION_NONE, ENGINE_DETERMINISM_BATCH};
+    check_shape(engine_driver_group(state), &shapes[0], check_alone, &formats);
+}
+
+static void test_engine_cuda_takes_int8_weights(void **state)
+{
+    struct group *group = engine_driver_group(state);
+    const struct formats int8 = {DTYPE_BF16, QUANTIZATION_INT8, ENGINE_DETERMINISM_DEFAULT};
+    const struct formats w8a8 = {DTYPE_BF16, QUANTIZATION_W8A8, ENGINE_DETERMINISM_DEFAULT};
+    check_shape(group, &shapes[0], check_chunks, &int8);
+    check_shape(group, &shapes[0], check_tokens, &w8a8);
 }
 
 int main(int argc, char **argv)
@@ -245,6 +275,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_engine_cuda_batch_determinism),
         cmocka_unit_test(test_engine_cuda_matches_float64),
         cmocka_unit_test(test_engine_cuda_records_steps_of_one_token),
+        cmocka_unit_test(test_engine_cuda_takes_int8_weights),
     };
     comm_choice = argc > 1 && strcmp(argv[1], "nccl") == 0 ? COMM_NCCL : COMM_AUTO;
     return engine_driver_main(tests, sizeof tests / sizeof tests[0]);

@@ -103,7 +103,8 @@ static void run(struct group *group, const struct test_model *model, const char 
 }
 
 /* The prompt's last row differs from seed to seed, and is the same from both sources. */
-static void check_made_up(struct group *group, const struct test_model_shape *of, int dtype)
+static void check_made_up(struct group *group, const struct test_model_shape *of, int dtype,
+                          int quantization)
 {
     char dir[TEST_PATH_BYTES];
     engine_driver_dir(group, dir);
@@ -116,6 +117,7 @@ static void check_made_up(struct group *group, const struct test_model_shape *of
     struct driver_options options = {.placement = PLAN_SHARE,
                                      .dtype = dtype,
                                      .kv_dtype = DTYPE_F32,
+                                     .quantization = quantization,
                                      .max_rows = 64,
                                      .load = ENGINE_LOAD_DUMMY,
                                      .weights_seed = 5};
@@ -163,9 +165,11 @@ static void check_made_up(struct group *group, const struct test_model_shape *of
 static void test_load_dummy_is_the_checkpoint_that_holds_its_values(void **state)
 {
     struct group *group = engine_driver_group(state);
-    check_made_up(group, &shape, DTYPE_F32);
-    check_made_up(group, &shape, DTYPE_BF16);
-    check_made_up(group, &stablelm, DTYPE_F32);
+    check_made_up(group, &shape, DTYPE_F32, QUANTIZATION_NONE);
+    check_made_up(group, &shape, DTYPE_BF16, QUANTIZATION_NONE);
+    check_made_up(group, &shape, DTYPE_BF16, QUANTIZATION_INT8);
+    check_made_up(group, &shape, DTYPE_F32, QUANTIZATION_W8A8);
+    check_made_up(group, &stablelm, DTYPE_F32, QUANTIZATION_NONE);
 }
 
 // ---- values that are no numbers ----
