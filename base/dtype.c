@@ -96,12 +96,12 @@ int dtype_resolve(int wanted, int fallback)
 
 // ---- quantised weights ----
 
-int matrix_format_dtype(int format)
+int dtype_of_format(int format)
 {
     return format == MATRIX_W8A8 ? DTYPE_I8 : format;
 }
 
-const char *quantization_name(int quantization)
+const char *dtype_quantization_name(int quantization)
 {
     static const char *const names[] = {
         [QUANTIZATION_NONE] = "none",

@@ -47,14 +47,14 @@ enum matrix_format {
     MATRIX_W8A8 = 16,
 };
 
-int matrix_format_dtype(int format); /* of the values */
+int dtype_of_format(int format); /* of the values */
 
 /* What --quantization may say, in the order of the enum. */
 enum quantization { QUANTIZATION_NONE, QUANTIZATION_INT8, QUANTIZATION_W8A8 };
 
 #define QUANTIZATION_CHOICES "none|int8|w8a8"
 
-const char *quantization_name(int quantization); /* "none", "int8", "w8a8" */
+const char *dtype_quantization_name(int quantization); /* "none", "int8", "w8a8" */
 
 #ifdef __cplusplus
 }

@@ -139,7 +139,7 @@ static status_t pack_info_response(struct model *model)
         .eos_token_ids = {.ids = (const uint32_t *)spec->eos_ids, .n = (size_t)spec->n_eos},
         .has_chat_template = model->chat.kind != CHAT_TEMPLATE_NONE,
         .parameters = (uint64_t)spec_parameters(spec),
-        .quantization = quantization_name(model->quantization),
+        .quantization = dtype_quantization_name(model->quantization),
     };
     const status_t s = wire_model_info_pack(&info, &model->info_response);
     free(kv_heads);

@@ -78,7 +78,7 @@ struct embedding_args {
  */
 struct matmul_args {
     const struct matrix *weight;
-    void *scratch; /* MATRIX_W8A8: int8_rows_bytes(n_rows, n_in), aligned to 16; else not looked at */
+    void *scratch; /* MATRIX_W8A8: int8_rows_bytes(n_rows, n_in), on 16 bytes; else not used */
     const void *x; /* [n_rows, n_in], activation, ld_x */
     int64_t ld_x;
     void *out; /* [n_rows, n_out], out_dtype, ld_out */

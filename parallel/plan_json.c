@@ -102,7 +102,7 @@ static json_t *plan_json(const struct plan_print_args *a)
                      "kv_bytes_per_token", (json_int_t)once, "kv_bytes_per_token_stored",
                      (json_int_t)((double)once * replication + 0.5), "kv_replication_factor",
                      replication, "weight_dtype", dtype_name(a->dtype), "quantization",
-                     quantization_name(a->quantization), "kv_dtype", dtype_name(a->kv_dtype),
+                     dtype_quantization_name(a->quantization), "kv_dtype", dtype_name(a->kv_dtype),
                      "lanes", plan->n_lanes, "ranks", ranks, "layers", layers);
 }
 

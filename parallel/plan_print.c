@@ -26,7 +26,7 @@ static status_t summary(const struct plan_print_args *a, struct bytes *out)
                      plan->pp, plan->n_lanes, plan->n_lanes == 1 ? "lane" : "lanes"));
     if (a->quantization != QUANTIZATION_NONE) {
         TRY(bytes_printf(out, "weights    %s in the layers, %s elsewhere\n",
-                         quantization_name(a->quantization), dtype_name(a->dtype)));
+                         dtype_quantization_name(a->quantization), dtype_name(a->dtype)));
     }
     return bytes_printf(out,
                         "KV cache   %.0f bytes a token, stored %.3f times = %.0f over all ranks\n",

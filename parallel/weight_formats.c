@@ -14,7 +14,7 @@ int weight_formats_of(const struct weight_formats *formats, int32_t layer, enum 
 
 int64_t weight_formats_bytes(int format, int64_t n_out, int64_t n_in)
 {
-    const int dtype = matrix_format_dtype(format);
+    const int dtype = dtype_of_format(format);
     const int64_t scales = dtype == DTYPE_I8 && n_in > 0 ? n_out * (int64_t)sizeof(float) : 0;
     return n_out * n_in * (int64_t)dtype_bytes(dtype) + scales;
 }

@@ -233,7 +233,7 @@ static plan_interval_t columns_of(const struct column_job *job, int32_t rank)
 
 static bool is_rounded(const struct column_job *job)
 {
-    return matrix_format_dtype(job->columns.format) == DTYPE_I8;
+    return dtype_of_format(job->columns.format) == DTYPE_I8;
 }
 
 static size_t largest_bytes(plan_interval_t rows)

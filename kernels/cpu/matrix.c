@@ -39,7 +39,7 @@ static size_t scale_bytes(int dtype, int32_t n_out)
 
 size_t cpu_matrix_bytes(int format, int32_t n_out, int32_t n_in)
 {
-    const int dtype = matrix_format_dtype(format);
+    const int dtype = dtype_of_format(format);
     return sizeof(struct matrix) + data_bytes(dtype, n_out, n_in) + scale_bytes(dtype, n_out);
 }
 
@@ -64,7 +64,7 @@ status_t cpu_matrix_new(int format, int32_t n_out, int32_t n_in, struct matrix *
     if (matrix == NULL) {
         return status_errorf(STATUS_RESOURCE_EXHAUSTED, "out of memory for a matrix");
     }
-    const int dtype = matrix_format_dtype(format);
+    const int dtype = dtype_of_format(format);
     const size_t n_scale_bytes = scale_bytes(dtype, n_out);
     matrix->dtype = dtype;
     matrix->format = format;

@@ -31,7 +31,7 @@ static size_t scale_bytes(int dtype, int32_t n_out)
 
 size_t cuda_matrix_bytes(int format, int32_t n_out, int32_t n_in)
 {
-    const int dtype = matrix_format_dtype(format);
+    const int dtype = dtype_of_format(format);
     return data_bytes(dtype, n_out, n_in) + scale_bytes(dtype, n_out);
 }
 
@@ -55,7 +55,7 @@ status_t cuda_matrix_new(struct backend_stream *stream, int format, int32_t n_ou
     if (matrix == NULL) {
         return status_errorf(STATUS_RESOURCE_EXHAUSTED, "out of memory for a matrix");
     }
-    const int dtype = matrix_format_dtype(format);
+    const int dtype = dtype_of_format(format);
     *matrix = (struct matrix){.stream = stream,
                               .dtype = dtype,
                               .format = format,

@@ -170,6 +170,24 @@ class TestLayouts(unittest.TestCase):
         with unittest.mock.patch.dict(os.environ, KVASIR_STEPS_AHEAD="0"):
             self.check("-tp", "1", bits=True)
 
+    def test_quantized(self):
+        """int8: the same weights, and so the same tokens, on any ranks; not the plain model's numbers. w8a8 serves too."""
+        got = {}
+        for quantization, ranks in (("int8", "1"), ("int8", "3"), ("w8a8", "2")):
+            with Server("-tp", ranks, "--quantization", quantization) as server:
+                info = server.inference.GetModelInfo(inference_pb2.GetModelInfoRequest())
+                self.assertEqual(info.quantization, quantization)
+                served = json.loads(server.cluster.GetPlan(cluster_pb2.GetPlanRequest()).json)
+                self.assertEqual(served["quantization"], quantization)
+                got[quantization, ranks] = [greedy(server, p) for p in PROMPTS]
+        for one, three, want in zip(got["int8", "1"], got["int8", "3"], self.want):
+            self.assertEqual(one.ids, three.ids)
+            self.assertNotEqual(one.logprobs, want.logprobs)
+            for a, b in zip(one.logprobs, want.logprobs):
+                if one.ids == want.ids:
+                    self.assertAlmostEqual(a, b, delta=0.5)
+        self.assertTrue(all(len(r.ids) > 0 for r in got["w8a8", "2"]))
+
     def test_preemption(self):
         """Four at once preempt each other and still say the same."""
         with Server("-tp", "1", "--max-model-len", "128", "--kv-cache-memory", self.SCARCE, "--max-num-seqs", "4",

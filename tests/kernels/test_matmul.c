@@ -137,18 +137,24 @@ static const int formats[] = {MATRIX_F32, MATRIX_BF16, MATRIX_I8, MATRIX_W8A8};
 
 enum { N_FORMATS = sizeof formats / sizeof formats[0] };
 
+/* Every format, and every number of rows. */
+static void check_size(struct backend_stream *stream, int32_t n_out, int32_t n_in)
+{
+    static const int32_t rows[] = {0, 1, 2, 3, 4, 5, 7, 8, 33};
+    for (size_t r = 0; r < sizeof rows / sizeof rows[0]; r++) {
+        for (int f = 0; f < N_FORMATS; f++) {
+            check_shape(stream, (struct shape){n_out, n_in, formats[f]}, rows[r]);
+        }
+    }
+}
+
 static void check_odd_shapes(struct backend_stream *stream)
 {
     static const int32_t outs[] = {1, 15, 16, 17, 50, 64, 143};
     static const int32_t ins[] = {1, 2, 37, 64};
-    static const int32_t rows[] = {0, 1, 2, 3, 4, 5, 7, 8, 33};
     for (size_t o = 0; o < sizeof outs / sizeof outs[0]; o++) {
         for (size_t i = 0; i < sizeof ins / sizeof ins[0]; i++) {
-            for (size_t r = 0; r < sizeof rows / sizeof rows[0]; r++) {
-                for (int f = 0; f < N_FORMATS; f++) {
-                    check_shape(stream, (struct shape){outs[o], ins[i], formats[f]}, rows[r]);
-                }
-            }
+            check_size(stream, outs[o], ins[i]);
         }
     }
 }

@@ -44,7 +44,7 @@ static status_t parse_formats(const char *text, struct engine_options *options)
     options->quantization = QUANTIZATION_NONE;
     for (int i = QUANTIZATION_INT8; plus != NULL && i <= QUANTIZATION_W8A8; i++) {
         options->quantization =
-            strcmp(plus + 1, quantization_name(i)) == 0 ? i : options->quantization;
+            strcmp(plus + 1, dtype_quantization_name(i)) == 0 ? i : options->quantization;
     }
     if (plus != NULL && options->quantization == QUANTIZATION_NONE) {
         return status_errorf(STATUS_INVALID_ARGUMENT, "quantization '%s'", plus + 1);
