@@ -92,14 +92,14 @@ ALWAYS_INLINE void load_bf16(const uint32_t *w_k, size_t panel_words, int panels
 }
 
 /* Of words of four k, byte `which`. */
-ALWAYS_INLINE void load_i8(const uint32_t *w_k, size_t panel_words, int panels, int which,
-                           vf w[MAX_TILE_VECS])
+ALWAYS_INLINE void load_words_i8(const uint32_t *w_k, size_t panel_words, int panels, int which,
+                                 vf w[MAX_TILE_VECS])
 {
     UNROLL
     for (int v = 0; v < panels * PANEL_VECS; v++) {
         const size_t panel = (size_t)(v / PANEL_VECS);
-        w[v] =
-            vf_load_i8(w_k + panel * panel_words + (ptrdiff_t)(v % PANEL_VECS) * VEC_LANES, which);
+        w[v] = vf_unpack_i8(w_k + panel * panel_words + (ptrdiff_t)(v % PANEL_VECS) * VEC_LANES,
+                            which);
     }
 }
 
@@ -154,13 +154,13 @@ ALWAYS_INLINE void tile_i8(const struct cpu_tile *t, int rows, int panels)
         UNROLL
         for (int i = 0; i < 4; i++) {
             vf w[MAX_TILE_VECS];
-            load_i8(w_k, panel_words, panels, i, w);
+            load_words_i8(w_k, panel_words, panels, i, w);
             tile_step(x + i, ld_x, rows, panels * PANEL_VECS, w, acc);
         }
     }
     for (int i = 0; i < (t->n_k & 3); i++) {
         vf w[MAX_TILE_VECS];
-        load_i8(w_k, panel_words, panels, i, w);
+        load_words_i8(w_k, panel_words, panels, i, w);
         tile_step(x + i, ld_x, rows, panels * PANEL_VECS, w, acc);
     }
     tile_end(t, rows, panels, acc);
@@ -173,7 +173,7 @@ static inline void unpack_i8(const uint32_t *w, int32_t n_words, float *out)
             UNROLL
             for (int v = 0; v < PANEL_VECS; v++) {
                 const ptrdiff_t at = (ptrdiff_t)v * VEC_LANES;
-                vf_store(out + at, vf_load_i8(w + at, i));
+                vf_store(out + at, vf_unpack_i8(w + at, i));
             }
         }
     }

@@ -182,7 +182,7 @@ static inline vf vf_load_bf16(const uint16_t *p)
 }
 
 /* VEC_LANES words of four int8: lane i is byte `which` of word i. */
-static inline vf vf_load_i8(const uint32_t *p, int which)
+static inline vf vf_unpack_i8(const uint32_t *p, int which)
 {
     const __m256i v = _mm256_loadu_si256((const __m256i_u *)p);
     return _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(v, 24 - 8 * which), 24));

@@ -163,7 +163,7 @@ static inline vf vf_load_bf16(const uint16_t *p)
     return _mm512_castsi512_ps(_mm512_slli_epi32(v, 16));
 }
 
-static inline vf vf_load_i8(const uint32_t *p, int which)
+static inline vf vf_unpack_i8(const uint32_t *p, int which)
 {
     const unsigned left = (unsigned)(24 - 8 * which);
     return _mm512_cvtepi32_ps(

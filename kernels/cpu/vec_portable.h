@@ -182,7 +182,7 @@ static inline vf vf_load_bf16(const uint16_t *p)
     return (vf)bits;
 }
 
-static inline vf vf_load_i8(const uint32_t *p, int which)
+static inline vf vf_unpack_i8(const uint32_t *p, int which)
 {
     vec_u32 v;
     memcpy(&v, p, sizeof v);
