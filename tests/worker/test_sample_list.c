@@ -123,7 +123,10 @@ static void check_list(const struct shadow *s, const struct sample_list *list,
             assert_true(have == NULL || (s->request.n_allowed == 0 && changes_nothing(have)));
             continue;
         }
-        assert_non_null(have);
+        if (have == NULL) {
+            fail_msg("id %d is not listed", id);
+            return;
+        }
         assert_int_equal(have->n_generated, want.n_generated);
         assert_int_equal(have->in_prompt, want.in_prompt);
         assert_true(have->bias == want.bias);
