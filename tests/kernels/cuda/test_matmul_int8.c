@@ -338,7 +338,7 @@ static void check_rows(struct backend_stream *stream, int32_t n_in, int32_t x_ga
         x[3 * ld + k] *= 0x1p-90f;
     }
     x[4 * ld + n_in - 1] = NAN;
-    x[5 * ld] = -INFINITY;
+    x[(ptrdiff_t)5 * ld] = -INFINITY;
     struct matrix *matrix = NULL;
     float *w = random_values((size_t)n_in, 1.0);
     assert_status_ok(b->matrix_new(stream, MATRIX_W8A8, 1, n_in, &matrix));
