@@ -18,19 +18,9 @@ static int32_t gcd(int32_t a, int32_t b)
     return a;
 }
 
-static int32_t min_i32(int32_t a, int32_t b)
-{
-    return a < b ? a : b;
-}
-
 static int32_t max_i32(int32_t a, int32_t b)
 {
     return a > b ? a : b;
-}
-
-static int32_t n_tiles(int32_t n)
-{
-    return n / PLAN_TILE + (n % PLAN_TILE != 0);
 }
 
 // ---- memory ----
@@ -40,17 +30,18 @@ static int32_t *make_table(size_t n)
     return calloc(n > 0 ? n : 1, sizeof(int32_t));
 }
 
-bool plan_allocate(struct plan *plan, const struct model_spec *spec, int32_t tp)
+bool plan_allocate(struct plan *plan, const struct model_spec *spec, int32_t tp, int32_t pp)
 {
     plan->tp = tp;
-    plan->pp = 1;
+    plan->pp = pp;
     plan->n_heads = spec->n_heads;
     plan->head_dim = spec->head_dim;
     plan->n_vocab = spec->n_vocab;
     const size_t n_cuts = (size_t)tp + 1;
+    plan->stage_cuts = make_table((size_t)pp + 1);
     plan->vocab_cuts = make_table(n_cuts);
     plan->layers = calloc((size_t)spec->n_layers, sizeof *plan->layers);
-    if (plan->vocab_cuts == NULL || plan->layers == NULL) {
+    if (plan->stage_cuts == NULL || plan->vocab_cuts == NULL || plan->layers == NULL) {
         return false;
     }
     plan->n_layers = spec->n_layers;
@@ -86,6 +77,7 @@ void plan_destroy(struct plan *plan)
         free(plan->classes[i].owned_at);
     }
     free(plan->classes);
+    free(plan->stage_cuts);
     free(plan->vocab_cuts);
     memset(plan, 0, sizeof *plan);
 }
@@ -120,96 +112,36 @@ static status_t check_tp(const struct model_spec *spec, int32_t tp)
     return status_ok();
 }
 
+static status_t check_pp(const struct model_spec *spec, int32_t pp)
+{
+    int32_t n_working = 0;
+    for (int32_t i = 0; i < spec->n_layers; i++) {
+        n_working += plan_layer_works(spec, i);
+    }
+    const int32_t most = n_working > 0 ? n_working : 1;
+    if (pp < 1) {
+        return status_errorf(STATUS_INVALID_ARGUMENT,
+                             "pipeline-parallel-size is %d" STATUS_FIX "use 1 to %d", pp, most);
+    }
+    if (pp > most) {
+        return status_errorf(STATUS_FAILED_PRECONDITION,
+                             "pipeline-parallel-size %d is more than the %d layers of %s that "
+                             "compute something: a stage would have none" STATUS_FIX "use 1 to %d",
+                             pp, n_working, spec->name, most);
+    }
+    return status_ok();
+}
+
 static status_t check_request(const struct model_spec *spec, const struct plan_request *request)
 {
     TRY(check_tp(spec, request->tp));
-    if (request->pp < 1) {
-        return status_errorf(STATUS_INVALID_ARGUMENT,
-                             "pipeline-parallel-size is %d" STATUS_FIX "use 1", request->pp);
-    }
-    if (request->pp > 1) {
-        return status_errorf(STATUS_UNIMPLEMENTED,
-                             "pipeline-parallel-size %d: pipeline stages are not built" STATUS_FIX
-                             "use 1, and tensor-parallel-size up to %d",
-                             request->pp, spec->n_heads);
-    }
+    TRY(check_pp(spec, request->pp));
     if (request->placement < PLAN_AUTO || request->placement > PLAN_REPLICATE) {
         return status_errorf(STATUS_INVALID_ARGUMENT,
                              "kv-placement %d is unknown" STATUS_FIX "use auto, share or replicate",
                              request->placement);
     }
     return status_ok();
-}
-
-// ---- cuts ----
-
-/*
- * Cuts n units into tp intervals whose sizes differ by at most one. The extra units are dealt like
- * cards: one each to the ranks from *next on, and the next layer goes on where this one stopped, so
- * that no rank is ever more than one unit ahead of another over the layers so far.
- */
-static void deal(int32_t n, int32_t tp, int32_t *next, int32_t *cuts)
-{
-    const int32_t base = n / tp;
-    const int32_t extra = n % tp;
-    cuts[0] = 0;
-    for (int32_t r = 0; r < tp; r++) {
-        const int32_t turn = (r - *next + tp) % tp;
-        cuts[r + 1] = cuts[r] + base + (turn < extra ? 1 : 0);
-    }
-    *next = (*next + extra) % tp;
-}
-
-/* The same in whole tiles; the last may be shorter. */
-static void deal_tiles(int32_t n, int32_t tp, int32_t *next, int32_t *cuts)
-{
-    deal(n_tiles(n), tp, next, cuts);
-    for (int32_t r = 0; r <= tp; r++) {
-        cuts[r] = min_i32(cuts[r] * PLAN_TILE, n);
-    }
-}
-
-int32_t plan_attention_units(const struct model_spec *spec, int32_t layer)
-{
-    const int kind = spec->layers[layer].attention;
-    return kind == SPEC_BLOCK_FULL ? spec->n_heads : kind == SPEC_BLOCK_LINEAR ? spec->n_hidden : 0;
-}
-
-int32_t plan_ffn_units(const struct model_spec *spec, int32_t layer)
-{
-    return spec->layers[layer].ffn == SPEC_BLOCK_LINEAR ? spec->n_hidden : spec->layers[layer].n_ff;
-}
-
-/*
- * Three kinds of units, unequal in weight: heads over the stack, then FFN tiles, then tiles of linear blocks. Each
- * kind is dealt from the rank behind the last that got an extra unit of the kind before, so that the same ranks do not
- * get one of each.
- */
-static void cut_layers(struct plan *plan, const struct model_spec *spec)
-{
-    const int32_t tp = plan->tp;
-    int32_t next = 0;
-    for (int32_t i = 0; i < plan->n_layers; i++) {
-        if (plan->layers[i].attention == SPEC_BLOCK_FULL) {
-            deal(spec->n_heads, tp, &next, plan->layers[i].attention_cuts);
-        }
-    }
-    for (int32_t i = 0; i < plan->n_layers; i++) {
-        if (plan->layers[i].ffn == SPEC_BLOCK_FULL) {
-            deal_tiles(spec->layers[i].n_ff, tp, &next, plan->layers[i].ffn_cuts);
-        }
-    }
-    for (int32_t i = 0; i < plan->n_layers; i++) {
-        if (plan->layers[i].attention == SPEC_BLOCK_LINEAR) {
-            deal_tiles(spec->n_hidden, tp, &next, plan->layers[i].attention_cuts);
-        }
-        if (plan->layers[i].ffn == SPEC_BLOCK_LINEAR) {
-            deal_tiles(spec->n_hidden, tp, &next, plan->layers[i].ffn_cuts);
-        }
-    }
-    for (int32_t r = 0; r <= tp; r++) {
-        plan->vocab_cuts[r] = (int32_t)((int64_t)spec->n_vocab * r / tp);
-    }
 }
 
 // ---- classes ----
@@ -367,14 +299,16 @@ static int choose_placement(int wanted)
     return wanted == PLAN_REPLICATE ? PLAN_REPLICATE : PLAN_SHARE;
 }
 
+/* In this order: KV heads that are copied follow the query heads, and tiles even out what both weigh. */
 static bool build(struct plan *plan, const struct model_spec *spec,
                   const struct plan_request *request)
 {
-    if (!plan_allocate(plan, spec, request->tp)) {
+    if (!plan_allocate(plan, spec, request->tp, request->pp) || !plan_cut_stages(plan, spec)) {
         return false;
     }
-    cut_layers(plan, spec);
-    return classify(plan, spec, choose_placement(request->placement)) && plan_complete(plan);
+    plan_cut_heads(plan, spec);
+    return classify(plan, spec, choose_placement(request->placement)) && plan_complete(plan) &&
+           plan_cut_tiles(plan, spec);
 }
 
 status_t plan_make(const struct model_spec *spec, const struct plan_request *request,
@@ -384,8 +318,9 @@ status_t plan_make(const struct model_spec *spec, const struct plan_request *req
     struct plan plan = {0};
     if (!build(&plan, spec, request)) {
         plan_destroy(&plan);
-        return status_errorf(STATUS_RESOURCE_EXHAUSTED, "plan: no memory for %d layers on %d ranks",
-                             spec->n_layers, request->tp);
+        return status_errorf(STATUS_RESOURCE_EXHAUSTED,
+                             "plan: no memory for %d layers on %d x %d ranks", spec->n_layers,
+                             request->pp, request->tp);
     }
     *plan_out = plan;
     return status_ok();

@@ -1,11 +1,12 @@
 /*
- * plan.h - which rank owns which heads, columns, rows and keys
+ * plan.h - which rank owns which layers, heads, columns, rows and keys
  *
- * What:      every layer is three lines, [0, H) query heads, [0, G) key/value heads, [0, F) feed-forward
- *            columns, and rank r of T owns the interval [r/T, (r+1)/T) of each.
- *            Query heads and FFN columns are cut at whole heads and whole tiles of PLAN_TILE columns;
- *            sizes differ by at most one unit, and the extra units are dealt to the ranks in turn, layer
- *            after layer, so that weight bytes even out.
+ * What:      the layers are cut into P pipeline stages of T ranks each. Every layer is three lines, [0, H) query heads,
+ *            [0, G) key/value heads, [0, F) feed-forward columns, and rank r of its stage's T owns the interval
+ *            [r/T, (r+1)/T) of each.
+ *            Query heads and FFN columns are cut at whole heads and whole tiles of PLAN_TILE columns. Heads differ by at
+ *            most one, and the extra ones are dealt to the ranks in turn, layer after layer; extra tiles go to the ranks
+ *            with the fewest weights in the stage so far, so that weight bytes even out (plan_cuts.c).
  *            The KV line is cut exactly. A KV head that lies on several ranks is shared by sequence: each
  *            sequence has a lane u in [0, D), and the rank whose interval contains g + (u + 1/2)/D owns
  *            KV head g of that sequence. D is the least common multiple of the cuts' denominators.
@@ -19,9 +20,16 @@
  *            Layers with the same KV pattern form a lane class (DeciLM has at most three); a layer whose attention
  *            keeps nothing is in none. A linear block is cut by the rows of its matrix, which are the columns of what
  *            it adds to x: a rank computes its own whole, so that a sum over ranks adds zeros and is exact. Its tiles
- *            of rows are dealt in turn too. A block that is not there has empty intervals.
+ *            of rows are dealt like those of the FFN. A block that is not there has empty intervals.
  *            Placement replicate: a rank holds, for every lane, the KV heads its query heads read.
- * Layout:    KV blocks: one id space per lane, valid in every layer and on every rank. On a rank a class is
+ *            Stages are cut where the largest part of the model's bytes or time that a stage has is smallest
+ *            (plan_stages.c): embedding on the first stage, final norm, head and sampling on the last.
+ * Layout:    ranks: `rank` is one of all T * P, stage after stage; `tp_rank` is one of the T of a stage, where the layer
+ *            says which stage it is.
+ *
+ *              rank = stage * T + tp_rank        stage 0: ranks 0 .. T-1    stage 1: ranks T .. 2T-1    ...
+ *
+ *            KV blocks: one id space per lane, valid in every layer and on every rank. On a rank a class is
  *            an array of units (one KV head of one block); lane u's block b of N is the n = plan_held(..u)
  *            units from plan_unit_base(.., N) + b*n.
  * Ownership: the plan owns its tables; free with plan_destroy.
@@ -29,7 +37,7 @@
  * Errors:    FAILED_PRECONDITION for a layout that cannot be (T > H ...), with the numbers and what would do.
  * Invariant: plan_check: every (layer, query head), (layer, FFN column), vocabulary row exactly once;
  *            every (layer, KV head, lane) exactly once under share, at least once under replicate; every row of a
- *            linear block exactly once.
+ *            linear block exactly once; every layer in one stage, and in every stage a layer that computes something.
  */
 #pragma once
 
@@ -58,7 +66,7 @@ typedef struct plan_run {
 
 struct plan_request {
     int32_t tp;    /* tensor-parallel ranks T, >= 1 */
-    int32_t pp;    /* pipeline stages; only 1 is built: more is UNIMPLEMENTED */
+    int32_t pp;    /* pipeline stages P, >= 1; at most the layers that compute something */
     int placement; /* enum plan_placement */
 };
 
@@ -78,6 +86,12 @@ struct plan_layer {
     int32_t *ffn_cuts;       /* [T + 1]; full: columns, linear: rows, none: zeros */
 };
 
+/* A stage's part of the whole model, that of all stages together being 1. */
+typedef struct plan_load {
+    double bytes; /* of weights and of KV */
+    double time;  /* of a step */
+} plan_load_t;
+
 struct plan {
     int32_t tp, pp;
     int32_t n_layers, n_heads, head_dim, n_vocab;
@@ -85,6 +99,7 @@ struct plan {
     int32_t n_classes;          /* 0: no layer keeps keys and values */
     struct plan_class *classes; /* [n_classes], in order of first appearance */
     struct plan_layer *layers;  /* [n_layers] */
+    int32_t *stage_cuts;        /* [P + 1], layers */
     int32_t *vocab_cuts;        /* [T + 1], rows of embedding and head */
 };
 
@@ -95,20 +110,41 @@ void plan_destroy(struct plan *plan); /* accepts a zeroed plan */
 /* The invariant above; INTERNAL names the first violation. */
 MUST_USE status_t plan_check(const struct plan *plan, const struct model_spec *spec);
 
+// ---- stages ----
+
+int32_t plan_n_ranks(const struct plan *plan); /* T * P */
+int32_t plan_stage(const struct plan *plan, int32_t rank);
+int32_t plan_tp_rank(const struct plan *plan, int32_t rank);
+plan_interval_t plan_stage_layers(const struct plan *plan, int32_t stage);
+int32_t plan_stage_of_layer(const struct plan *plan, int32_t layer);
+
+/* What the cuts even out, see plan_stages.c. */
+plan_load_t plan_stage_load(const struct plan *plan, const struct model_spec *spec, int32_t stage);
+
+/* Vocabulary rows the rank holds: of the embedding on the first stage, of the head on the last, else empty. */
+plan_interval_t plan_embedding_rows(const struct plan *plan, int32_t rank);
+plan_interval_t plan_head_rows(const struct plan *plan, int32_t rank);
+
+// ---- in a layer ----
+
 /* Empty unless the block is full. */
-plan_interval_t plan_q_heads(const struct plan *plan, int32_t layer, int32_t rank);
-plan_interval_t plan_ffn_columns(const struct plan *plan, int32_t layer, int32_t rank);
-plan_interval_t plan_vocab_rows(const struct plan *plan, int32_t rank);
+plan_interval_t plan_q_heads(const struct plan *plan, int32_t layer, int32_t tp_rank);
+plan_interval_t plan_ffn_columns(const struct plan *plan, int32_t layer, int32_t tp_rank);
 
 /* Rows of the layer's linear attention or feed-forward; empty where the block is of another kind. */
-plan_interval_t plan_attention_rows(const struct plan *plan, int32_t layer, int32_t rank);
-plan_interval_t plan_ffn_rows(const struct plan *plan, int32_t layer, int32_t rank);
+plan_interval_t plan_attention_rows(const struct plan *plan, int32_t layer, int32_t tp_rank);
+plan_interval_t plan_ffn_rows(const struct plan *plan, int32_t layer, int32_t tp_rank);
 
-/* KV heads of the class that the rank holds for sequences of the lane, ascending; returns how many. */
-int32_t plan_held(const struct plan *plan, int32_t class_index, int32_t rank, int32_t lane,
+/* Of the vocabulary, in the stages that have one. */
+plan_interval_t plan_vocab_rows(const struct plan *plan, int32_t tp_rank);
+
+// ---- KV heads ----
+
+/* KV heads of the class that the tp_rank of a stage holds for sequences of the lane, ascending; returns how many. */
+int32_t plan_held(const struct plan *plan, int32_t class_index, int32_t tp_rank, int32_t lane,
                   const int32_t **heads_out);
 
-/* The rank that computes attention of q_rank's query heads of KV head `head` for the lane:
+/* The tp_rank that computes attention of q_rank's query heads of KV head `head` for the lane:
  * the owner under share, q_rank itself under replicate. */
 int32_t plan_attention_rank(const struct plan *plan, int32_t class_index, int32_t head,
                             int32_t lane, int32_t q_rank);
@@ -117,28 +153,30 @@ int32_t plan_attention_rank(const struct plan *plan, int32_t class_index, int32_
 bool plan_attention_is_local(const struct plan *plan, int32_t layer);
 
 /* Union over lanes of plan_held: the k_proj/v_proj heads whose weights the rank keeps; a contiguous range. */
-plan_interval_t plan_kv_weight_heads(const struct plan *plan, int32_t class_index, int32_t rank);
+plan_interval_t plan_kv_weight_heads(const struct plan *plan, int32_t class_index, int32_t tp_rank);
 
 /* The same as rectangles (heads x lanes), at most PLAN_MAX_RUNS, ascending by head; returns how many. Rows of a step
  * are ordered by lane, so that a run's rows are contiguous and its k and v are one matmul each. */
 #define PLAN_MAX_RUNS 3
-int32_t plan_kv_runs(const struct plan *plan, int32_t class_index, int32_t rank,
+int32_t plan_kv_runs(const struct plan *plan, int32_t class_index, int32_t tp_rank,
                      plan_run_t runs_out[PLAN_MAX_RUNS]);
 
 /* True when the rank computes k and v of the class together with q: it has one run of KV heads, for every lane. */
-bool plan_fuses_kv(const struct plan *plan, int32_t class_index, int32_t rank);
+bool plan_fuses_kv(const struct plan *plan, int32_t class_index, int32_t tp_rank);
 
-/* Most heads of a row in the layers of the plan that exchange queries: those held by KV head on the rank, and those on
- * either side of a message. 0: no layer exchanges. */
+/* Most heads of a row in the layers of the rank's stage that exchange queries: those held by KV head on the rank, and those
+ * on either side of a message. 0: no layer exchanges. */
 void plan_exchange_heads(const struct plan *plan, int32_t rank, int32_t *kv_side_out,
                          int32_t *either_out);
 
-/* Units the rank needs in the class when every lane has n_blocks blocks, and where lane u's begin. */
-int64_t plan_units(const struct plan *plan, int32_t class_index, int32_t rank, int64_t n_blocks);
-int64_t plan_unit_base(const struct plan *plan, int32_t class_index, int32_t rank, int32_t lane,
+/* Units a layer of the class takes on the tp_rank when every lane has n_blocks blocks, and where lane u's begin. */
+int64_t plan_units(const struct plan *plan, int32_t class_index, int32_t tp_rank, int64_t n_blocks);
+int64_t plan_unit_base(const struct plan *plan, int32_t class_index, int32_t tp_rank, int32_t lane,
                        int64_t n_blocks);
 
-/* Bytes of KV on the rank for one block in every lane, all layers (K and V). */
+// ---- bytes ----
+
+/* Bytes of KV on the rank for one block in every lane, all layers of its stage (K and V). */
 int64_t plan_kv_block_bytes(const struct plan *plan, int32_t rank, int kv_dtype);
 
 /* Bytes of KV per token of the rank, averaged over lanes; and over all ranks / bytes stored once. */

@@ -6,15 +6,24 @@
 
 // ---- lines ----
 
-/* n whole units of `unit` elements and a shorter last one, cut into tp intervals of nearly equal size. */
-static status_t check_cuts(const int32_t *cuts, int32_t tp, int32_t n, int32_t unit,
-                           const char *what)
+/* n whole units of `unit` elements and a shorter last one; a rank may have `off` units more or fewer than an even share. */
+struct line {
+    const char *what;
+    int32_t n, unit, off;
+};
+
+static status_t check_cuts(const int32_t *cuts, int32_t tp, const struct line *line)
 {
+    const char *what = line->what;
+    const int32_t n = line->n;
+    const int32_t unit = line->unit;
     if (cuts[0] != 0 || cuts[tp] != n) {
         return status_errorf(STATUS_INTERNAL, "%s: cuts run from %d to %d, not from 0 to %d", what,
                              cuts[0], cuts[tp], n);
     }
-    const int32_t base = (n / unit + (n % unit != 0)) / tp;
+    const int32_t n_units = n / unit + (n % unit != 0);
+    const int32_t least = n_units / tp;
+    const int32_t most = least + (n_units % tp != 0);
     for (int32_t r = 0; r < tp; r++) {
         if (cuts[r + 1] < cuts[r] || cuts[r + 1] > n) {
             return status_errorf(STATUS_INTERNAL, "%s: rank %d has [%d, %d)", what, r, cuts[r],
@@ -26,10 +35,10 @@ static status_t check_cuts(const int32_t *cuts, int32_t tp, int32_t n, int32_t u
         }
         const int32_t size = cuts[r + 1] - cuts[r];
         const int32_t units = size / unit + (size % unit != 0);
-        if (units < base || units > base + 1) {
+        if (units < least - line->off || units > most + line->off) {
             return status_errorf(STATUS_INTERNAL,
-                                 "%s: rank %d has %d units, an even share is %d or %d", what, r,
-                                 units, base, base + 1);
+                                 "%s: rank %d has %d units, an even share is %d to %d", what, r,
+                                 units, least, most);
         }
     }
     return status_ok();
@@ -65,7 +74,6 @@ static status_t check_no_class(const struct plan_layer *layer, int32_t i)
 static status_t check_layer(const struct plan *plan, const struct model_spec *spec, int32_t i)
 {
     const struct plan_layer *layer = &plan->layers[i];
-    char what[64];
     if (layer->attention != spec->layers[i].attention || layer->ffn != spec->layers[i].ffn) {
         return status_errorf(STATUS_INTERNAL, "layer %d has attention %s and ffn %s, not %s and %s",
                              i, spec_block_name(layer->attention), spec_block_name(layer->ffn),
@@ -73,12 +81,15 @@ static status_t check_layer(const struct plan *plan, const struct model_spec *sp
                              spec_block_name(spec->layers[i].ffn));
     }
     const bool full = layer->attention == SPEC_BLOCK_FULL;
+    const bool columns = layer->ffn == SPEC_BLOCK_FULL;
+    char what[64];
     snprintf(what, sizeof what, "layer %d %s", i, full ? "query heads" : "linear attention rows");
-    TRY(check_cuts(layer->attention_cuts, plan->tp, plan_attention_units(spec, i),
-                   full ? 1 : PLAN_TILE, what));
-    snprintf(what, sizeof what, "layer %d feed-forward %s", i,
-             layer->ffn == SPEC_BLOCK_FULL ? "columns" : "rows");
-    TRY(check_cuts(layer->ffn_cuts, plan->tp, plan_ffn_units(spec, i), PLAN_TILE, what));
+    const struct line attention = {what, plan_attention_units(spec, i), full ? 1 : PLAN_TILE, 0};
+    TRY(check_cuts(layer->attention_cuts, plan->tp, &attention));
+    snprintf(what, sizeof what, "layer %d feed-forward %s", i, columns ? "columns" : "rows");
+    const struct line ffn = {what, plan_ffn_units(spec, i), PLAN_TILE,
+                             columns ? PLAN_TILES_OFF : 0};
+    TRY(check_cuts(layer->ffn_cuts, plan->tp, &ffn));
     return full ? check_layer_class(plan, spec, i) : check_no_class(layer, i);
 }
 
@@ -213,10 +224,32 @@ static status_t check_sizes(const struct plan *plan, const struct model_spec *sp
             plan->n_layers, plan->n_heads, plan->head_dim, plan->n_vocab, spec->n_layers,
             spec->n_heads, spec->head_dim, spec->n_vocab);
     }
-    if (plan->tp < 1 || plan->tp > plan->n_heads || plan->pp != 1 || plan->n_lanes < 1 ||
-        plan->tp % plan->n_lanes != 0) {
+    if (plan->tp < 1 || plan->tp > plan->n_heads || plan->pp < 1 || plan->pp > plan->n_layers ||
+        plan->n_lanes < 1 || plan->tp % plan->n_lanes != 0) {
         return status_errorf(STATUS_INTERNAL, "%d ranks, %d stages, %d lanes", plan->tp, plan->pp,
                              plan->n_lanes);
+    }
+    return status_ok();
+}
+
+/* Stages follow each other, and each has something to compute. */
+static status_t check_stages(const struct plan *plan, const struct model_spec *spec)
+{
+    const int32_t *cuts = plan->stage_cuts;
+    if (cuts[0] != 0 || cuts[plan->pp] != plan->n_layers) {
+        return status_errorf(STATUS_INTERNAL, "stages run from layer %d to %d, not from 0 to %d",
+                             cuts[0], cuts[plan->pp], plan->n_layers);
+    }
+    for (int32_t p = 0; p < plan->pp && plan->pp > 1; p++) {
+        bool works = false;
+        for (int32_t i = cuts[p]; i < cuts[p + 1] && i < plan->n_layers; i++) {
+            works = works || plan_layer_works(spec, i);
+        }
+        if (cuts[p] > cuts[p + 1] || cuts[p] < 0 || !works) {
+            return status_errorf(STATUS_INTERNAL,
+                                 "stage %d of layers [%d, %d) has nothing to compute", p, cuts[p],
+                                 cuts[p + 1]);
+        }
     }
     return status_ok();
 }
@@ -243,7 +276,9 @@ static status_t check_owners(const struct plan *plan)
 static status_t check_all(const struct plan *plan, const struct model_spec *spec)
 {
     TRY(check_sizes(plan, spec));
-    TRY(check_cuts(plan->vocab_cuts, plan->tp, plan->n_vocab, 1, "vocabulary rows"));
+    TRY(check_stages(plan, spec));
+    const struct line vocabulary = {"vocabulary rows", plan->n_vocab, 1, 0};
+    TRY(check_cuts(plan->vocab_cuts, plan->tp, &vocabulary));
     TRY(check_layers(plan, spec));
     return check_owners(plan);
 }

@@ -43,20 +43,21 @@ static json_t *layer_json(const struct plan_print_args *a, int32_t layer)
     const struct spec_layer *of = &a->spec->layers[layer];
     const int32_t class_index = plan->layers[layer].class_index;
     const bool keeps = class_index >= 0;
+    const int32_t stage = plan_stage_of_layer(plan, layer);
     json_t *ranks = json_array();
-    for (int32_t rank = 0; rank < plan->tp; rank++) {
+    for (int32_t r = 0; r < plan->tp; r++) {
         json_array_append_new(
-            ranks, json_pack("{sisososososo}", "rank", rank, "q_heads",
-                             interval_json(plan_q_heads(plan, layer, rank)), "kv_heads",
-                             kv_heads_json(plan, class_index, rank), "ffn",
-                             interval_json(plan_ffn_columns(plan, layer, rank)), "attention_rows",
-                             interval_json(plan_attention_rows(plan, layer, rank)), "ffn_rows",
-                             interval_json(plan_ffn_rows(plan, layer, rank))));
+            ranks, json_pack("{sisososososo}", "rank", stage * plan->tp + r, "q_heads",
+                             interval_json(plan_q_heads(plan, layer, r)), "kv_heads",
+                             kv_heads_json(plan, class_index, r), "ffn",
+                             interval_json(plan_ffn_columns(plan, layer, r)), "attention_rows",
+                             interval_json(plan_attention_rows(plan, layer, r)), "ffn_rows",
+                             interval_json(plan_ffn_rows(plan, layer, r))));
     }
     return json_pack(
-        "{sisssssisisiss?so}", "layer", layer, "attention_kind", spec_block_name(of->attention),
-        "ffn_kind", spec_block_name(of->ffn), "q_heads", keeps ? plan->n_heads : 0, "kv_heads",
-        of->n_kv_heads, "ffn", of->n_ff, "kv_placement",
+        "{sisisssssisisiss?so}", "layer", layer, "stage", stage, "attention_kind",
+        spec_block_name(of->attention), "ffn_kind", spec_block_name(of->ffn), "q_heads",
+        keeps ? plan->n_heads : 0, "kv_heads", of->n_kv_heads, "ffn", of->n_ff, "kv_placement",
         keeps ? plan_placement_name(plan->classes[class_index].placement) : NULL, "ranks", ranks);
 }
 
@@ -64,23 +65,40 @@ static json_t *memory_json(const struct plan_memory_request *request, int32_t ra
 {
     struct plan_memory m;
     plan_memory_of(request, rank, &m);
-    return json_pack("{sIsIsIsIsI}", "weights", (json_int_t)m.weights, "kv", (json_int_t)m.kv,
-                     "buffers", (json_int_t)m.buffers, "runtime", (json_int_t)m.runtime, "total",
+    return json_pack("{sIsIsIsIsIsIsI}", "weights", (json_int_t)m.weights, "kv", (json_int_t)m.kv,
+                     "buffers", (json_int_t)m.buffers, "comm", (json_int_t)m.comm, "workspace",
+                     (json_int_t)m.workspace, "runtime", (json_int_t)m.runtime, "total",
                      (json_int_t)m.total);
 }
 
 static json_t *rank_json(const struct plan_print_args *a, int32_t rank)
 {
     const struct weight_formats formats = {a->dtype, a->quantization};
-    json_t *json =
-        json_pack("{sisisisisisIsf}", "rank", rank, "stage", 0, "tp_rank", rank, "first_layer", 0,
-                  "last_layer", a->plan->n_layers - 1, "weight_bytes",
-                  (json_int_t)plan_weight_bytes(a->plan, a->spec, rank, &formats),
-                  "kv_bytes_per_token", plan_kv_bytes_per_token(a->plan, rank, a->kv_dtype));
+    const int32_t stage = plan_stage(a->plan, rank);
+    const plan_interval_t layers = plan_stage_layers(a->plan, stage);
+    json_t *json = json_pack(
+        "{sisisisisisIsf}", "rank", rank, "stage", stage, "tp_rank", plan_tp_rank(a->plan, rank),
+        "first_layer", layers.begin, "last_layer", layers.end - 1, "weight_bytes",
+        (json_int_t)plan_weight_bytes(a->plan, a->spec, rank, &formats), "kv_bytes_per_token",
+        plan_kv_bytes_per_token(a->plan, rank, a->kv_dtype));
     if (a->memory != NULL) {
         json_object_set_new(json, "memory_bytes", memory_json(a->memory, rank));
     }
     return json;
+}
+
+static json_t *stages_json(const struct plan_print_args *a)
+{
+    json_t *stages = json_array();
+    for (int32_t stage = 0; stage < a->plan->pp; stage++) {
+        const plan_interval_t layers = plan_stage_layers(a->plan, stage);
+        const plan_load_t load = plan_stage_load(a->plan, a->spec, stage);
+        json_array_append_new(stages,
+                              json_pack("{sisisisfsf}", "stage", stage, "first_layer", layers.begin,
+                                        "last_layer", layers.end - 1, "bytes_share", load.bytes,
+                                        "time_share", load.time));
+    }
+    return stages;
 }
 
 static json_t *plan_json(const struct plan_print_args *a)
@@ -90,20 +108,21 @@ static json_t *plan_json(const struct plan_print_args *a)
     const double replication = plan_kv_replication(plan, a->spec);
     json_t *ranks = json_array();
     json_t *layers = json_array();
-    for (int32_t rank = 0; rank < plan->tp; rank++) {
+    for (int32_t rank = 0; rank < plan_n_ranks(plan); rank++) {
         json_array_append_new(ranks, rank_json(a, rank));
     }
     for (int32_t layer = 0; layer < plan->n_layers; layer++) {
         json_array_append_new(layers, layer_json(a, layer));
     }
-    return json_pack("{sssssIsisisIsIsfsssssssisoso}", "model", a->spec->name, "architecture",
+    return json_pack("{sssssIsisisIsIsfsssssssisososo}", "model", a->spec->name, "architecture",
                      a->spec->architecture, "parameters", (json_int_t)spec_parameters(a->spec),
                      "tensor_parallel", plan->tp, "pipeline_parallel", plan->pp,
                      "kv_bytes_per_token", (json_int_t)once, "kv_bytes_per_token_stored",
                      (json_int_t)((double)once * replication + 0.5), "kv_replication_factor",
                      replication, "weight_dtype", dtype_name(a->dtype), "quantization",
                      dtype_quantization_name(a->quantization), "kv_dtype", dtype_name(a->kv_dtype),
-                     "lanes", plan->n_lanes, "ranks", ranks, "layers", layers);
+                     "lanes", plan->n_lanes, "stages", stages_json(a), "ranks", ranks, "layers",
+                     layers);
 }
 
 static int append(const char *data, size_t size, void *out)

@@ -33,18 +33,6 @@ static status_t summary(const struct plan_print_args *a, struct bytes *out)
                         once, replication, once * replication);
 }
 
-static status_t rank_table(const struct plan_print_args *a, struct bytes *out)
-{
-    const struct weight_formats formats = {a->dtype, a->quantization};
-    TRY(bytes_append_str(out, "\n rank    weights MB   KV bytes/token\n"));
-    for (int32_t rank = 0; rank < a->plan->tp; rank++) {
-        TRY(bytes_printf(out, "%5d  %12.2f  %15.1f\n", rank,
-                         (double)plan_weight_bytes(a->plan, a->spec, rank, &formats) / 1e6,
-                         plan_kv_bytes_per_token(a->plan, rank, a->kv_dtype)));
-    }
-    return status_ok();
-}
-
 /* "0-3" or "2" or "-" for an empty interval. */
 static void interval_text(plan_interval_t interval, char *buf, size_t size)
 {
@@ -55,6 +43,21 @@ static void interval_text(plan_interval_t interval, char *buf, size_t size)
     } else {
         snprintf(buf, size, "%d-%d", interval.begin, interval.end - 1);
     }
+}
+
+static status_t rank_table(const struct plan_print_args *a, struct bytes *out)
+{
+    const struct weight_formats formats = {a->dtype, a->quantization};
+    TRY(bytes_append_str(out, "\n rank  stage    layers    weights MB   KV bytes/token\n"));
+    for (int32_t rank = 0; rank < plan_n_ranks(a->plan); rank++) {
+        const int32_t stage = plan_stage(a->plan, rank);
+        char layers[24];
+        interval_text(plan_stage_layers(a->plan, stage), layers, sizeof layers);
+        TRY(bytes_printf(out, "%5d  %5d  %8s  %12.2f  %15.1f\n", rank, stage, layers,
+                         (double)plan_weight_bytes(a->plan, a->spec, rank, &formats) / 1e6,
+                         plan_kv_bytes_per_token(a->plan, rank, a->kv_dtype)));
+    }
+    return status_ok();
 }
 
 /* "4", or what stands for a block that has no such number: "linear", "none". */
@@ -139,25 +142,38 @@ static status_t layer_line(const struct plan_print_args *args, plan_interval_t l
     return bytes_append_str(out, "\n");
 }
 
-static status_t layer_table(const struct plan_print_args *args, int32_t first_rank,
+/* Ranks from the first_rank-th of the stage on. */
+static status_t layer_table(const struct plan_print_args *args, int32_t stage, int32_t first_rank,
                             const struct grid *grid, struct bytes *out)
 {
     const struct plan *plan = args->plan;
+    const plan_interval_t layers = plan_stage_layers(plan, stage);
     const int32_t end_rank = end_rank_of(plan, first_rank, grid);
     TRY(bytes_append_str(out, "\n layers     kv    ffn"));
     for (int32_t rank = first_rank; rank < end_rank; rank++) {
         char title[24];
-        snprintf(title, sizeof title, "rank %d", rank);
+        snprintf(title, sizeof title, "rank %d", stage * plan->tp + rank);
         TRY(bytes_printf(out, " %-*s", rank + 1 < end_rank ? grid->width - 1 : 0, title));
     }
     TRY(bytes_append_str(out, "\n"));
-    for (int32_t layer = 0; layer < plan->n_layers;) {
+    for (int32_t layer = layers.begin; layer < layers.end;) {
         int32_t end = layer + 1;
-        while (end < plan->n_layers && layers_look_alike(args, layer, end)) {
+        while (end < layers.end && layers_look_alike(args, layer, end)) {
             end++;
         }
         TRY(layer_line(args, (plan_interval_t){layer, end}, first_rank, grid, out));
         layer = end;
+    }
+    return status_ok();
+}
+
+static status_t layer_tables(const struct plan_print_args *args, const struct grid *grid,
+                             struct bytes *out)
+{
+    for (int32_t stage = 0; stage < args->plan->pp; stage++) {
+        for (int32_t rank = 0; rank < args->plan->tp; rank += grid->n_across) {
+            TRY(layer_table(args, stage, rank, grid, out));
+        }
     }
     return status_ok();
 }
@@ -195,9 +211,7 @@ status_t plan_print_text(const struct plan_print_args *args, struct bytes *out)
     if (args->memory != NULL) {
         TRY(plan_memory_print(args->memory, out));
     }
-    for (int32_t rank = 0; rank < args->plan->tp; rank += grid.n_across) {
-        TRY(layer_table(args, rank, &grid, out));
-    }
+    TRY(layer_tables(args, &grid, out));
     TRY(bytes_append_str(
         out, "\nA cell is query heads|KV heads of a rank; g/u: head g for sequences in lane u.\n"));
     return has_linear_attention(args->plan)

@@ -6,16 +6,17 @@
  *              {"model", "architecture", "parameters", "tensor_parallel", "pipeline_parallel",
  *               "kv_bytes_per_token", "kv_bytes_per_token_stored", "kv_replication_factor",
  *               "weight_dtype", "quantization": "none" | "int8" | "w8a8", "kv_dtype", "lanes": D,
+ *               "stages": [{"stage", "first_layer", "last_layer", "bytes_share", "time_share"}],
  *               "ranks":  [{"rank", "stage", "tp_rank", "first_layer", "last_layer", "weight_bytes",
  *                           "kv_bytes_per_token",
- *                           "memory_bytes": {"weights", "kv", "buffers", "runtime", "total"}}],
- *               "layers": [{"layer", "attention_kind", "ffn_kind", "q_heads", "kv_heads", "ffn", "kv_placement",
+ *                           "memory_bytes": {"weights", "kv", "buffers", "comm", "workspace", "runtime", "total"}}],
+ *               "layers": [{"layer", "stage", "attention_kind", "ffn_kind", "q_heads", "kv_heads", "ffn", "kv_placement",
  *                           "ranks": [{"rank", "q_heads": [begin, end],
  *                                      "kv_heads": [{"head", "lanes": [..]}], "ffn": [begin, end],
  *                                      "attention_rows": [begin, end], "ffn_rows": [begin, end]}]}]}
  *
  *            kv_bytes_per_token is what one copy needs, kv_bytes_per_token_stored what all ranks hold;
- *            a rank's is averaged over lanes. A kind is "full", "linear" or "none"; the rows are of the matrix of a
+ *            a rank's is averaged over lanes. Shares of the stages sum to 1 (plan_stage_load). A kind is "full", "linear" or "none"; the rows are of the matrix of a
  *            linear block. Counts are 0, intervals empty and kv_placement null where a block has none.
  *            Text: at most 80 columns; layers down, ranks across, runs of equal layers on one line.
  * Thread:    any

@@ -6,7 +6,7 @@
  *     u32 tp, pp, n_layers, n_heads, head_dim, n_vocab, n_classes
  *     n_classes x { u32 n_kv_heads, placement, n_layers }
  *     n_layers  x { u32 class_index, layer_in_class; u32 attention_cuts[tp + 1], ffn_cuts[tp + 1] }
- *     u32 vocab_cuts[tp + 1]
+ *     u32 stage_cuts[pp + 1], vocab_cuts[tp + 1]
  *     u64 FNV-1a of everything before it
  *
  * The sum is there because a plan can be consistent and yet not the one that was sent: two ranks that
@@ -19,7 +19,7 @@
 #include "parallel/plan_parts.h"
 
 #define MAGIC     0x4e4c504bu /* "KPLN" */
-#define VERSION   1u
+#define VERSION   2u          /* 1 had no stage_cuts */
 #define SUM_BYTES sizeof(uint64_t)
 
 /* Fowler, Noll, Vo: FNV-1a, 64 bits. */
@@ -65,6 +65,7 @@ status_t plan_pack(const struct plan *plan, struct bytes *out)
     for (int32_t i = 0; i < plan->n_layers; i++) {
         TRY(put_layer(out, &plan->layers[i], plan->tp + 1));
     }
+    TRY(put(out, plan->stage_cuts, plan->pp + 1));
     TRY(put(out, plan->vocab_cuts, plan->tp + 1));
     return bytes_append_u64(out, fnv1a(out->data + start, out->size - start));
 }
@@ -111,7 +112,7 @@ static status_t get_header(struct bytes_reader *r, const struct model_spec *spec
                            struct header *header_out)
 {
     if (bytes_read_u32(r) != MAGIC || bytes_read_u32(r) != VERSION) {
-        return damaged("not a plan of version 1");
+        return damaged("not a plan of version 2");
     }
     int32_t v[7];
     get(r, v, 7);
@@ -125,7 +126,7 @@ static status_t get_header(struct bytes_reader *r, const struct model_spec *spec
             h.n_layers, h.n_heads, h.head_dim, h.n_vocab, spec->name, spec->n_layers, spec->n_heads,
             spec->head_dim, spec->n_vocab);
     }
-    if (h.tp < 1 || h.tp > spec->n_heads || h.pp != 1 || h.n_classes < 0 ||
+    if (h.tp < 1 || h.tp > spec->n_heads || h.pp < 1 || h.pp > spec->n_layers || h.n_classes < 0 ||
         h.n_classes > spec->n_layers) {
         return damaged("ranks, stages or classes out of range");
     }
@@ -156,7 +157,7 @@ static status_t get_classes(struct bytes_reader *r, struct plan *plan)
     return status_ok();
 }
 
-/* Cuts inside their line, so that what is computed from them stays inside its tables. */
+/* Ascending cuts inside their line, so that what is computed from them stays inside its tables. */
 static bool cuts_are_sane(const int32_t *cuts, int32_t tp, int32_t n)
 {
     for (int32_t r = 0; r < tp; r++) {
@@ -184,7 +185,11 @@ static status_t get_layers(struct bytes_reader *r, struct plan *plan, const stru
             return damaged("a layer has a class or a cut out of range");
         }
     }
+    get(r, plan->stage_cuts, plan->pp + 1);
     get(r, plan->vocab_cuts, n_cuts);
+    if (!cuts_are_sane(plan->stage_cuts, plan->pp, plan->n_layers)) {
+        return damaged("a stage is out of range");
+    }
     return bytes_reader_end(r, "plan");
 }
 
@@ -194,12 +199,13 @@ static status_t read_plan(struct bytes_reader *r, const struct model_spec *spec,
     TRY(get_header(r, spec, &header));
     // Before memory is taken: this much must be there for the numbers to be true.
     const size_t cuts = 4 * ((size_t)header.tp + 1);
-    const size_t want =
-        12 * (size_t)header.n_classes + (size_t)header.n_layers * (8 + 2 * cuts) + cuts;
+    const size_t want = 12 * (size_t)header.n_classes + (size_t)header.n_layers * (8 + 2 * cuts) +
+                        4 * ((size_t)header.pp + 1) + cuts;
     if (r->failed || r->size - r->at != want) {
         return damaged("its size does not match its numbers");
     }
-    if (!plan_allocate(plan, spec, header.tp) || !plan_allocate_classes(plan, header.n_classes)) {
+    if (!plan_allocate(plan, spec, header.tp, header.pp) ||
+        !plan_allocate_classes(plan, header.n_classes)) {
         return no_memory();
     }
     TRY(get_classes(r, plan));

@@ -83,8 +83,9 @@ MUST_USE status_t spec_parse(const char *text, size_t size, const char *name,
 
 void spec_destroy(struct model_spec *spec); /* accepts a zeroed spec */
 
-/* Parameters of one norm, and how many norms there are. */
+/* Parameters of one norm, and how many norms there are, in a layer and in all. */
 int64_t spec_norm_parameters(const struct model_spec *spec);
+int64_t spec_layer_norms(const struct model_spec *spec, int32_t layer);
 int64_t spec_n_norms(const struct model_spec *spec);
 
 /*
@@ -95,7 +96,9 @@ int64_t spec_n_norms(const struct model_spec *spec);
  */
 MUST_USE status_t spec_check_context(const struct model_spec *spec, int64_t n_tokens);
 
-/* Number of parameters, and bytes of KV one token needs over all layers, stored once. */
+/* Number of parameters: of a layer with its norms, and of all there is. Bytes of KV one token needs over all layers, stored
+ * once. */
+int64_t spec_layer_parameters(const struct model_spec *spec, int32_t layer);
 int64_t spec_parameters(const struct model_spec *spec);
 int64_t spec_kv_bytes_per_token(const struct model_spec *spec, int kv_dtype);
 

@@ -22,12 +22,17 @@ int64_t spec_norm_parameters(const struct model_spec *spec)
     return (spec->norm == SPEC_NORM_LAYER ? 2 : 1) * (int64_t)spec->n_hidden;
 }
 
+int64_t spec_layer_norms(const struct model_spec *spec, int32_t layer)
+{
+    const struct spec_layer *at = &spec->layers[layer];
+    return (at->attention != SPEC_BLOCK_NONE) + (at->ffn != SPEC_BLOCK_NONE);
+}
+
 int64_t spec_n_norms(const struct model_spec *spec)
 {
     int64_t n = 1; // before the head
     for (int32_t i = 0; i < spec->n_layers; i++) {
-        n += (spec->layers[i].attention != SPEC_BLOCK_NONE) +
-             (spec->layers[i].ffn != SPEC_BLOCK_NONE);
+        n += spec_layer_norms(spec, i);
     }
     return n;
 }
@@ -46,13 +51,21 @@ static int64_t ffn_rows(const struct model_spec *spec, const struct spec_layer *
     return layer->ffn == SPEC_BLOCK_LINEAR ? spec->n_hidden : 3 * (int64_t)layer->n_ff;
 }
 
+int64_t spec_layer_parameters(const struct model_spec *spec, int32_t layer)
+{
+    const struct spec_layer *at = &spec->layers[layer];
+    return (attention_rows(spec, at) + ffn_rows(spec, at)) * spec->n_hidden +
+           spec_layer_norms(spec, layer) * spec_norm_parameters(spec);
+}
+
 int64_t spec_parameters(const struct model_spec *spec)
 {
-    int64_t n_rows = (spec->tied_head ? 1 : 2) * (int64_t)spec->n_vocab;
+    int64_t n = (spec->tied_head ? 1 : 2) * (int64_t)spec->n_vocab * spec->n_hidden +
+                spec_norm_parameters(spec);
     for (int32_t i = 0; i < spec->n_layers; i++) {
-        n_rows += attention_rows(spec, &spec->layers[i]) + ffn_rows(spec, &spec->layers[i]);
+        n += spec_layer_parameters(spec, i);
     }
-    return n_rows * spec->n_hidden + spec_n_norms(spec) * spec_norm_parameters(spec);
+    return n;
 }
 
 int64_t spec_kv_bytes_per_token(const struct model_spec *spec, int kv_dtype)

@@ -33,7 +33,7 @@ struct model_spec models_random(bool odd_widths)
 {
     struct model_spec spec = {.name = "random"};
     spec.n_heads = models_between(1, 128);
-    spec.n_layers = models_between(1, 12);
+    spec.n_layers = models_between(1, 16);
     spec.head_dim = 2 * models_between(1, 64);
     spec.n_hidden = models_between(1, 4096);
     spec.n_vocab = models_between(1, 60000);
@@ -81,7 +81,21 @@ struct model_spec models_deci_7b(void)
 struct plan models_plan(const struct model_spec *spec, int32_t tp, int placement)
 {
     const struct plan_request request = {.tp = tp, .pp = 1, .placement = placement};
+    return models_plan_stages(spec, &request);
+}
+
+struct plan models_plan_stages(const struct model_spec *spec, const struct plan_request *request)
+{
     struct plan plan;
-    assert_status_ok(plan_make(spec, &request, &plan));
+    assert_status_ok(plan_make(spec, request, &plan));
     return plan;
+}
+
+int32_t models_working_layers(const struct model_spec *spec)
+{
+    int32_t n = 0;
+    for (int32_t i = 0; i < spec->n_layers; i++) {
+        n += spec->layers[i].attention != SPEC_BLOCK_NONE || spec->layers[i].ffn != SPEC_BLOCK_NONE;
+    }
+    return n;
 }

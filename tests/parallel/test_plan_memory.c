@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "kernels/backend.h"
 #include "parallel/plan_memory.h"
 #include "tests/parallel/models.h"
 
@@ -54,8 +55,15 @@ static void test_plan_memory_of_deci_7b_on_one_rank(void **state)
     assert_int_equal(m.kv, (uint64_t)100 * 16 * 34304);
     // 3 x 4096; queries of 32 heads with keys and values of at most 4, and as much for outputs; gate and up; logits; the rotation.
     const uint64_t row = 3 * 4096 + 2 * (32 + 2 * 4) * 128 + 2 * 14336;
-    // 64 rows of logits for sequences, and as many for prompts.
-    assert_int_equal(m.buffers, 4 * (512 * row + (uint64_t)128 * 32000 + (uint64_t)4096 * 128));
+    // A row's token, position and offset, and a unit in each of three classes. A sequence's 256 blocks and last id. 64 rows of logits
+    // for sequences, and as many for prompts: which rows they are, how they are drawn from and what was drawn, on the device and
+    // for the host; and 64 x 4096 tokens whose logits are changed.
+    const uint64_t draw = 128 * (4 + sizeof(struct sample_row) + 2 * sizeof(struct sample_result)) +
+                          (uint64_t)64 * 4096 * sizeof(struct sample_token);
+    const uint64_t indices = 512 * (3 * 4 + 3 * 8) + 64 * (256 * 4 + 4) + draw;
+    assert_int_equal(m.buffers,
+                     4 * (512 * row + (uint64_t)128 * 32000 + (uint64_t)4096 * 128) + indices);
+    assert_int_equal(m.comm + m.workspace, 0);
     assert_int_equal(m.total, m.weights + m.kv + m.buffers + m.runtime);
     plan_destroy(&plan);
     spec_destroy(&spec);
