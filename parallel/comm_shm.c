@@ -42,6 +42,9 @@
 /* Looks at another rank's progress before the core is given up. */
 #define N_SPINS 2000
 
+/* How often the core is given up between two looks after messages of MPI. */
+#define YIELDS_A_LOOK 16
+
 struct segment {
     _Alignas(LINE_BYTES) _Atomic uint64_t said;
     _Alignas(LINE_BYTES) _Atomic uint64_t summed;
@@ -52,6 +55,7 @@ struct segment {
 struct comm_shm {
     struct comm base;
     struct comm *mpi;
+    MPI_Comm ranks;
     MPI_Win window;
     uint64_t step;       /* the last one begun */
     int64_t slot_bytes;  /* a multiple of LINE_BYTES */
@@ -96,12 +100,24 @@ static char *first_line(char *part)
 
 // ---- steps ----
 
+/* A rank that waits here still owes others the messages it has begun to send: MPI moves them when it is called, and who waits for
+ * one of them may be who is waited for. */
+static void let_messages_go(const struct comm_shm *c)
+{
+    int here = 0;
+    (void)MPI_Iprobe(MPI_ANY_SOURCE, MPI_ANY_TAG, c->ranks, &here, MPI_STATUS_IGNORE);
+}
+
 static void wait_for(const struct comm_shm *c, const _Atomic uint64_t *progress)
 {
     int n = 0;
     while (atomic_load_explicit(progress, memory_order_acquire) < c->step) {
-        if (++n > c->n_spins) {
+        n++;
+        if (n > c->n_spins) {
             (void)sched_yield();
+        }
+        if (n > c->n_spins && n % YIELDS_A_LOOK == 0) {
+            let_messages_go(c);
         }
     }
 }
@@ -444,6 +460,7 @@ status_t comm_shm_new(MPI_Comm ranks, struct comm *mpi, struct comm **comm_out)
     }
     c->base = (struct comm){.ops = &table, .rank = mpi->rank, .size = mpi->size};
     c->mpi = mpi;
+    c->ranks = ranks;
     c->window = MPI_WIN_NULL;
     c->n_spins = n_cores() >= mpi->size ? N_SPINS : 0;
     const int64_t part = WINDOW_BYTES / 4 / mpi->size / LINE_BYTES * LINE_BYTES;

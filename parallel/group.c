@@ -1,15 +1,13 @@
 /*
  * Waiting. A blocking MPI call burns its core until it returns. Inside a step that is right: the others are
- * microseconds away. Between steps, at the start and at the end it is not: there this file tests, spins for
+ * microseconds away. Between steps, at the start and at the end it is not: there the group tests, spins for
  * a short while, and then sleeps longer and longer (struct patience).
- *
- * The leader's message goes to every follower directly, one message of its real size, and a follower asks for
- * its size before it takes it (MPI_Improbe). A tree would be shorter for many ranks, but a sleeping rank in
- * its middle would add its sleep to everybody below it.
  *
  *     world    every process of the job              roles, end of the job
  *     ranks    the processes of this role            collectives of comm.h
  *     control  the same, apart                       group_agree, group_broadcast
+ *     stages   the same, apart                       messages of stages.c
+ *     splits   tp ranks of a stage                   its collectives
  */
 #include "parallel/group.h"
 
@@ -24,67 +22,14 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "parallel/comm_mpi.h"
 #include "parallel/comm_shm.h"
+#include "parallel/group_parts.h"
 
-#define ROLE_BYTES     32
-#define MESSAGE_TAG    1
-#define N_SPINS        1000
-#define FIRST_SLEEP_US 20
+#define ROLE_BYTES 32
 
 /* How long agreement and the end of the job sleep at most between two looks. */
 #define AGREE_SLEEP_US 2000
 #define CLOSE_SLEEP_US 20000
-
-struct group {
-    MPI_Comm ranks;
-    MPI_Comm control;
-    struct comm *comm;
-    MPI_Request *requests; /* [size] */
-    int rank, size;
-    int host_rank, host_size;
-};
-
-// ---- waiting ----
-
-struct patience {
-    uint32_t n_spins;
-    uint32_t sleep_us, max_sleep_us;
-};
-
-static struct patience patience_new(uint32_t max_sleep_us)
-{
-    const struct patience patience = {.sleep_us = FIRST_SLEEP_US, .max_sleep_us = max_sleep_us};
-    return patience;
-}
-
-static void patience_pause(struct patience *patience)
-{
-    if (patience->n_spins < N_SPINS) {
-        patience->n_spins++;
-        return;
-    }
-    const uint32_t sleep_us =
-        patience->sleep_us < patience->max_sleep_us ? patience->sleep_us : patience->max_sleep_us;
-    const struct timespec pause = {.tv_sec = sleep_us / 1000000,
-                                   .tv_nsec = (long)(sleep_us % 1000000) * 1000};
-    (void)nanosleep(&pause, NULL); // waking early only means looking early
-    patience->sleep_us = sleep_us < patience->max_sleep_us ? 2 * sleep_us : sleep_us;
-}
-
-/* MPI_Waitall that sleeps. */
-static int wait_all(int n, MPI_Request *requests, uint32_t max_sleep_us)
-{
-    struct patience patience = patience_new(max_sleep_us);
-    for (;;) {
-        int done = 0;
-        const int rc = MPI_Testall(n, requests, &done, MPI_STATUSES_IGNORE);
-        if (rc != MPI_SUCCESS || done) {
-            return rc;
-        }
-        patience_pause(&patience);
-    }
-}
 
 // ---- start ----
 
@@ -151,6 +96,7 @@ static status_t split(struct group *group, const char *role)
     TRY(comm_mpi_status(MPI_Comm_split(MPI_COMM_WORLD, color, world_rank, &group->ranks),
                         "MPI_Comm_split", world_rank));
     TRY(comm_mpi_status(MPI_Comm_dup(group->ranks, &group->control), "MPI_Comm_dup", world_rank));
+    TRY(comm_mpi_status(MPI_Comm_dup(group->ranks, &group->stages), "MPI_Comm_dup", world_rank));
     TRY(comm_mpi_status(MPI_Comm_rank(group->ranks, &group->rank), "MPI_Comm_rank", world_rank));
     return comm_mpi_status(MPI_Comm_size(group->ranks, &group->size), "MPI_Comm_size", world_rank);
 }
@@ -166,6 +112,16 @@ static status_t find_host(struct group *group)
     return comm_mpi_status(MPI_Comm_free(&host), "MPI_Comm_free", group->rank);
 }
 
+/* Ranks of one host speak through memory they share. */
+static status_t open_comm(const struct group *group, MPI_Comm ranks, struct comm **comm_out)
+{
+    struct comm *mpi = NULL;
+    TRY(comm_mpi_new(ranks, &mpi));
+    *comm_out = mpi;
+    return mpi->size > 1 && group->host_size == group->size ? comm_shm_new(ranks, mpi, comm_out)
+                                                            : status_ok();
+}
+
 static status_t open_parts(struct group *group, const char *role)
 {
     TRY(start_mpi());
@@ -175,13 +131,8 @@ static status_t open_parts(struct group *group, const char *role)
     if (group->requests == NULL) {
         return status_errorf(STATUS_RESOURCE_EXHAUSTED, "no memory for %d ranks", group->size);
     }
-    struct comm *mpi = NULL;
-    TRY(comm_mpi_new(group->ranks, &mpi));
-    group->comm = mpi;
-    // Ranks of one host speak through memory they share.
-    return group->size > 1 && group->host_size == group->size
-               ? comm_shm_new(group->ranks, mpi, &group->comm)
-               : status_ok();
+    TRY(group_posts_init(group));
+    return open_comm(group, group->ranks, &group->comm);
 }
 
 status_t group_open(const char *role, struct group **group_out)
@@ -192,11 +143,13 @@ status_t group_open(const char *role, struct group **group_out)
     }
     group->ranks = MPI_COMM_NULL;
     group->control = MPI_COMM_NULL;
+    group->stages = MPI_COMM_NULL;
     const status_t s = open_parts(group, role);
     if (s.code != STATUS_OK) {
         // Without MPI_Finalize: it would wait for ranks that did start. The process ends soon, and mpirun
         // then ends the job.
         free(group->requests);
+        free(group->posts);
         free(group);
         return s;
     }
@@ -214,9 +167,15 @@ void group_close(struct group *group)
     // MPI_Finalize waits for the whole job, and not patiently. Failures here have no remedy: mpirun ends
     // the job when a process leaves without it.
     if (MPI_Ibarrier(MPI_COMM_WORLD, group->requests) == MPI_SUCCESS) {
-        (void)wait_all(1, group->requests, CLOSE_SLEEP_US);
+        (void)patience_wait_all(1, group->requests, CLOSE_SLEEP_US);
+    }
+    group_posts_destroy(group);
+    for (int32_t i = 0; i < group->n_splits; i++) {
+        group->splits[i].comm->ops->free(group->splits[i].comm);
+        (void)MPI_Comm_free(&group->splits[i].ranks);
     }
     group->comm->ops->free(group->comm);
+    (void)MPI_Comm_free(&group->stages);
     (void)MPI_Comm_free(&group->control);
     (void)MPI_Comm_free(&group->ranks);
     (void)MPI_Finalize();
@@ -282,6 +241,38 @@ status_t group_comm_new(struct group *group, const int32_t *ranks, int32_t n_ran
     return comm_mpi_adopt(mpi, comm_out);
 }
 
+// ---- stages ----
+
+status_t group_stage_comm(struct group *group, int32_t tp, struct comm **comm_out)
+{
+    assert(tp >= 1 && group->size % tp == 0);
+    if (tp == group->size) {
+        *comm_out = group->comm;
+        return status_ok();
+    }
+    for (int32_t i = 0; i < group->n_splits; i++) {
+        if (group->splits[i].tp == tp) {
+            *comm_out = group->splits[i].comm;
+            return status_ok();
+        }
+    }
+    if (group->n_splits == GROUP_MAX_SPLITS) {
+        return status_errorf(STATUS_RESOURCE_EXHAUSTED, "a group was split in %d ways already",
+                             GROUP_MAX_SPLITS);
+    }
+    struct group_split split = {.tp = tp};
+    TRY(comm_mpi_status(MPI_Comm_split(group->ranks, group->rank / tp, group->rank, &split.ranks),
+                        "MPI_Comm_split", group->rank));
+    const status_t s = open_comm(group, split.ranks, &split.comm);
+    if (!status_is_ok(&s)) {
+        (void)MPI_Comm_free(&split.ranks);
+        return s;
+    }
+    group->splits[group->n_splits++] = split;
+    *comm_out = split.comm;
+    return s;
+}
+
 // ---- agreement ----
 
 status_t group_agree(struct group *group, status_t mine)
@@ -294,7 +285,7 @@ status_t group_agree(struct group *group, status_t mine)
     int first = 0;
     int rc = MPI_Iallreduce(&failed, &first, 1, MPI_INT, MPI_MIN, group->control, group->requests);
     if (rc == MPI_SUCCESS) {
-        rc = wait_all(1, group->requests, AGREE_SLEEP_US);
+        rc = patience_wait_all(1, group->requests, AGREE_SLEEP_US);
     }
     TRY(comm_mpi_status(rc, "agreement", group->rank));
     if (first == group->size) {
@@ -304,64 +295,6 @@ status_t group_agree(struct group *group, status_t mine)
     TRY(comm_mpi_status(rc, "agreement", group->rank));
     mine.msg[sizeof mine.msg - 1] = '\0';
     return status_wrapf(mine, "rank %d", first);
-}
-
-// ---- the leader's message ----
-
-static status_t send_to_all(struct group *group, const struct bytes *data, uint32_t max_sleep_us)
-{
-    if (data->size > INT_MAX) {
-        return status_errorf(STATUS_INVALID_ARGUMENT, "group message of %zu bytes, at most %d",
-                             data->size, INT_MAX);
-    }
-    for (int r = 1; r < group->size; r++) {
-        const int rc = MPI_Isend(data->data, (int)data->size, MPI_BYTE, r, MESSAGE_TAG,
-                                 group->control, &group->requests[r - 1]);
-        TRY(comm_mpi_status(rc, "group message", group->rank));
-    }
-    const int rc = wait_all(group->size - 1, group->requests, max_sleep_us);
-    return comm_mpi_status(rc, "group message", group->rank);
-}
-
-static status_t wait_for_message(struct group *group, uint32_t max_sleep_us,
-                                 MPI_Message *message_out, int *size_out)
-{
-    struct patience patience = patience_new(max_sleep_us);
-    for (;;) {
-        int here = 0;
-        MPI_Status status;
-        const int rc = MPI_Improbe(0, MESSAGE_TAG, group->control, &here, message_out, &status);
-        TRY(comm_mpi_status(rc, "group message", group->rank));
-        if (here) {
-            return comm_mpi_status(MPI_Get_count(&status, MPI_BYTE, size_out), "group message",
-                                   group->rank);
-        }
-        patience_pause(&patience);
-    }
-}
-
-static status_t receive(struct group *group, struct bytes *data, uint32_t max_sleep_us)
-{
-    MPI_Message message = MPI_MESSAGE_NULL;
-    int size = 0;
-    uint8_t *tail = NULL;
-    TRY(wait_for_message(group, max_sleep_us, &message, &size));
-    bytes_clear(data);
-    TRY(status_wrapf(bytes_reserve(data, (size_t)size, &tail), "group message on rank %d",
-                     group->rank));
-    TRY(comm_mpi_status(MPI_Mrecv(tail, size, MPI_BYTE, &message, MPI_STATUS_IGNORE),
-                        "group message", group->rank));
-    data->size = (size_t)size;
-    return status_ok();
-}
-
-status_t group_broadcast(struct group *group, struct bytes *data, uint32_t max_sleep_us)
-{
-    if (group->size == 1) {
-        return status_ok();
-    }
-    return group->rank == 0 ? send_to_all(group, data, max_sleep_us)
-                            : receive(group, data, max_sleep_us);
 }
 
 // ---- taking a place ----

@@ -52,6 +52,12 @@ MUST_USE status_t group_comm_new(struct group *group, const int32_t *ranks, int3
                                  struct comm **comm_out);
 
 /*
+ * The collectives of this rank's stage, tp consecutive ranks of the group, whose size tp divides (owned by the group, made at
+ * the first call for tp). Collective.
+ */
+MUST_USE status_t group_stage_comm(struct group *group, int32_t tp, struct comm **comm_out);
+
+/*
  * The status of the lowest failing rank, on every rank, prefixed "rank N: " (a group of one: unchanged); OK when
  * all are OK. Ranks may come minutes apart: they wait as in group_broadcast.
  */
@@ -63,6 +69,13 @@ status_t group_agree(struct group *group, status_t mine);
  * cleared and filled.
  */
 MUST_USE status_t group_broadcast(struct group *group, struct bytes *data, uint32_t max_sleep_us);
+
+/*
+ * The same, but the leader waits for the first n_now ranks alone; the others take the message when they come to it. For
+ * steps, which later stages compute later. n_now is read on the leader.
+ */
+MUST_USE status_t group_post(struct group *group, struct bytes *data, int32_t n_now,
+                             uint32_t max_sleep_us);
 
 /* MPI_Abort: ends every rank of the job at once. Not collective; does not return. */
 _Noreturn void group_abort(struct group *group, int exit_code);
