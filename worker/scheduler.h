@@ -19,6 +19,10 @@
  *            and what later plans drew for it is dropped. Blocks and slots of a sequence that ends, is cancelled or is
  *            preempted are lent again at once: whoever gets them is computed after it. A preempted sequence waits
  *            until it has no pending token.
+ * Stages:    with P > 1 of them P plans are computed at once, each by another stage. A plan then takes its share alone of the
+ *            token budget and of the sequences that decode, so that P plans in a row keep all stages busy, and a sequence with a
+ *            pending token waits for P plans: by then its token is where the next one begins. Chunks of a prompt follow each
+ *            other without waiting.
  * Prefixes:  full blocks of sequences, running and past, are found by their tokens and those before them: a sequence begins behind
  *            the longest prefix that its lane still has, up to its last token but one. Prompts and what was generated alike;
  *            a preempted sequence finds its own. What is found has the bits that computing it would give.
@@ -54,6 +58,7 @@ struct scheduler_config {
     int64_t blocks_per_lane; /* at least what max_model_len tokens need */
     int32_t n_vocab;
     int32_t max_steps;         /* made and not applied; 0: 1 */
+    int32_t n_stages;          /* of the pipeline that computes the steps; 0: 1 */
     bool prefix_caching;       /* false: every token is computed */
     int32_t max_logits;        /* of a step; 0: max_seqs */
     int32_t max_sample_tokens; /* of a step, at least n_vocab; 0: step_max_sample_tokens */

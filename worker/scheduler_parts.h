@@ -28,6 +28,7 @@ struct sequence {
         *tokens; /* [n_tokens + n_pending], room for prompt + completion; placeholders at the end */
     int32_t n_tokens;  /* that are known */
     int32_t n_pending; /* drawn in plans that are not applied */
+    uint64_t drawn_in; /* the number of the last of them */
     int32_t n_prompt;
     int32_t n_computed; /* in plans made so far */
     int32_t
