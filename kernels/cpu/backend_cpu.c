@@ -38,9 +38,8 @@ status_t cpu_mem_alloc(size_t size, void **ptr_out)
 {
     void *ptr;
     TRY(cpu_mem_reserve(size, &ptr));
-    // Kernels before 5.14 know no such advice: the pages come with their first use.
-    if (size >= HUGE_PAGE && madvise(ptr, size / HUGE_PAGE * HUGE_PAGE, MADV_POPULATE_WRITE) != 0 &&
-        errno == ENOMEM) {
+    // To the last page, also behind the last huge one. Kernels before 5.14 know no such advice: the pages come with their first use.
+    if (size >= HUGE_PAGE && madvise(ptr, size, MADV_POPULATE_WRITE) != 0 && errno == ENOMEM) {
         free(ptr);
         return status_errorf(STATUS_RESOURCE_EXHAUSTED, "out of memory: need %zu bytes", size);
     }
