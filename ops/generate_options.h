@@ -66,6 +66,11 @@ uint64_t generate_common_timeout(const struct generate_common *options);
          .type = CONFIG_STRING,                                                                  \
          .offset = offsetof(type_, common.server.tensor_parallel_size),                          \
          .help = "with --model: as for serve"},                                                  \
+        {.name = "pipeline-parallel-size",                                                       \
+         .alias = "-pp",                                                                         \
+         .type = CONFIG_STRING,                                                                  \
+         .offset = offsetof(type_, common.server.pipeline_parallel_size),                        \
+         .help = "with --model: as for serve"},                                                  \
         GENERATE_STRING_ROW("kv-placement", offsetof(type_, common.server.kv_placement),         \
                             "with --model: as for serve"),                                       \
         GENERATE_STRING_ROW("dtype", offsetof(type_, common.server.dtype),                       \

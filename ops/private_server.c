@@ -110,6 +110,7 @@ status_t private_server_start(struct private_server *server,
     add(&args, "--launcher", "mpirun");
     add(&args, "--listen", server->address);
     add(&args, "--tensor-parallel-size", options->tensor_parallel_size);
+    add(&args, "--pipeline-parallel-size", options->pipeline_parallel_size);
     add(&args, "--kv-placement", options->kv_placement);
     add(&args, "--dtype", options->dtype);
     add(&args, "--quantization", options->quantization);

@@ -22,9 +22,9 @@ struct private_server {
 /* Settings of serve that are passed on, as a part of a command's own table: one struct for all. */
 struct private_server_options {
     const char *model;
-    const char *tensor_parallel_size, *kv_placement, *dtype, *quantization, *kv_cache_dtype,
-        *max_model_len, *max_num_seqs, *max_num_batched_tokens, *load_format, *threads, *device,
-        *log_level;
+    const char *tensor_parallel_size, *pipeline_parallel_size, *kv_placement, *dtype, *quantization,
+        *kv_cache_dtype, *max_model_len, *max_num_seqs, *max_num_batched_tokens, *load_format,
+        *threads, *device, *log_level;
 };
 
 /* Waits until the server is ready. On failure *exit_code_out is what this process should end with. */

@@ -6,7 +6,8 @@
 
 #include "base/clock.h"
 #include "parallel/comm_device.h"
-#include "parallel/plan_memory.h"
+#include "parallel/plan_fit.h"
+#include "parallel/stages.h"
 #include "worker/checkpoint.h"
 #include "worker/forward.h"
 #include "worker/host.h"
@@ -18,6 +19,9 @@
 /* Of the host's available memory, for the KV pools of all its ranks, when nothing else is said. */
 #define KV_MEMORY_SHARE 0.4
 
+/* More than a stage has tensors: places of a later stage's come after. */
+#define PLACES_OF_STAGE (1 << 20)
+
 /* Block ids are int32. */
 #define MAX_BLOCKS_PER_LANE ((int64_t)INT32_MAX)
 
@@ -28,11 +32,13 @@ struct engine {
     const struct model_spec *spec;
     const struct plan *plan;
     struct engine_options options;
-    int32_t rank;
+    int32_t rank;            /* of all stages */
+    struct comm *stage_comm; /* of the ranks of this stage, over host memory; the group owns it */
+    struct stages *stages;   /* NULL: there is one */
     struct step_limits limits;
 
     struct backend_stream *stream;
-    struct comm *comm; /* over the backend's memory; the group's own where that is the host's */
+    struct comm *comm; /* over the backend's memory; stage_comm where that is the host's */
     struct weights weights;
     struct kv_pool pool;
     struct forward forward;
@@ -96,9 +102,9 @@ static status_t check_options(const struct engine *e)
                              "--max-model-len %d",
                              o->max_model_len, e->spec->max_positions, e->spec->max_positions);
     }
-    if (e->plan->tp != group_size(e->group)) {
-        return status_errorf(STATUS_INTERNAL, "plan for %d ranks, the group has %d", e->plan->tp,
-                             group_size(e->group));
+    if (plan_n_ranks(e->plan) != group_size(e->group)) {
+        return status_errorf(STATUS_INTERNAL, "plan for %d ranks, the group has %d",
+                             plan_n_ranks(e->plan), group_size(e->group));
     }
     if (o->max_num_seqs > INT32_MAX / blocks_per_seq(e)) {
         return status_errorf(
@@ -130,6 +136,7 @@ static status_t open_source(const struct engine *e, struct loading *l)
         .checkpoint = l->checkpoint,
         .seed = e->options.weights_seed,
         .imitated_dtype = e->spec->dtype,
+        .n_found = plan_stage(e->plan, e->rank) * PLACES_OF_STAGE,
         // Values are made up on the host, the same for every device.
         .backend = l->host_stream != NULL ? backend_cpu() : e->options.backend,
         .stream = l->host_stream != NULL ? l->host_stream : e->stream,
@@ -151,10 +158,8 @@ static status_t open_stream(struct engine *e, const struct stream_options *optio
                : status_errorf(STATUS_RESOURCE_EXHAUSTED, "no memory to wrap a stream");
 }
 
-/* Everything that one rank can find out alone: what is on disk, and its own memory. */
-static status_t prepare(struct engine *e, struct loading *l)
+static status_t open_streams(struct engine *e, struct loading *l)
 {
-    TRY(check_options(e));
     const int32_t share = host_cores() / group_host_size(e->group);
     const int32_t threads = e->options.threads > 0 ? e->options.threads : share > 0 ? share : 1;
     const struct stream_options stream = {
@@ -166,6 +171,39 @@ static status_t prepare(struct engine *e, struct loading *l)
     if (!e->options.backend->host_memory) {
         TRY(backend_cpu()->stream_new(&stream, &l->host_stream));
     }
+    return status_ok();
+}
+
+static int32_t max_logits(const struct engine *e)
+{
+    return plan_memory_logit_rows(e->options.max_num_seqs, e->options.max_num_batched_tokens);
+}
+
+static status_t make_stages(struct engine *e)
+{
+    if (e->plan->pp == 1) {
+        return status_ok();
+    }
+    const size_t max_seqs = (size_t)e->options.max_num_seqs;
+    const size_t max_rows = (size_t)e->options.max_num_batched_tokens;
+    const struct stages_options options = {
+        .tp = e->plan->tp,
+        .pp = e->plan->pp,
+        .backend = e->options.backend,
+        .stream = e->stream,
+        .n_steps = e->options.max_steps,
+        .x_bytes = max_rows * (size_t)e->spec->n_hidden * sizeof(float),
+        .drawn_bytes = max_seqs * sizeof(int32_t),
+        .results_bytes = (size_t)max_logits(e) * sizeof(struct sample_result),
+    };
+    return stages_new(e->group, &options, &e->stages);
+}
+
+/* Everything that one rank can find out alone: what is on disk, and its own memory. */
+static status_t prepare(struct engine *e, struct loading *l)
+{
+    TRY(open_streams(e, l));
+    TRY(make_stages(e));
     TRY(open_source(e, l));
     const struct weights_request request = {
         .backend = e->options.backend,
@@ -179,7 +217,7 @@ static status_t prepare(struct engine *e, struct loading *l)
     TRY(weights_alloc(&request, &e->weights));
     const struct weight_loader_parts parts = {
         .source = &l->source,
-        .comm = group_comm(e->group),
+        .comm = e->stage_comm,
         .backend = e->options.backend,
         .stream = e->stream,
     };
@@ -247,6 +285,9 @@ static status_t load_weights(struct engine *e)
 {
     struct loading l = {0};
     status_t s;
+    TRY_GOTO(s, group_agree(e->group, check_options(e)), done);
+    TRY_GOTO(s, group_agree(e->group, group_stage_comm(e->group, e->plan->tp, &e->stage_comm)),
+             done);
     TRY_GOTO(s, group_agree(e->group, prepare(e, &l)), done);
     TRY_GOTO(s, group_agree(e->group, load(e, &l)), done);
     TRY_GOTO(s, group_agree(e->group, warn_of_defects(e, &l)), done);
@@ -257,15 +298,10 @@ done:
 
 // ---- between ranks ----
 
-static int32_t max_logits(const struct engine *e)
-{
-    return plan_memory_logit_rows(e->options.max_num_seqs, e->options.max_num_batched_tokens);
-}
-
 /* The group's comm where the device's memory is the host's, one between devices elsewhere. */
 static status_t make_comm(struct engine *e)
 {
-    struct comm *host = group_comm(e->group);
+    struct comm *host = e->stage_comm;
     const struct backend *backend = e->options.backend;
     if (backend->host_memory) {
         e->comm = host;
@@ -325,15 +361,20 @@ static status_t tune(const struct engine *e)
 
 static struct plan_memory_request memory_request(const struct engine *e, int64_t blocks_per_lane)
 {
+    const struct plan_device *device = NULL; // a backend that plans do not know counts as the CPU
+    const status_t found = plan_device_find(e->options.backend->name, &device);
     return (struct plan_memory_request){
         .plan = e->plan,
         .spec = e->spec,
+        .device = status_is_ok(&found) ? device : NULL,
+        .embedding_dtype = e->weights.embedding_dtype,
         .dtype = e->options.dtype,
         .kv_dtype = e->options.kv_dtype,
         .quantization = e->options.quantization,
         .max_seqs = e->options.max_num_seqs,
         .max_rows = e->options.max_num_batched_tokens,
         .max_model_len = e->options.max_model_len,
+        .max_steps = e->options.max_steps,
         .blocks_per_lane = blocks_per_lane,
     };
 }
@@ -419,6 +460,15 @@ static status_t smallest(struct comm *comm, int64_t *value)
     return status_ok();
 }
 
+/* Ranks, stages or a dtype with which one sequence fits into what this rank has now. */
+static void advise(const struct engine *e, int64_t blocks, char *buf, size_t buf_bytes)
+{
+    struct plan_memory_request request = memory_request(e, blocks);
+    struct plan_memory planned;
+    plan_memory_of(&request, e->rank, &planned);
+    plan_fit_layouts(&request, planned.total, buf, buf_bytes);
+}
+
 static status_t check_blocks(const struct engine *e, int64_t blocks, int64_t block_bytes)
 {
     if (blocks >= blocks_per_seq(e)) {
@@ -432,12 +482,15 @@ static status_t check_blocks(const struct engine *e, int64_t blocks, int64_t blo
             "--kv-cache-memory %lld",
             PLAN_BLOCK_TOKENS, (long long)block_bytes, (long long)need);
     }
+    char advice[128];
+    advise(e, blocks, advice, sizeof advice);
     return status_errorf(
         STATUS_FAILED_PRECONDITION,
         "KV memory holds sequences of %lld tokens, --max-model-len is %d" STATUS_FIX
-        "--max-model-len %lld, or --kv-cache-memory %lld (bytes on each rank)",
+        "--max-model-len %lld, %s%s--kv-cache-memory %lld (bytes on each rank)",
         (long long)blocks * PLAN_BLOCK_TOKENS, e->options.max_model_len,
-        (long long)blocks * PLAN_BLOCK_TOKENS, (long long)need);
+        (long long)blocks * PLAN_BLOCK_TOKENS, advice, advice[0] != '\0' ? " or " : "or ",
+        (long long)need);
 }
 
 static status_t size_pool(const struct engine *e, int64_t *blocks_out)
@@ -473,6 +526,8 @@ static status_t alloc_rest(struct engine *e, int64_t blocks_per_lane)
         .backend = e->options.backend,
         .stream = e->stream,
         .comm = e->comm,
+        .stages = e->stages,
+        .rank = e->rank,
         .weights = &e->weights,
         .pool = &e->pool,
         .batch_invariant = e->options.determinism == ENGINE_DETERMINISM_BATCH,
@@ -551,6 +606,9 @@ status_t engine_new(struct group *group, const struct model_spec *spec, const st
     e->plan = plan;
     e->options = *options;
     e->options.max_steps = options->max_steps > 0 ? options->max_steps : 1;
+    if (plan->pp > 1 && e->options.max_steps < plan->pp) {
+        e->options.max_steps = plan->pp; // as the stages are always that far apart
+    }
     e->rank = group_rank(group);
     s = build(e);
     if (!status_is_ok(&s)) {
@@ -570,9 +628,10 @@ void engine_free(struct engine *e)
     forward_destroy(&e->forward);
     kv_pool_destroy(&e->pool);
     weights_free(&e->weights);
-    if (e->comm != NULL && e->comm != group_comm(e->group)) {
+    if (e->comm != NULL && e->comm != e->stage_comm) {
         e->comm->ops->free(e->comm);
     }
+    stages_free(e->stages);
     e->options.backend->stream_free(e->stream);
     free(e);
 }
@@ -629,6 +688,16 @@ status_t engine_collect(struct engine *e, struct sample_result *results_out)
     return s;
 }
 
+bool engine_draws(const struct engine *e)
+{
+    return forward_draws(&e->forward);
+}
+
+int32_t engine_stage_size(const struct engine *e)
+{
+    return e->plan->tp;
+}
+
 bool engine_full(const struct engine *e)
 {
     return e->steps.n_under_way == e->steps.max_steps;
@@ -653,7 +722,7 @@ status_t engine_step(struct engine *e, const struct step_plan *plan, const float
 {
     TRY(engine_submit(e, plan, NULL));
     TRY(engine_collect(e, NULL));
-    *logits_out = e->rank == 0 ? e->forward.logits : NULL;
+    *logits_out = engine_draws(e) ? e->forward.logits : NULL;
     return status_ok();
 }
 

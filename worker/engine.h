@@ -72,22 +72,30 @@ void engine_free(struct engine *engine); /* accepts NULL */
 
 const struct step_limits *engine_limits(const struct engine *engine);
 
+/* The rank that has the logits, and draws: the first of the last stage. With one stage that is rank 0. */
+bool engine_draws(const struct engine *engine);
+
+/* Ranks of a stage. */
+int32_t engine_stage_size(const struct engine *engine);
+
 /* Of this rank: bytes of packed weights, and of KV pools actually allocated. */
 uint64_t engine_weight_bytes(const struct engine *engine);
 uint64_t engine_kv_bytes(const struct engine *engine);
 
-/* Bytes of tensors this rank read from the checkpoint; over all ranks each byte is read once. */
+/* Bytes of tensors this rank read from the checkpoint; over all ranks of a stage each byte is read once. */
 uint64_t engine_bytes_read(const struct engine *engine);
 
 /*
  * Steps are computed strictly in the order of submit. submit puts one behind those under way, of which there are less than
- * options.max_steps; plan and sampling may change on return. sampling: rank 0, what to draw from the step's logits; NULL
- * elsewhere, and where nothing is drawn. The ids stay on the device as what placeholders of later steps stand for.
+ * options.max_steps, at least one a stage; plan and sampling may change on return. sampling: what to draw from the step's logits,
+ * on the rank that draws and on rank 0; NULL elsewhere, and where nothing is drawn. The ids stay on the device as what
+ * placeholders of later steps stand for; with P > 1 stages, of steps that are P or more behind it.
  */
 MUST_USE status_t engine_submit(struct engine *engine, const struct step_plan *plan,
                                 const struct step_sampling *sampling);
 
-/* Waits for the oldest step under way, and no longer; results_out [n_logits]: what it drew. May be NULL. Not collective. */
+/* Waits for the oldest step under way, and no longer; results_out [n_logits]: what it drew, on rank 0. May be NULL. Not
+ * collective. */
 MUST_USE status_t engine_collect(struct engine *engine, struct sample_result *results_out);
 
 bool engine_full(const struct engine *engine);  /* max_steps are under way: collect first */
@@ -97,10 +105,10 @@ bool engine_ready(const struct engine *engine); /* engine_collect would not wait
 void engine_rest(struct engine *engine);
 const struct step_times *engine_times(const struct engine *engine);
 
-/* Submit without drawing, and collect. On rank 0 *logits_out is device memory [n_logits, n_vocab] in the order of the
- * sequences that want them, valid until the next step; NULL elsewhere. */
+/* Submit without drawing, and collect. On the rank that draws *logits_out is device memory [n_logits, n_vocab] in the order of
+ * the sequences that want them, valid until the next step; NULL elsewhere. */
 MUST_USE status_t engine_step(struct engine *engine, const struct step_plan *plan,
                               const float **logits_out);
 
-/* Rank 0, after a step that had logits, not collective: brings n_logits rows to the host. */
+/* The rank that draws, after a step that had logits, not collective: brings n_logits rows to the host. */
 MUST_USE status_t engine_read_logits(struct engine *engine, int32_t n_logits, float *logits_out);

@@ -261,7 +261,7 @@ status_t exchange_init(struct exchange *exchange, const struct exchange_parts *p
     struct exchange made = {.parts = *parts};
     int32_t kv_side;
     int32_t either;
-    plan_exchange_heads(parts->plan, parts->comm->rank, &kv_side, &either);
+    plan_exchange_heads(parts->plan, parts->rank, &kv_side, &either);
     if (either > 0) {
         const int64_t row = parts->max_rows * head_bytes(&made);
         // A rank may hold nothing in the layers that exchange: buffers of one head are still buffers.

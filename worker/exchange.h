@@ -27,7 +27,8 @@ struct exchange_parts {
     const struct backend *backend;
     struct backend_stream *stream;
     const struct plan *plan;
-    struct comm *comm;
+    struct comm *comm; /* of the rank's stage */
+    int32_t rank;      /* of all stages */
     int32_t max_rows;
     int64_t ld; /* elements between rows of the query side */
 };
@@ -44,7 +45,7 @@ struct exchange {
 MUST_USE status_t exchange_init(struct exchange *exchange, const struct exchange_parts *parts);
 void exchange_destroy(struct exchange *x); /* accepts a zeroed one */
 
-/* The most bytes that a rank sends or receives at once in any layer of the plan, for max_rows rows. */
+/* The most bytes that a rank sends or receives at once in any layer of its stage, for max_rows rows. */
 int64_t exchange_max_bytes(const struct plan *plan, int32_t rank, int32_t max_rows, int dtype);
 
 /* What moves: one layer of one step. */

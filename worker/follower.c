@@ -27,13 +27,20 @@ static status_t obey_assign(struct group *group, const struct member_options *op
     return s;
 }
 
-static status_t obey_step(struct member *member, const struct bytes_reader *frame)
+static status_t obey_step(struct member *member, struct bytes_reader *frame)
 {
+    TRY(step_draw_unpack(&member->draw, frame));
     TRY(step_plan_unpack(&member->step, frame->data + frame->at, frame->size - frame->at));
     if (engine_full(member->engine)) {
         TRY(engine_collect(member->engine, NULL));
     }
-    return engine_submit(member->engine, &member->step, NULL);
+    const struct step_sampling sampling = {
+        .rows = member->draw.rows,
+        .tokens = member->draw.tokens,
+        .n_tokens = member->draw.n_tokens,
+    };
+    const bool draws = member->draw.n_rows > 0 && member->draw.n_rows == member->step.n_logits;
+    return engine_submit(member->engine, &member->step, draws ? &sampling : NULL);
 }
 
 static status_t obey(struct group *group, const struct member_options *options,

@@ -3,14 +3,14 @@
  *   forward_run
  *     kv_pool_place, send_step, plan_attention    what the device must know of the step
  *     compute, or run_recorded
- *     embed
- *     for each layer
+ *     embed, or take x from the stage before
+ *     for each layer of the stage
  *       attention_block, or linear_block, or nothing
  *         project_queries, append_keys_and_values
  *         attend | attend_by_head | exchange_queries, attend, exchange_outputs
  *         project_out, sum over ranks
  *       ffn_block, or linear_block, or nothing; sum over ranks
- *     project_logits, gather_logits, draw
+ *     project_logits, gather_logits, draw, or hand x over to the next stage
  */
 #include "worker/forward.h"
 
@@ -19,7 +19,7 @@
 /* How much there is to compute: of a step, or of a recorded one that is a little larger. */
 struct step_rows {
     int32_t n_rows, n_logits;
-    int32_t n_sampled; /* rank 0: n_logits, or 0 where nothing is drawn */
+    int32_t n_sampled; /* where ids are drawn: n_logits, or 0 where nothing is */
 };
 
 // ---- small steps ----
@@ -94,13 +94,15 @@ static status_t norm(struct forward *f, const struct norm_weights *weights, cons
 }
 
 /* Where sums of a step of so many rows are put together. Ranks that are late may still read what the step before left in either
- * buffer of the comm; the sum of the embedding, which comes before the first use, waits for them. */
+ * buffer of the comm; the sum of the embedding, which comes before the first use, waits for them. Later stages have none: with
+ * several, sums are made apart. */
 static void choose_partial(struct forward *f, int32_t n_rows)
 {
     const struct comm *comm = f->parts.comm;
     const int64_t n_bytes = (int64_t)n_rows * f->parts.spec->n_hidden *
                             (int64_t)dtype_bytes(f->parts.backend->activation);
-    f->partial = f->partials[n_bytes <= comm->fused_bytes && n_bytes > 0 ? 1 : 0];
+    const bool fused = f->parts.stages == NULL && n_bytes <= comm->fused_bytes && n_bytes > 0;
+    f->partial = f->partials[fused ? 1 : 0];
 }
 
 /* What the ranks left in partial becomes its sum, to be added by the next norm. */
@@ -521,26 +523,72 @@ static status_t project_logits(struct forward *f, const struct step_rows *step)
     return alone ? status_ok() : gather_logits(f, step->n_logits);
 }
 
-/* With several ranks all of them come here for the same steps, whether rank 0 draws or not. */
+/* All ranks of the stage come here for the same steps, whether the first one draws or not. */
 static status_t draw(struct forward *f, const struct step_rows *step)
 {
     if (step->n_sampled > 0) {
         TRY(forward_sample(f, step->n_sampled));
     }
-    return step->n_logits > 0 ? forward_share_drawn(f) : status_ok();
+    return step->n_logits > 0 ? forward_share_drawn(f, step->n_sampled) : status_ok();
+}
+
+// ---- from stage to stage ----
+
+static size_t x_bytes(const struct forward *f, const struct step_rows *step)
+{
+    return (size_t)step->n_rows * (size_t)f->parts.spec->n_hidden * sizeof(float);
+}
+
+static status_t take_over(struct forward *f, const struct step_rows *step)
+{
+    struct stages *stages = f->parts.stages;
+    if (stages == NULL || stages_is_first(stages)) {
+        return embed(f, step);
+    }
+    f->pending = FORWARD_PENDING_NOTHING;
+    return stages_recv_x(stages, f->x, x_bytes(f, step));
+}
+
+/* What is pending is added here, as the next norm would have: the same sum, rounded once. */
+static status_t hand_over(struct forward *f, const struct step_rows *step)
+{
+    const struct add_norm_args args = {
+        .x = f->x,
+        .delta = f->partial,
+        .n_rows = step->n_rows,
+        .n_columns = f->parts.spec->n_hidden,
+        .kind = NORM_RMS,
+    };
+    if (f->pending == FORWARD_PENDING_SUM) {
+        TRY(f->parts.backend->add_norm(f->parts.stream, &args));
+    }
+    f->pending = FORWARD_PENDING_NOTHING;
+    return stages_send_x(f->parts.stages, f->x, x_bytes(f, step));
+}
+
+static status_t run_layers(struct forward *f, const struct step_rows *step)
+{
+    for (int32_t layer = f->stage.begin; layer < f->stage.end; layer++) {
+        TRY(run_layer(f, step, layer));
+        if (f->parts.stages != NULL) {
+            stages_progress(f->parts.stages);
+        }
+    }
+    return status_ok();
 }
 
 /* All that the device does in a step: nothing here depends on the step but through arrays that have been sent. */
 static status_t compute(struct forward *f, const struct step_rows *step)
 {
     if (step->n_rows > 0) {
-        TRY(embed(f, step));
+        TRY(take_over(f, step));
+        TRY(run_layers(f, step));
     }
-    for (int32_t layer = 0; step->n_rows > 0 && layer < f->parts.spec->n_layers; layer++) {
-        TRY(run_layer(f, step, layer));
+    if (f->parts.stages == NULL || stages_is_last(f->parts.stages)) {
+        TRY(project_logits(f, step));
+        return draw(f, step);
     }
-    TRY(project_logits(f, step));
-    return draw(f, step);
+    return step->n_rows > 0 ? hand_over(f, step) : status_ok();
 }
 
 // ---- recorded steps ----
@@ -551,7 +599,8 @@ static bool is_recordable(const struct forward *f, const struct step_plan *step)
     const struct comm *comm = f->parts.comm;
     const bool alone = comm->size == 1;
     return f->parts.backend->graph_begin != NULL && (alone || comm->recordable) &&
-           step->n_rows > 0 && step->n_rows == step->n_seqs && step->n_logits == step->n_rows;
+           f->parts.stages == NULL && step->n_rows > 0 && step->n_rows == step->n_seqs &&
+           step->n_logits == step->n_rows;
 }
 
 /* A recording is of a fixed number of rows; those that a step does not fill begin with its first token, attend to nothing, and
@@ -617,6 +666,9 @@ status_t forward_run(struct forward *f, const struct step_plan *step,
         rows.n_logits = rows.n_rows;
     }
     rows.n_sampled = samples ? rows.n_logits : 0;
+    if (f->parts.stages != NULL) {
+        TRY(stages_begin(f->parts.stages, step->n_logits > 0, f->drawn));
+    }
     TRY(kv_pool_place(f->parts.pool, step, rows.n_rows));
     TRY(send_step(f, step, &rows));
     TRY(plan_attention(f, step));
@@ -624,7 +676,8 @@ status_t forward_run(struct forward *f, const struct step_plan *step,
         TRY(forward_send_sampling(f, sampling, step->n_logits, rows.n_sampled));
     }
     TRY(recordable ? run_recorded(f, &rows) : compute(f, &rows));
-    return samples ? backend->download(f->parts.stream, results_out, f->results,
-                                       (size_t)step->n_logits * sizeof *results_out)
-                   : status_ok();
+    return samples && f->parts.stages == NULL
+               ? backend->download(f->parts.stream, results_out, f->results,
+                                   (size_t)step->n_logits * sizeof *results_out)
+               : status_ok();
 }

@@ -8,6 +8,8 @@
  *            A layer may have one matrix in the place of either, x += linear( norm(x) ), or nothing there at all.
  *            A sum waits in `partial` until the next norm takes it in: adding and norming are one op; so is summing over
  *            ranks, for steps of few rows on devices that see each other's memory.
+ *            A stage of a pipeline computes its own layers: the first one begins with the embedding, the last one ends with
+ *            the logits; between them x travels in float32, with what was pending added, so that stages change no bit.
  * Layout:    R rows of a step, D hidden size, h head size; H, G, F and V are this rank's query heads, KV heads, columns and
  *            rows. x is float32, the other activations are of the backend's dtype; all are whole on every rank between
  *            the blocks. Rows of q, k, v and attention's output are `ld` elements apart in every layer.
@@ -25,6 +27,7 @@
 #include "parallel/comm.h"
 #include "parallel/plan.h"
 #include "parallel/spec.h"
+#include "parallel/stages.h"
 #include "worker/device_array.h"
 #include "worker/exchange.h"
 #include "worker/kv_pool.h"
@@ -37,7 +40,9 @@ struct forward_parts {
     const struct plan *plan;
     const struct backend *backend;
     struct backend_stream *stream;
-    struct comm *comm; /* over the backend's memory */
+    struct comm *comm;     /* of the rank's stage, over the backend's memory */
+    struct stages *stages; /* NULL: there is one */
+    int32_t rank;          /* of all stages */
     const struct weights *weights;
     struct kv_pool *pool;
     int32_t batch_invariant; /* 1: see attention_shape */
@@ -81,6 +86,7 @@ enum forward_pending {
 struct forward {
     struct forward_parts parts;
     struct forward_limits limits;
+    plan_interval_t stage; /* its layers */
     struct exchange exchange;
 
     float *x;      /* [R, D]: the residual stream */
@@ -93,9 +99,9 @@ struct forward {
     void *attended;  /* [R, ld]: H heads */
     void *gate_up;   /* [R, 2F] */
     void *scratch;   /* rows rounded to int8; NULL: no matrix of the rank is MATRIX_W8A8 */
-    float *logits;   /* rank 0: [n_logits, n_vocab] */
-    float *slice;    /* several ranks: [n_logits, V] */
-    float *gathered; /* rank 0 of several: the ranks' slices one after the other */
+    float *logits;   /* where they are drawn from: [n_logits, n_vocab] */
+    float *slice;    /* several ranks of the last stage: [n_logits, V] */
+    float *gathered; /* the first of them: the ranks' slices one after the other */
     float *cos, *sin;
     int64_t ld;
     int32_t pending; /* enum forward_pending: partial is still to be added to x */
@@ -105,7 +111,7 @@ struct forward {
     struct device_array logit_rows;        /* int32 [max_logits]: rows whose logits are wanted */
 
     int32_t *drawn; /* [max_seqs]: the last id of each slot */
-    /* Rank 0. */
+    /* Where ids are drawn. */
     struct device_array sample_rows;   /* struct sample_row [max_logits] */
     struct device_array sample_tokens; /* struct sample_token [max_sample_tokens] */
     struct sample_result *results;     /* [max_logits] */
@@ -130,17 +136,20 @@ const struct forward_attention *forward_find_attention(const struct forward *f, 
 /* The rank's query heads of a held KV head of a split class, in the layer. */
 plan_interval_t forward_query_heads(const struct forward_parts *parts, int32_t layer, int32_t head);
 
+/* True on the rank that has the logits and draws: the first of the last stage. */
+bool forward_draws(const struct forward *forward);
+
 /*
- * Puts the step into the stream, behind the one before; step and sampling may change on return. On rank 0 its logits are then in
- * forward->logits until the next step's, and, unless sampling is NULL, what is drawn comes to results_out
- * [n_logits], host memory of host_alloc. sampling is NULL on the other ranks.
+ * Puts the step into the stream, behind the one before; step and sampling may change on return. Where ids are drawn the step's
+ * logits are then in forward->logits until the next step's. Unless sampling is NULL, what is drawn comes to results_out
+ * [n_logits], host memory of host_alloc, or with several stages to rank 0's stages. sampling is NULL on the other ranks.
  */
 MUST_USE status_t forward_run(struct forward *forward, const struct step_plan *step,
                               const struct step_sampling *sampling,
                               struct sample_result *results_out);
 
-/* The drawing, in forward_sample.c: what it needs, the op, and its ids to the other ranks. */
+/* The drawing, in forward_sample.c: what it needs, the op, and its ids to the ranks that embed. */
 MUST_USE status_t forward_send_sampling(struct forward *f, const struct step_sampling *sampling,
                                         int32_t n_rows, int32_t n_padded);
 MUST_USE status_t forward_sample(struct forward *f, int32_t n_rows);
-MUST_USE status_t forward_share_drawn(struct forward *f);
+MUST_USE status_t forward_share_drawn(struct forward *f, int32_t n_results);

@@ -3,47 +3,8 @@
 #include <string.h>
 
 #include "kernels/int8_rows.h"
+#include "parallel/plan_memory.h"
 #include "worker/forward.h"
-
-/* The largest of what the layers need of a row, in elements. */
-struct widths {
-    int64_t attention; /* q, and k and v where they are computed together */
-    int64_t kv;        /* k and v of a run, where they are not */
-    int64_t gate_up;
-};
-
-static int64_t larger(int64_t a, int64_t b)
-{
-    return a > b ? a : b;
-}
-
-/* All KV heads of a run, k and v. */
-static int64_t run_width(const struct forward_parts *parts, plan_run_t run)
-{
-    return 2 * (int64_t)(run.head_end - run.head_begin) * parts->spec->head_dim;
-}
-
-static void widen_for_layer(const struct forward_parts *parts, int32_t layer, struct widths *widths)
-{
-    const struct plan *plan = parts->plan;
-    const int32_t rank = parts->comm->rank;
-    const plan_interval_t ffn = plan_ffn_columns(plan, layer, rank);
-    widths->gate_up = larger(widths->gate_up, 2 * (int64_t)(ffn.end - ffn.begin));
-    if (plan->layers[layer].class_index < 0) {
-        return;
-    }
-    const struct kv_class *kv_class = &parts->pool->classes[plan->layers[layer].class_index];
-    const plan_interval_t q = plan_q_heads(plan, layer, rank);
-    int64_t attention = (int64_t)(q.end - q.begin) * parts->spec->head_dim;
-    if (kv_class->fused) {
-        attention += run_width(parts, kv_class->runs[0]);
-    } else {
-        for (int32_t i = 0; i < kv_class->n_runs; i++) {
-            widths->kv = larger(widths->kv, run_width(parts, kv_class->runs[i]));
-        }
-    }
-    widths->attention = larger(widths->attention, attention);
-}
 
 // ---- attention's plans ----
 
@@ -129,7 +90,7 @@ static status_t add_attentions(struct forward *f)
 {
     const struct plan *plan = f->parts.plan;
     int64_t most = 1; // an array, also where no layer attends
-    for (int32_t layer = 0; layer < plan->n_layers; layer++) {
+    for (int32_t layer = f->stage.begin; layer < f->stage.end; layer++) {
         const int32_t class_index = plan->layers[layer].class_index;
         const bool split = class_index >= 0 && f->parts.pool->classes[class_index].split;
         most += split ? f->parts.pool->classes[class_index].lanes[0].n_heads : 1;
@@ -138,7 +99,7 @@ static status_t add_attentions(struct forward *f)
     if (f->attentions == NULL) {
         return status_errorf(STATUS_RESOURCE_EXHAUSTED, "no memory for plans of attention");
     }
-    for (int32_t layer = 0; layer < plan->n_layers; layer++) {
+    for (int32_t layer = f->stage.begin; layer < f->stage.end; layer++) {
         const int32_t class_index = plan->layers[layer].class_index;
         if (class_index < 0) {
             continue;
@@ -177,10 +138,8 @@ static status_t alloc_rows(struct forward *f)
     const int64_t n = f->limits.max_rows;
     const int64_t n_hidden = f->parts.spec->n_hidden;
     const int dtype = f->parts.backend->activation;
-    struct widths widths = {1, 0, 1};
-    for (int32_t layer = 0; layer < f->parts.plan->n_layers; layer++) {
-        widen_for_layer(&f->parts, layer, &widths);
-    }
+    struct plan_widths widths;
+    plan_memory_widths(f->parts.plan, f->parts.rank, &widths);
     f->ld = widths.attention;
     TRY(alloc_floats(f, n * n_hidden, &f->x));
     TRY(alloc(f, n * n_hidden, dtype, &f->normed));
@@ -192,7 +151,7 @@ static status_t alloc_rows(struct forward *f)
     TRY(alloc(f, n * widths.attention, dtype, &f->attended));
     TRY(alloc(f, n * widths.kv, dtype, &f->kv));
     TRY(alloc(f, n * widths.gate_up, dtype, &f->gate_up));
-    const int32_t n_in = plan_rounded_inputs(f->parts.plan, f->parts.spec, f->parts.comm->rank,
+    const int32_t n_in = plan_rounded_inputs(f->parts.plan, f->parts.spec, f->parts.rank,
                                              &f->parts.weights->formats);
     const int64_t n_scratch = n_in > 0 ? (int64_t)int8_rows_bytes(f->limits.max_rows, n_in) : 0;
     return alloc(f, n_scratch, DTYPE_I8, &f->scratch);
@@ -204,11 +163,12 @@ static status_t alloc_seqs(struct forward *f)
     const struct comm *comm = f->parts.comm;
     const int64_t n = f->limits.max_logits;
     const int64_t n_vocab = f->parts.spec->n_vocab;
-    const plan_interval_t rows = plan_vocab_rows(f->parts.plan, comm->rank);
+    const plan_interval_t rows = plan_head_rows(f->parts.plan, f->parts.rank);
     const bool alone = comm->size == 1;
-    TRY(alloc_floats(f, comm->rank == 0 ? n * n_vocab : 0, &f->logits));
+    const bool draws = forward_draws(f);
+    TRY(alloc_floats(f, draws ? n * n_vocab : 0, &f->logits));
     TRY(alloc_floats(f, alone ? 0 : n * (rows.end - rows.begin), &f->slice));
-    TRY(alloc_floats(f, !alone && comm->rank == 0 ? n * n_vocab : 0, &f->gathered));
+    TRY(alloc_floats(f, !alone && draws ? n * n_vocab : 0, &f->gathered));
     f->counts = calloc((size_t)comm->size, sizeof *f->counts);
     f->displs = calloc((size_t)comm->size, sizeof *f->displs);
     f->strips = calloc((size_t)comm->size, sizeof *f->strips);
@@ -231,12 +191,12 @@ static status_t alloc_step(struct forward *f)
         {&f->positions, f->limits.max_rows, sizeof(int32_t)},
         {&f->blocks, f->limits.max_blocks, sizeof(int32_t)},
         {&f->logit_rows, f->limits.max_logits, sizeof(int32_t)},
-        // On rank 0:
+        // Where ids are drawn:
         {&f->sample_rows, f->limits.max_logits, sizeof(struct sample_row)},
         {&f->sample_tokens, f->limits.max_sample_tokens, sizeof(struct sample_token)},
     };
 
-    const size_t n_arrays = sizeof arrays / sizeof arrays[0] - (f->parts.comm->rank == 0 ? 0 : 2);
+    const size_t n_arrays = sizeof arrays / sizeof arrays[0] - (forward_draws(f) ? 0 : 2);
 
     for (size_t i = 0; i < n_arrays; i++) {
         TRY(device_array_init(arrays[i].array, f->parts.backend, f->parts.stream,
@@ -253,7 +213,7 @@ static status_t alloc_drawn(struct forward *f)
     void *memory = NULL;
     TRY(backend->mem_alloc(f->parts.stream, drawn_bytes, &memory));
     f->drawn = memory;
-    if (f->parts.comm->rank == 0) {
+    if (forward_draws(f)) {
         TRY(backend->mem_alloc(f->parts.stream, (size_t)f->limits.max_logits * sizeof *f->results,
                                &memory));
         f->results = memory;
@@ -305,6 +265,7 @@ static status_t init(struct forward *f)
         .stream = f->parts.stream,
         .plan = f->parts.plan,
         .comm = f->parts.comm,
+        .rank = f->parts.rank,
         .max_rows = f->limits.max_rows,
         .ld = f->ld,
     };
@@ -315,7 +276,11 @@ static status_t init(struct forward *f)
 status_t forward_init(struct forward *forward, const struct forward_parts *parts,
                       const struct forward_limits *limits)
 {
-    struct forward made = {.parts = *parts, .limits = *limits};
+    struct forward made = {
+        .parts = *parts,
+        .limits = *limits,
+        .stage = plan_stage_layers(parts->plan, plan_stage(parts->plan, parts->rank)),
+    };
     const status_t s = init(&made);
     if (!status_is_ok(&s)) {
         forward_destroy(&made);

@@ -1,5 +1,6 @@
 /*
- * The end of a step where tokens are drawn: rank 0 samples from its logits, and every rank learns the ids.
+ * The end of a step where tokens are drawn: the first rank of the last stage samples from its logits, and every rank that embeds
+ * learns the ids.
  *
  *     drawn [max_seqs]     the last id of each slot, in device memory on every rank: what the next step's placeholders
  *                          stand for, so that ids need not come to the host in between
@@ -60,9 +61,20 @@ status_t forward_sample(struct forward *f, int32_t n_rows)
     return f->parts.backend->sample(f->parts.stream, &args);
 }
 
-status_t forward_share_drawn(struct forward *f)
+bool forward_draws(const struct forward *f)
+{
+    return f->parts.comm->rank == 0 && (f->parts.stages == NULL || stages_is_last(f->parts.stages));
+}
+
+/* With several stages the results go with the ids: their host is rank 0. */
+status_t forward_share_drawn(struct forward *f, int32_t n_results)
 {
     struct comm *comm = f->parts.comm;
+    if (f->parts.stages != NULL) {
+        return comm->rank == 0 ? stages_send_drawn(f->parts.stages, f->drawn, f->results,
+                                                   (size_t)n_results * sizeof *f->results)
+                               : status_ok();
+    }
     return comm->size == 1 ? status_ok()
                            : comm->ops->broadcast_device(
                                  comm, f->drawn, f->limits.max_seqs * (int64_t)sizeof *f->drawn, 0);

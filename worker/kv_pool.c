@@ -50,15 +50,16 @@ int64_t kv_pool_head_units(const struct kv_class *kv_class)
 // ---- classes ----
 
 /* True when in some layer of the class the rank's query heads begin or end inside a group. */
-static bool has_partial_groups(const struct plan *plan, int32_t class_index, int32_t rank)
+static bool has_partial_groups(const struct kv_pool *pool, int32_t class_index)
 {
+    const struct plan *plan = pool->plan;
     const struct plan_class *plan_class = &plan->classes[class_index];
     if (plan_class->placement != PLAN_REPLICATE) {
         return false;
     }
     const int32_t group = plan->n_heads / plan_class->n_kv_heads;
-    for (int32_t layer = 0; layer < plan->n_layers; layer++) {
-        const plan_interval_t q = plan_q_heads(plan, layer, rank);
+    for (int32_t layer = pool->stage.begin; layer < pool->stage.end; layer++) {
+        const plan_interval_t q = plan_q_heads(plan, layer, pool->tp_rank);
         if (plan->layers[layer].class_index == class_index &&
             (q.begin % group != 0 || q.end % group != 0)) {
             return true;
@@ -67,11 +68,21 @@ static bool has_partial_groups(const struct plan *plan, int32_t class_index, int
     return false;
 }
 
+/* True when a layer of the stage is in the class. */
+static bool is_here(const struct kv_pool *pool, int32_t class_index)
+{
+    bool here = false;
+    for (int32_t layer = pool->stage.begin; layer < pool->stage.end; layer++) {
+        here = here || pool->plan->layers[layer].class_index == class_index;
+    }
+    return here;
+}
+
 static void fill_lane(const struct kv_pool *pool, int32_t class_index, int32_t lane)
 {
     struct kv_class *kv_class = &pool->classes[class_index];
     const int32_t *heads;
-    const int32_t n = plan_held(pool->plan, class_index, pool->rank, lane, &heads);
+    const int32_t n = plan_held(pool->plan, class_index, pool->tp_rank, lane, &heads);
     struct kv_lane *to = &kv_class->lanes[lane];
     to->first_head = n > 0 ? heads[0] : 0;
     to->n_heads = n;
@@ -80,7 +91,7 @@ static void fill_lane(const struct kv_pool *pool, int32_t class_index, int32_t l
         to->units_per_block = 1;
     } else {
         to->unit_base =
-            plan_unit_base(pool->plan, class_index, pool->rank, lane, pool->blocks_per_lane);
+            plan_unit_base(pool->plan, class_index, pool->tp_rank, lane, pool->blocks_per_lane);
         to->units_per_block = n;
     }
 }
@@ -89,11 +100,13 @@ static status_t init_class(struct kv_pool *pool, int32_t class_index, int32_t ma
 {
     struct kv_class *kv_class = &pool->classes[class_index];
     const struct plan *plan = pool->plan;
-    kv_class->split = has_partial_groups(plan, class_index, pool->rank);
-    kv_class->fused = plan_fuses_kv(plan, class_index, pool->rank);
+    kv_class->split = has_partial_groups(pool, class_index);
+    kv_class->fused = plan_fuses_kv(plan, class_index, pool->tp_rank);
     kv_class->part_units = plan->n_lanes * pool->blocks_per_lane;
     kv_class->group = plan->n_heads / plan->classes[class_index].n_kv_heads;
-    kv_class->n_runs = plan_kv_runs(plan, class_index, pool->rank, kv_class->runs);
+    kv_class->n_runs = is_here(pool, class_index)
+                           ? plan_kv_runs(plan, class_index, pool->tp_rank, kv_class->runs)
+                           : 0;
     kv_class->lanes = calloc((size_t)plan->n_lanes, sizeof *kv_class->lanes);
     if (kv_class->lanes == NULL) {
         return no_memory();
@@ -153,12 +166,12 @@ static status_t alloc_layer(struct kv_pool *pool, struct plane_units units,
 static status_t alloc_planes(struct kv_pool *pool, int kv_dtype)
 {
     const struct plan *plan = pool->plan;
-    for (int32_t layer = 0; layer < plan->n_layers; layer++) {
+    for (int32_t layer = pool->stage.begin; layer < pool->stage.end; layer++) {
         const int32_t class_index = plan->layers[layer].class_index;
         if (class_index < 0) {
             continue; // it keeps nothing
         }
-        const int64_t units = plan_units(plan, class_index, pool->rank, pool->blocks_per_lane);
+        const int64_t units = plan_units(plan, class_index, pool->tp_rank, pool->blocks_per_lane);
         struct kv_class *kv_class = &pool->classes[class_index];
         const struct plane_units counts = {(size_t)units, (size_t)padding_units(pool, kv_class)};
         kv_class->padding_unit = units;
@@ -195,7 +208,8 @@ status_t kv_pool_init(struct kv_pool *pool, const struct kv_pool_request *reques
         .backend = request->backend,
         .stream = request->stream,
         .plan = request->plan,
-        .rank = request->rank,
+        .tp_rank = plan_tp_rank(request->plan, request->rank),
+        .stage = plan_stage_layers(request->plan, plan_stage(request->plan, request->rank)),
         .blocks_per_lane = request->blocks_per_lane,
         .max_steps = request->max_steps,
     };

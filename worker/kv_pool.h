@@ -54,11 +54,12 @@ struct kv_pool {
     const struct backend *backend;
     struct backend_stream *stream;
     const struct plan *plan;
-    int32_t rank;
+    int32_t tp_rank;
+    plan_interval_t stage; /* its layers */
     int64_t blocks_per_lane;
     int32_t max_steps;
     uint64_t bytes;           /* of planes, scales included */
-    struct kv_class *classes; /* [n_classes] */
+    struct kv_class *classes; /* [n_classes]; without runs where no layer of the stage is in it */
     struct kv_planes *layers; /* [n_layers]; NULL planes: the layer keeps nothing here */
 
     /* Of the step. */
@@ -70,7 +71,7 @@ struct kv_pool_request {
     const struct backend *backend;
     struct backend_stream *stream;
     const struct plan *plan;
-    int32_t rank;
+    int32_t rank; /* of all stages */
     int kv_dtype;
     int64_t blocks_per_lane;
     int32_t max_rows;

@@ -277,7 +277,8 @@ static status_t open_group(struct leader *l, const struct wire_coordinator_messa
         .n_vocab = limits->n_vocab,
         .max_logits = limits->max_logits,
         .max_sample_tokens = limits->max_sample_tokens,
-        .max_steps = 1 + (int32_t)l->config->steps_ahead,
+        .max_steps = member_max_steps(&l->member.plan, l->config),
+        .n_stages = l->member.plan.pp,
     };
     TRY(scheduler_new(&config, &l->scheduler));
     TRY(make_runner(l, config.max_steps));

@@ -30,6 +30,22 @@ static status_t open_local(struct group *group, const struct wire_assign *assign
     return status_ok();
 }
 
+/* Steps made and not applied: those asked for, and with stages at least one for each of them and one to come. */
+int32_t member_max_steps(const struct plan *plan, const struct worker_config *config)
+{
+    const int32_t wanted = 1 + (int32_t)config->steps_ahead;
+    const int32_t needed = plan->pp > 1 ? plan->pp + 1 : 1;
+    return wanted > needed ? wanted : needed;
+}
+
+static status_t open_steps(struct group *group, struct member *m)
+{
+    TRY(step_plan_init(&m->step, engine_limits(m->engine)));
+    return engine_draws(m->engine) && group_rank(group) != 0
+               ? step_draw_init(&m->draw, engine_limits(m->engine))
+               : status_ok();
+}
+
 status_t member_open(struct group *group, const struct wire_assign *assign,
                      const struct member_options *options, struct member *m)
 {
@@ -50,7 +66,7 @@ status_t member_open(struct group *group, const struct wire_assign *assign,
         .max_num_seqs = (int32_t)assign->max_num_seqs,
         .max_num_batched_tokens = (int32_t)assign->max_num_batched_tokens,
         .max_model_len = (int32_t)assign->max_model_len,
-        .max_steps = 1 + (int32_t)options->config->steps_ahead,
+        .max_steps = member_max_steps(&m->plan, options->config),
         .kv_cache_bytes = assign->kv_cache_bytes,
         .device_memory_share = assign->gpu_memory_utilization,
         .determinism = assign->determinism,
@@ -65,7 +81,7 @@ status_t member_open(struct group *group, const struct wire_assign *assign,
         .user = options->user,
     };
     TRY_GOTO(s, engine_new(group, &m->spec, &m->plan, &engine_options, &m->engine), undo);
-    TRY_GOTO(s, group_agree(group, step_plan_init(&m->step, engine_limits(m->engine))), undo);
+    TRY_GOTO(s, group_agree(group, open_steps(group, m)), undo);
     return status_ok();
 
 undo:
@@ -77,6 +93,7 @@ void member_close(struct member *member)
 {
     engine_free(member->engine);
     step_plan_destroy(&member->step);
+    step_draw_destroy(&member->draw);
     plan_destroy(&member->plan);
     spec_destroy(&member->spec);
     memset(member, 0, sizeof *member);

@@ -5,10 +5,10 @@
  *            control frames, u32 kind then payload; all ranks obey them in order.
  *
  *              CONTROL_ASSIGN  payload: the assignment as it came over WorkerLink
- *              CONTROL_STEP    payload: step_plan_pack
+ *              CONTROL_STEP    payload: step_draw_pack, for a leader that does not draw itself; step_plan_pack
  *              CONTROL_STOP    no payload: leave the loop, finalise, exit
  *
- * Ownership: the member owns spec, plan, engine and step.
+ * Ownership: the member owns spec, plan, engine, step and draw.
  * Thread:    owner:the rank's main thread.
  * Collective: member_open: yes; every rank returns the same status.
  */
@@ -31,6 +31,7 @@ struct member {
     struct plan plan;
     struct engine *engine;
     struct step_plan step; /* followers: the one obeyed */
+    struct step_draw draw; /* a follower that draws: what */
 };
 
 struct member_options {
@@ -43,6 +44,9 @@ struct member_options {
                      uint64_t bytes_total); /* rank 0; may be NULL */
     void *user;
 };
+
+/* Steps that may be under way at once. */
+int32_t member_max_steps(const struct plan *plan, const struct worker_config *config);
 
 /* Fills *m in place (the engine borrows its spec and plan: a member does not move); zeroed on failure. */
 MUST_USE status_t member_open(struct group *group, const struct wire_assign *assign,

@@ -235,3 +235,70 @@ status_t step_plan_unpack(struct step_plan *plan, const void *data, size_t size)
     }
     return status_ok();
 }
+
+// ---- what is drawn ----
+
+status_t step_draw_init(struct step_draw *draw, const struct step_limits *limits)
+{
+    struct step_draw made = {
+        .limits = *limits,
+        .rows = calloc((size_t)limits->max_logits, sizeof *made.rows),
+        .tokens = calloc((size_t)limits->max_sample_tokens, sizeof *made.tokens),
+    };
+    if (made.rows == NULL || made.tokens == NULL) {
+        step_draw_destroy(&made);
+        return status_errorf(STATUS_RESOURCE_EXHAUSTED, "no memory to draw for %d sequences",
+                             limits->max_seqs);
+    }
+    *draw = made;
+    return status_ok();
+}
+
+void step_draw_destroy(struct step_draw *draw)
+{
+    free(draw->rows);
+    free(draw->tokens);
+    memset(draw, 0, sizeof *draw);
+}
+
+status_t step_draw_pack(const struct step_sampling *sampling, int32_t n_rows, struct bytes *out)
+{
+    const int32_t n_tokens = n_rows > 0 ? sampling->n_tokens : 0;
+    TRY(bytes_append_u32(out, (uint32_t)n_rows));
+    TRY(bytes_append_u32(out, (uint32_t)n_tokens));
+    if (n_rows == 0) {
+        return status_ok();
+    }
+    TRY(bytes_append(out, sampling->rows, (size_t)n_rows * sizeof *sampling->rows));
+    return n_tokens == 0
+               ? status_ok()
+               : bytes_append(out, sampling->tokens, (size_t)n_tokens * sizeof *sampling->tokens);
+}
+
+status_t step_draw_unpack(struct step_draw *draw, struct bytes_reader *reader)
+{
+    const uint32_t n_rows = bytes_read_u32(reader);
+    const uint32_t n_tokens = bytes_read_u32(reader);
+    const size_t rows_bytes = (size_t)n_rows * sizeof *draw->rows;
+    const size_t tokens_bytes = (size_t)n_tokens * sizeof *draw->tokens;
+    const uint8_t *rows = bytes_read(reader, rows_bytes);
+    const uint8_t *tokens = bytes_read(reader, tokens_bytes);
+    if (reader->failed ||
+        (draw->rows != NULL && (n_rows > (uint32_t)draw->limits.max_logits ||
+                                n_tokens > (uint32_t)draw->limits.max_sample_tokens))) {
+        return status_errorf(STATUS_INTERNAL, "draws from the leader: %u rows, %u tokens", n_rows,
+                             n_tokens);
+    }
+    if (draw->rows == NULL) {
+        return status_ok();
+    }
+    if (rows_bytes > 0) {
+        memcpy(draw->rows, rows, rows_bytes);
+    }
+    if (tokens_bytes > 0) {
+        memcpy(draw->tokens, tokens, tokens_bytes);
+    }
+    draw->n_rows = (int32_t)n_rows;
+    draw->n_tokens = (int32_t)n_tokens;
+    return status_ok();
+}

@@ -18,6 +18,7 @@
 #include "base/bytes.h"
 #include "base/status.h"
 #include "kernels/backend.h"
+#include "parallel/plan_memory.h"
 
 struct step_seq {
     uint64_t seq_id; /* for messages only */
@@ -41,19 +42,13 @@ struct step_limits {
     int32_t max_sample_tokens; /* of step_sampling */
 };
 
-/*
- * Tokens whose logits the sequences of a step may change together: some thousands each, as penalties of long texts do; one
- * may always change all. At most 64 MiB of them.
- */
+/* See plan_memory.h, which counts them. */
 static inline int32_t step_max_sample_tokens(int32_t max_seqs, int32_t n_vocab)
 {
-    const int64_t each = n_vocab < 4096 ? n_vocab : 4096;
-    const int64_t all = max_seqs * each;
-    const int64_t bounded = all < (1 << 22) ? all : 1 << 22;
-    return (int32_t)(bounded > n_vocab ? bounded : n_vocab);
+    return plan_memory_sample_tokens(max_seqs, n_vocab);
 }
 
-/* What rank 0 is to draw from a step's logits; it does not travel. */
+/* What is to be drawn from a step's logits. It travels from rank 0 where another rank draws. */
 struct step_sampling {
     const struct sample_row *rows; /* [n_logits], in the order of the sequences that want them */
     const struct sample_token *tokens; /* [n_tokens] */
@@ -85,3 +80,22 @@ MUST_USE status_t step_plan_add(struct step_plan *plan, const struct step_seq *s
 
 MUST_USE status_t step_plan_pack(const struct step_plan *plan, struct bytes *out);
 MUST_USE status_t step_plan_unpack(struct step_plan *plan, const void *data, size_t size);
+
+/* Room for the sampling of one step on a rank that is told what to draw. */
+struct step_draw {
+    struct step_limits limits;
+    struct sample_row *rows;     /* [max_logits] */
+    struct sample_token *tokens; /* [max_sample_tokens] */
+    int32_t n_rows, n_tokens;    /* of the step unpacked last */
+};
+
+MUST_USE status_t step_draw_init(struct step_draw *draw, const struct step_limits *limits);
+void step_draw_destroy(struct step_draw *draw); /* accepts a zeroed one */
+
+/* n_rows: the n_logits of the step's plan, or 0 where nobody has to be told. Both ends run the same program: structs travel as
+ * they are. */
+MUST_USE status_t step_draw_pack(const struct step_sampling *sampling, int32_t n_rows,
+                                 struct bytes *out);
+
+/* Leaves the reader behind it. A draw without room, zeroed, passes over what is not for it. */
+MUST_USE status_t step_draw_unpack(struct step_draw *draw, struct bytes_reader *reader);

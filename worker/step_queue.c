@@ -10,7 +10,7 @@ static status_t init(struct step_queue *q)
         (size_t)q->forward->limits.max_logits * sizeof(struct sample_result);
     for (int32_t i = 0; i < q->max_steps; i++) {
         TRY(q->backend->mark_new(q->stream, &q->marks[i]));
-        if (q->forward->parts.comm->rank == 0) {
+        if (q->forward->parts.rank == 0) {
             void *memory = NULL;
             TRY(q->backend->host_alloc(q->stream, results_bytes, &memory));
             q->results[i] = memory;
@@ -49,6 +49,12 @@ void step_queue_destroy(struct step_queue *queue)
     memset(queue, 0, sizeof *queue);
 }
 
+/* Where results come from the last stage: on rank 0. */
+static struct stages *stages_of(const struct step_queue *q)
+{
+    return q->forward->parts.rank == 0 ? q->forward->parts.stages : NULL;
+}
+
 static uint64_t now_ns(void)
 {
     return clock_now_ns(clock_system());
@@ -64,11 +70,13 @@ status_t step_queue_submit(struct step_queue *q, const struct step_plan *plan,
     *step = (struct step_under_way){
         .begin_ns = now_ns(),
         .n_drawn = sampling != NULL ? plan->n_logits : 0,
+        .from_stages = stages_of(q) != NULL && plan->n_logits > 0,
     };
     if (q->n_under_way == 0 && q->end_ns > 0) {
         q->times.gap_ns += step->begin_ns - q->end_ns;
     }
-    TRY(forward_run(q->forward, plan, sampling, q->results[q->next]));
+    TRY(forward_run(q->forward, plan, forward_draws(q->forward) ? sampling : NULL,
+                    q->results[q->next]));
     TRY(q->backend->mark_set(q->stream, q->marks[q->next]));
     q->next = (q->next + 1) % q->max_steps;
     q->n_under_way++;
@@ -82,7 +90,11 @@ static int32_t oldest(const struct step_queue *q)
 
 bool step_queue_ready(const struct step_queue *queue)
 {
-    return queue->n_under_way > 0 && queue->backend->mark_passed(queue->marks[oldest(queue)]);
+    const int32_t at = oldest(queue);
+    if (queue->n_under_way == 0 || !queue->backend->mark_passed(queue->marks[at])) {
+        return false;
+    }
+    return !queue->steps[at].from_stages || stages_results_are_here(stages_of(queue));
 }
 
 status_t step_queue_collect(struct step_queue *q, struct sample_result *results_out)
@@ -93,6 +105,10 @@ status_t step_queue_collect(struct step_queue *q, struct sample_result *results_
     const int32_t at = oldest(q);
     const struct step_under_way *step = &q->steps[at];
     TRY(q->backend->mark_wait(q->marks[at]));
+    if (step->from_stages) {
+        TRY(stages_take_results(stages_of(q), q->results[at],
+                                (size_t)step->n_drawn * sizeof *results_out));
+    }
     if (results_out != NULL && step->n_drawn > 0) {
         memcpy(results_out, q->results[at], (size_t)step->n_drawn * sizeof *results_out);
     }

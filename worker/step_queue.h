@@ -2,7 +2,8 @@
  * step_queue.h - steps under way: submitted in order, collected in order
  *
  * What:      on a device a step is put into the stream and goes on while the host prepares the next one; its results are there
- *            when its mark is passed. On the CPU a step has been computed when submit returns.
+ *            when its mark is passed. On the CPU a step has been computed when submit returns. With several stages submit does
+ *            this rank's part, and what the last stage drew comes to rank 0 when it is done.
  *
  *              submit n+1 ->  [ n | n-1 ]  -> collect n-1          at most max_steps between the two
  *
@@ -15,7 +16,7 @@
 
 #include "worker/forward.h"
 
-enum { STEP_QUEUE_MAX = 8 };
+enum { STEP_QUEUE_MAX = 72 };
 
 /* Since the queue was made. Steps of a device overlap with the host: a step is busy from its submission, or the end of the one
  * before where that is later, until it is seen to have ended. */
@@ -30,6 +31,7 @@ struct step_times {
 struct step_under_way {
     uint64_t begin_ns;
     int32_t n_drawn;
+    bool from_stages; /* its results come from the last stage */
 };
 
 struct step_queue {

@@ -100,12 +100,14 @@ static status_t submit(struct step_runner *r, const struct step_job *job)
     if (job->after_rest) {
         engine_rest(r->parts.engine);
     }
-    bytes_clear(frame);
-    TRY(bytes_append_u32(frame, CONTROL_STEP));
-    TRY(step_plan_pack(&job->plan, frame));
-    TRY(group_broadcast(r->parts.group, frame, 0));
     const struct step_sampling sampling = {
         .rows = job->rows, .tokens = job->tokens, .n_tokens = job->n_tokens};
+    const bool draws = engine_draws(r->parts.engine);
+    bytes_clear(frame);
+    TRY(bytes_append_u32(frame, CONTROL_STEP));
+    TRY(step_draw_pack(&sampling, draws ? 0 : job->plan.n_logits, frame));
+    TRY(step_plan_pack(&job->plan, frame));
+    TRY(group_post(r->parts.group, frame, engine_stage_size(r->parts.engine), 0));
     return engine_submit(r->parts.engine, &job->plan, &sampling);
 }
 

@@ -51,14 +51,15 @@ static status_t alloc_attention(struct weights *w, int32_t layer)
     struct layer_weights *to = &w->layers[layer];
     const int32_t n_hidden = w->spec->n_hidden;
     const int32_t head_dim = w->spec->head_dim;
-    const plan_interval_t q = plan_q_heads(w->plan, layer, w->rank);
+    const plan_interval_t q = plan_q_heads(w->plan, layer, w->tp_rank);
     const int32_t n_q = (q.end - q.begin) * head_dim;
     plan_run_t runs[PLAN_MAX_RUNS];
-    const int32_t n_runs = plan_kv_runs(w->plan, w->plan->layers[layer].class_index, w->rank, runs);
+    const int32_t n_runs =
+        plan_kv_runs(w->plan, w->plan->layers[layer].class_index, w->tp_rank, runs);
     const int qkv = format_of(w, layer, WEIGHT_KIND_QKV);
     TRY(add_norm(w, &to->attention_norm));
     TRY(add_matrix(w, format_of(w, layer, WEIGHT_KIND_O), n_hidden, n_q, &to->o));
-    if (plan_fuses_kv(w->plan, w->plan->layers[layer].class_index, w->rank)) {
+    if (plan_fuses_kv(w->plan, w->plan->layers[layer].class_index, w->tp_rank)) {
         const int32_t n_kv = (runs[0].head_end - runs[0].head_begin) * head_dim;
         return add_matrix(w, qkv, n_q + 2 * n_kv, n_hidden, &to->qkv);
     }
@@ -73,7 +74,7 @@ static status_t alloc_attention(struct weights *w, int32_t layer)
 static status_t alloc_ffn(struct weights *w, int32_t layer)
 {
     struct layer_weights *to = &w->layers[layer];
-    const plan_interval_t ffn = plan_ffn_columns(w->plan, layer, w->rank);
+    const plan_interval_t ffn = plan_ffn_columns(w->plan, layer, w->tp_rank);
     const int32_t n_ff = ffn.end - ffn.begin;
     TRY(add_norm(w, &to->ffn_norm));
     TRY(add_matrix(w, format_of(w, layer, WEIGHT_KIND_GATE_UP), 2 * n_ff, w->spec->n_hidden,
@@ -97,22 +98,24 @@ static status_t alloc_layer(struct weights *w, int32_t layer)
         TRY(alloc_attention(w, layer));
     } else if (kind->attention == SPEC_BLOCK_LINEAR) {
         TRY(alloc_linear(w, format_of(w, layer, WEIGHT_KIND_LINEAR_ATTENTION),
-                         plan_attention_rows(w->plan, layer, w->rank), &to->attention_norm,
+                         plan_attention_rows(w->plan, layer, w->tp_rank), &to->attention_norm,
                          &to->attention_linear));
     }
     if (kind->ffn == SPEC_BLOCK_FULL) {
         TRY(alloc_ffn(w, layer));
     } else if (kind->ffn == SPEC_BLOCK_LINEAR) {
         TRY(alloc_linear(w, format_of(w, layer, WEIGHT_KIND_LINEAR_FFN),
-                         plan_ffn_rows(w->plan, layer, w->rank), &to->ffn_norm, &to->ffn_linear));
+                         plan_ffn_rows(w->plan, layer, w->tp_rank), &to->ffn_norm,
+                         &to->ffn_linear));
     }
     return status_ok();
 }
 
 static status_t alloc_all(struct weights *w)
 {
-    const plan_interval_t rows = plan_vocab_rows(w->plan, w->rank);
-    const int32_t n_rows = rows.end - rows.begin;
+    const plan_interval_t embedding = plan_embedding_rows(w->plan, w->rank);
+    const plan_interval_t head = plan_head_rows(w->plan, w->rank);
+    const int32_t n_rows = embedding.end - embedding.begin;
     w->layers = calloc((size_t)w->spec->n_layers, sizeof *w->layers);
     if (w->layers == NULL) {
         return status_errorf(STATUS_RESOURCE_EXHAUSTED, "no memory for %d layers",
@@ -121,9 +124,12 @@ static status_t alloc_all(struct weights *w)
     if (n_rows > 0) {
         TRY(add_array(w, (int64_t)n_rows * w->spec->n_hidden, w->embedding_dtype, &w->embedding));
     }
-    TRY(add_norm(w, &w->final_norm));
-    TRY(add_matrix(w, format_of(w, -1, WEIGHT_KIND_HEAD), n_rows, w->spec->n_hidden, &w->head));
-    for (int32_t layer = 0; layer < w->spec->n_layers; layer++) {
+    if (plan_stage(w->plan, w->rank) == w->plan->pp - 1) {
+        TRY(add_norm(w, &w->final_norm));
+        TRY(add_matrix(w, format_of(w, -1, WEIGHT_KIND_HEAD), head.end - head.begin,
+                       w->spec->n_hidden, &w->head));
+    }
+    for (int32_t layer = w->stage.begin; layer < w->stage.end; layer++) {
         const status_t s = alloc_layer(w, layer);
         if (!status_is_ok(&s)) {
             return status_wrapf(s, "weights of layer %d of %d", layer, w->spec->n_layers);
@@ -140,6 +146,8 @@ status_t weights_alloc(const struct weights_request *request, struct weights *we
         .spec = request->spec,
         .plan = request->plan,
         .rank = request->rank,
+        .tp_rank = plan_tp_rank(request->plan, request->rank),
+        .stage = plan_stage_layers(request->plan, plan_stage(request->plan, request->rank)),
         .formats = request->formats,
         // Looking a row up converts it to float32, exactly: narrower rows need not grow.
         .embedding_dtype =
@@ -233,8 +241,10 @@ struct loading {
 static void report(struct loading *l, const struct weight_tensor *tensor)
 {
     l->bytes_done += tensor->bytes;
+    const uint64_t of_all = l->bytes_done * (uint64_t)l->weights->plan->pp;
+    const uint64_t total = l->progress->bytes_total;
     if (l->progress->report != NULL) {
-        l->progress->report(l->progress->user, l->bytes_done, l->progress->bytes_total);
+        l->progress->report(l->progress->user, of_all < total ? of_all : total, total);
     }
 }
 
@@ -267,7 +277,7 @@ static plan_interval_t want_cuts(struct loading *l, const int32_t *cuts, int32_t
     for (int32_t r = 0; r < l->weights->plan->tp; r++) {
         l->loader->wanted[r] = (plan_interval_t){cuts[r] * unit, cuts[r + 1] * unit};
     }
-    return l->loader->wanted[l->weights->rank];
+    return l->loader->wanted[l->weights->tp_rank];
 }
 
 static status_t load_array(struct loading *l, const struct weight_wanted *wanted, float *array)
@@ -294,15 +304,15 @@ static status_t load_kv(struct loading *l, int32_t layer, enum weight which)
     const struct layer_weights *to = &w->layers[layer];
     const int32_t class_index = w->plan->layers[layer].class_index;
     const int32_t head_dim = w->spec->head_dim;
-    const plan_interval_t q = plan_q_heads(w->plan, layer, w->rank);
-    const bool fused = plan_fuses_kv(w->plan, class_index, w->rank);
+    const plan_interval_t q = plan_q_heads(w->plan, layer, w->tp_rank);
+    const bool fused = plan_fuses_kv(w->plan, class_index, w->tp_rank);
     for (int32_t r = 0; r < w->plan->tp; r++) {
         const plan_interval_t heads = plan_kv_weight_heads(w->plan, class_index, r);
         l->loader->wanted[r] = (plan_interval_t){heads.begin * head_dim, heads.end * head_dim};
     }
     plan_run_t runs[PLAN_MAX_RUNS];
     struct weight_sink sinks[PLAN_MAX_RUNS];
-    const int32_t n_runs = plan_kv_runs(w->plan, class_index, w->rank, runs);
+    const int32_t n_runs = plan_kv_runs(w->plan, class_index, w->tp_rank, runs);
     for (int32_t i = 0; i < n_runs; i++) {
         const plan_interval_t rows = {runs[i].head_begin * head_dim, runs[i].head_end * head_dim};
         const int32_t before = fused ? (q.end - q.begin) * head_dim : 0;
@@ -403,35 +413,46 @@ static status_t load_layer(struct loading *l, int32_t layer)
     return status_ok();
 }
 
-/* A tied head is the embedding packed: both are filled from one read. */
+/* A tied head is the embedding packed: on a stage that has both, they are filled from one read. */
 static status_t load_vocabulary(struct loading *l)
 {
     const struct weights *w = l->weights;
     const struct weight_wanted embedding = weights_check_wanted(w->spec, WEIGHT_EMBEDDING, -1);
-    const struct weight_wanted head = weights_check_wanted(w->spec, WEIGHT_HEAD, -1);
+    const struct weight_wanted head =
+        w->spec->tied_head ? embedding : weights_check_wanted(w->spec, WEIGHT_HEAD, -1);
+    const bool first = plan_stage(w->plan, w->rank) == 0;
+    const bool last = plan_stage(w->plan, w->rank) == w->plan->pp - 1;
     const plan_interval_t rows = want_cuts(l, w->plan->vocab_cuts, 1);
     const struct weight_sink sinks[2] = {
         {.rows = rows, .array = w->embedding, .array_dtype = w->embedding_dtype},
         {.rows = rows, .matrix = w->head},
     };
-    const int32_t n = w->embedding == NULL ? 0 : 1;
-    if (w->spec->tied_head) {
+    const int32_t n = rows.end > rows.begin ? 1 : 0;
+    if (w->spec->tied_head && first && last) {
         return load_rows(l, &embedding, sinks, 2 * n);
     }
-    TRY(load_rows(l, &embedding, sinks, n));
-    return load_rows(l, &head, sinks + 1, n);
+    TRY(first ? load_rows(l, &embedding, sinks, n) : status_ok());
+    return last ? load_rows(l, &head, sinks + 1, n) : status_ok();
+}
+
+static status_t load_final_norm(struct loading *l)
+{
+    const struct weights *w = l->weights;
+    const struct weight_wanted final_norm = weights_check_wanted(w->spec, WEIGHT_FINAL_NORM, -1);
+    const struct weight_wanted bias = weights_check_wanted(w->spec, WEIGHT_FINAL_NORM_BIAS, -1);
+    return load_norm(l, &final_norm, &bias, &w->final_norm);
 }
 
 static status_t load_all(struct loading *l)
 {
     const struct weights *w = l->weights;
     TRY(load_vocabulary(l));
-    for (int32_t layer = 0; layer < w->spec->n_layers; layer++) {
+    for (int32_t layer = w->stage.begin; layer < w->stage.end; layer++) {
         TRY(load_layer(l, layer));
     }
-    const struct weight_wanted final_norm = weights_check_wanted(w->spec, WEIGHT_FINAL_NORM, -1);
-    const struct weight_wanted bias = weights_check_wanted(w->spec, WEIGHT_FINAL_NORM_BIAS, -1);
-    TRY(load_norm(l, &final_norm, &bias, &w->final_norm));
+    if (w->stage.end == w->spec->n_layers) {
+        TRY(load_final_norm(l));
+    }
     return l->loader->failure;
 }
 

@@ -10,9 +10,11 @@
  *              embedding [V, D] as plain rows   head [V, D]   norms [D] float32, weight and bias, whole on every rank
  *            Formats are weight_formats_of's. The scales of int8 are those of whole rows of the checkpoint, for o and down too, of
  *            which a rank has columns: every rank count has the same quantised weights.
+ *            A rank has the layers of its stage alone; the embedding is on the first stage, the final norm and the head are
+ *            on the last.
  * Ownership: the weights own matrices and arrays.
  * Thread:    owner:the rank's main thread.
- * Collective: weights_load: yes; the others: no.
+ * Collective: weights_load: yes, of the ranks of a stage; the others: no.
  * Errors:    DATA_LOSS naming the tensor, as weights_check.h says.
  */
 #pragma once
@@ -43,7 +45,9 @@ struct weights {
     struct backend_stream *stream;
     const struct model_spec *spec;
     const struct plan *plan;
-    int32_t rank;
+    int32_t rank;          /* of all stages */
+    int32_t tp_rank;       /* of its own */
+    plan_interval_t stage; /* its layers */
     struct weight_formats formats;
 
     void *embedding; /* NULL: the rank has no rows */
@@ -59,7 +63,7 @@ struct weights_request {
     struct backend_stream *stream;
     const struct model_spec *spec;
     const struct plan *plan;
-    int32_t rank;
+    int32_t rank;                  /* of all stages */
     struct weight_formats formats; /* dtype: DTYPE_F32 or DTYPE_BF16 */
     int checkpoint_dtype; /* of embed_tokens: the rows stay as they are when nothing is lost by it */
 };
@@ -72,7 +76,8 @@ void weights_free(struct weights *weights); /* accepts zeroed weights */
 #define WEIGHTS_MATRICES_OF_LAYER (PLAN_MAX_RUNS + 6)
 int32_t weights_uses(const struct weights *weights, struct matmul_use *uses_out);
 
-/* Bytes of the tensors done so far: ranks go through them in step, so that rank 0's count is about the group's. */
+/* Bytes of the tensors done so far: ranks go through them in step, so that rank 0's count is about the group's,
+ * and so is, of stages that are about equal, what the first has loaded. */
 struct weights_progress {
     void (*report)(void *user, uint64_t bytes_done, uint64_t bytes_total); /* may be NULL */
     void *user;

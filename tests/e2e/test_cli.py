@@ -155,8 +155,12 @@ class TestMistakes(unittest.TestCase):
     def test_bad_value(self):
         self.serve(64, ["max-num-seqs", "0"], DEMO, "--max-num-seqs", "0", fix=False)
 
-    def test_pipeline_parallel_is_not_built(self):
-        self.serve(69, ["pipeline"], DEMO, "-pp", "2", fix=False)
+    def test_more_stages_than_layers(self):
+        self.serve(78, ["pipeline-parallel-size 99", "6 layers"], DEMO, "-pp", "99")
+
+    def test_plan_that_does_not_fit(self):
+        self.mistake(78, ["GB of KV for a sequence of 512 tokens"], "plan", DEMO, "--memory-bytes", "39M", "--max-num-seqs", "4",
+                     "--gpu-memory-utilization", "0.85")
 
     @unittest.skipIf(os.path.exists("/dev/nvidiactl"), "there is an NVIDIA driver here")
     def test_cuda_where_there_is_none(self):

@@ -39,8 +39,9 @@ class TestMemory(unittest.TestCase):
         for name in ("tokenizer.json", "tokenizer_config.json"):
             shutil.copy(os.path.join(DEMO, name), self.model)
 
-    def check(self, ranks):
-        args = ("-tp", str(ranks), "--kv-cache-memory", "96M", "--max-num-seqs", "8")
+    def check(self, ranks, stages=1):
+        args = ("-tp", str(ranks // stages), "-pp", str(stages), "--kv-cache-memory", "96M", "--max-num-seqs", "8",
+                *(("--max-num-batched-tokens", "48") if stages > 1 else ()))  # no more than a short prompt touches
         want = planned(self.model, *args)
         self.assertEqual(len(want), ranks)
         with Server(*args, "--load-format", "dummy", "--seed", "3", model=self.model, timeout=120) as server:
@@ -55,7 +56,9 @@ class TestMemory(unittest.TestCase):
 
     def test_ranks_need_what_the_plan_says(self):
         self.add_tokenizer()
-        self.assertEqual(self.check(1), self.check(2))
+        alone = self.check(1)
+        self.assertEqual(self.check(2), alone)
+        self.assertEqual(self.check(3, stages=3), alone)
 
     def test_kv_takes_what_it_is_given(self):
         small = planned(self.model, "--kv-cache-memory", "96M")[0]

@@ -54,8 +54,9 @@ void engine_driver_open(struct engine_driver *driver, struct group *group,
     driver->group = group;
     driver->all_logits = options->all_logits;
     model_writer_spec(model, dir, &driver->spec);
+    const int32_t pp = options->pp > 0 ? options->pp : 1;
     const struct plan_request request = {
-        .tp = group_size(group), .pp = 1, .placement = options->placement};
+        .tp = group_size(group) / pp, .pp = pp, .placement = options->placement};
     assert_status_ok(plan_make(&driver->spec, &request, &driver->plan));
     const struct engine_options engine_options = {
         .model_dir = dir,
@@ -79,10 +80,14 @@ void engine_driver_open(struct engine_driver *driver, struct group *group,
     assert_status_ok(
         engine_new(group, &driver->spec, &driver->plan, &engine_options, &driver->engine));
     assert_status_ok(step_plan_init(&driver->step, engine_limits(driver->engine)));
+    driver->moved = calloc((size_t)driver->step.limits.max_logits * (size_t)driver->spec.n_vocab,
+                           sizeof *driver->moved);
+    assert_non_null(driver->moved);
 }
 
 void engine_driver_close(struct engine_driver *driver)
 {
+    free(driver->moved);
     step_plan_destroy(&driver->step);
     engine_free(driver->engine);
     plan_destroy(&driver->plan);
@@ -168,6 +173,28 @@ static void take_logits(struct engine_driver *driver, struct driver_seq *seqs, c
     }
 }
 
+/* The step's logits on rank 0, whoever has them; NULL elsewhere. */
+static const float *on_rank_0(struct engine_driver *driver, const float *logits)
+{
+    enum { TAG = 7 };
+    struct comm *comm = group_comm(driver->group);
+    const size_t size =
+        (size_t)driver->step.n_logits * (size_t)driver->spec.n_vocab * sizeof *logits;
+    if (driver->plan.pp == 1 || size == 0) {
+        return logits;
+    }
+    if (logits != NULL) {
+        assert_status_ok(comm->ops->send(comm, logits, size, 0, TAG));
+        return NULL;
+    }
+    if (comm->rank != 0) {
+        return NULL;
+    }
+    const int32_t from = driver->plan.tp * (driver->plan.pp - 1);
+    assert_status_ok(comm->ops->recv(comm, driver->moved, size, from, TAG));
+    return driver->moved;
+}
+
 void engine_driver_run(struct engine_driver *driver, struct driver_seq *seqs, int32_t n_seqs,
                        int32_t chunk)
 {
@@ -179,7 +206,8 @@ void engine_driver_run(struct engine_driver *driver, struct driver_seq *seqs, in
     while (pack_step(driver, seqs, n_seqs, chunk, added) > 0) {
         const float *logits = (const float *)driver; // must be set
         assert_status_ok(engine_step(driver->engine, &driver->step, &logits));
-        assert_true((logits != NULL) == (group_rank(driver->group) == 0));
+        assert_true((logits != NULL) == engine_draws(driver->engine));
+        logits = on_rank_0(driver, logits);
         take_logits(driver, seqs, added, logits);
         driver->step.step++;
     }

@@ -22,6 +22,7 @@ struct engine_driver {
     struct engine *engine;
     struct step_plan step;
     int32_t next_block; /* of every lane */
+    float *moved;       /* rank 0, where another rank draws: the logits of a step */
     bool all_logits;
 };
 
@@ -40,6 +41,7 @@ struct driver_options {
     int quantization; /* enum quantization */
     int32_t max_rows;
     int32_t max_steps; /* under way at once; 0: 1 */
+    int32_t pp;        /* stages, which divide the ranks; 0: 1 */
     bool
         all_logits; /* every step of a sequence wants those of its last row; else two of three do, of
                         * some rows, and the last */
