@@ -326,7 +326,7 @@ static void test_engine_keeps_keys_in_int8(void **state)
 
 /*
  * The reference runs over the weights that int8 holds, rounded here: only scales of whole rows, for any number of ranks, give its
- * logits. Rows rounded as well add their own error, up to 6 % of the largest logit in the smallest of these models.
+ * logits. Rows rounded as well add their own error, up to 16 % of the largest logit of a row in the smallest of these models.
  */
 static void check_int8(void **state, const struct test_model_shape *shape)
 {
@@ -343,7 +343,7 @@ static void check_int8(void **state, const struct test_model_shape *shape)
         options.quantization = QUANTIZATION_INT8;
         check_against_reference(f, &options, 1e-4, wants);
         options.quantization = QUANTIZATION_W8A8;
-        check_against_reference(f, &options, 0.15, wants);
+        check_against_reference(f, &options, 0.25, wants);
     }
     free_references(wants);
     fixture_close(f);
