@@ -169,10 +169,26 @@ static bool same_copies(const struct plan *plan, int32_t n_kv_heads, int32_t a, 
     return true;
 }
 
+/*
+ * auto is share where nobody says what else: bytes of KV decide how many sequences fit, and sharing never stores one twice.
+ * Its price, an exchange of queries and outputs inside each sharing group, is small beside the weights a step reads unless
+ * a batch is tiny, and that depends on rates which a plan alone does not know.
+ */
+static int choose_placement(const struct plan_request *request, int32_t layer)
+{
+    if (request->placement != PLAN_AUTO) {
+        return request->placement;
+    }
+    const plan_placer_t *placer = &request->placer;
+    return placer->place != NULL ? placer->place(placer->user, layer) : PLAN_SHARE;
+}
+
 /* Groups layers with the same KV pattern; classes are numbered in order of first appearance. */
-static bool classify(struct plan *plan, const struct model_spec *spec, int placement)
+static bool classify(struct plan *plan, const struct model_spec *spec,
+                     const struct plan_request *request)
 {
     int32_t first[SPEC_MAX_LAYERS]; // the first layer of each class
+    int placements[SPEC_MAX_LAYERS];
     int32_t n_classes = 0;
     assert(plan->n_layers <= SPEC_MAX_LAYERS);
     for (int32_t i = 0; i < plan->n_layers; i++) {
@@ -181,9 +197,11 @@ static bool classify(struct plan *plan, const struct model_spec *spec, int place
         }
         const int32_t n_kv = spec->layers[i].n_kv_heads;
         int32_t c = 0;
+        placements[i] = choose_placement(request, i);
         while (c < n_classes &&
                !(spec->layers[first[c]].n_kv_heads == n_kv &&
-                 (placement == PLAN_SHARE || same_copies(plan, n_kv, first[c], i)))) {
+                 placements[first[c]] == placements[i] &&
+                 (placements[i] == PLAN_SHARE || same_copies(plan, n_kv, first[c], i)))) {
             c++;
         }
         if (c == n_classes) {
@@ -201,7 +219,7 @@ static bool classify(struct plan *plan, const struct model_spec *spec, int place
         }
         struct plan_class *kv_class = &plan->classes[plan->layers[i].class_index];
         kv_class->n_kv_heads = spec->layers[i].n_kv_heads;
-        kv_class->placement = placement;
+        kv_class->placement = placements[i];
         plan->layers[i].layer_in_class = kv_class->n_layers++;
     }
     return true;
@@ -289,16 +307,6 @@ bool plan_complete(struct plan *plan)
 
 // ---- all of it ----
 
-/*
- * auto is share: bytes of KV decide how many sequences fit, and sharing never stores one twice. Its
- * price, an exchange of queries and outputs inside each sharing group, is small beside the weights a
- * step reads unless a batch is tiny, and that depends on rates which a plan alone does not know.
- */
-static int choose_placement(int wanted)
-{
-    return wanted == PLAN_REPLICATE ? PLAN_REPLICATE : PLAN_SHARE;
-}
-
 /* In this order: KV heads that are copied follow the query heads, and tiles even out what both weigh. */
 static bool build(struct plan *plan, const struct model_spec *spec,
                   const struct plan_request *request)
@@ -307,8 +315,7 @@ static bool build(struct plan *plan, const struct model_spec *spec,
         return false;
     }
     plan_cut_heads(plan, spec);
-    return classify(plan, spec, choose_placement(request->placement)) && plan_complete(plan) &&
-           plan_cut_tiles(plan, spec);
+    return classify(plan, spec, request) && plan_complete(plan) && plan_cut_tiles(plan, spec);
 }
 
 status_t plan_make(const struct model_spec *spec, const struct plan_request *request,

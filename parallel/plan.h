@@ -64,10 +64,17 @@ typedef struct plan_run {
     int32_t lane_begin, lane_end;
 } plan_run_t;
 
+/* Chooses PLAN_SHARE or PLAN_REPLICATE for one layer that keeps keys and values; see cost_place.h. */
+typedef struct plan_placer {
+    int (*place)(const void *user, int32_t layer);
+    const void *user;
+} plan_placer_t;
+
 struct plan_request {
-    int32_t tp;    /* tensor-parallel ranks T, >= 1 */
-    int32_t pp;    /* pipeline stages P, >= 1; at most the layers that compute something */
-    int placement; /* enum plan_placement */
+    int32_t tp;           /* tensor-parallel ranks T, >= 1 */
+    int32_t pp;           /* pipeline stages P, >= 1; at most the layers that compute something */
+    int placement;        /* enum plan_placement */
+    plan_placer_t placer; /* of auto; none: share, since a plan alone knows no rates */
 };
 
 struct plan_class {

@@ -149,7 +149,8 @@ static status_t get_classes(struct bytes_reader *r, struct plan *plan)
         }
         for (int32_t other = 0; other < c; other++) {
             // Shared classes differ in their heads; this also bounds the tables below.
-            if (row[1] == PLAN_SHARE && plan->classes[other].n_kv_heads == row[0]) {
+            if (row[1] == PLAN_SHARE && plan->classes[other].placement == PLAN_SHARE &&
+                plan->classes[other].n_kv_heads == row[0]) {
                 return damaged("two classes are the same");
             }
         }

@@ -46,6 +46,13 @@ void engine_driver_dir_end(struct group *group, const char *dir)
     }
 }
 
+/* What placement auto stands for in tests: both, one layer after the other. */
+static int every_other_layer(const void *user, int32_t layer)
+{
+    (void)user;
+    return layer % 2 == 0 ? PLAN_SHARE : PLAN_REPLICATE;
+}
+
 void engine_driver_open(struct engine_driver *driver, struct group *group,
                         const struct test_model *model, const char *dir,
                         const struct driver_options *options)
@@ -56,7 +63,11 @@ void engine_driver_open(struct engine_driver *driver, struct group *group,
     model_writer_spec(model, dir, &driver->spec);
     const int32_t pp = options->pp > 0 ? options->pp : 1;
     const struct plan_request request = {
-        .tp = group_size(group) / pp, .pp = pp, .placement = options->placement};
+        .tp = group_size(group) / pp,
+        .pp = pp,
+        .placement = options->placement,
+        .placer = {.place = every_other_layer},
+    };
     assert_status_ok(plan_make(&driver->spec, &request, &driver->plan));
     const struct engine_options engine_options = {
         .model_dir = dir,
