@@ -18,7 +18,7 @@ import tempfile
 ALLOW_FILE = "ops/check_allow.txt"
 
 # Who may include whom, the most specific folder first. `parallel/plan` allows plan.h and plan_*.h alone.
-DESCRIPTION = ["parallel/plan", "parallel/spec"]
+DESCRIPTION = ["parallel/plan", "parallel/spec", "parallel/cost"]
 LAYERS = {
     "base": ["base"],
     "proto": ["base", "proto"],
@@ -38,7 +38,7 @@ FENCES = [
     (r"mpi\.h", ["parallel/", "tests/parallel/"]),
     (r"nccl\.h", ["parallel/comm_nccl", "tests/parallel/nccl_sim"]),
     (r"cuda.*|cublas.*", ["kernels/cuda/", "tests/kernels/cuda", "parallel/comm_nccl", "tests/parallel/nccl_sim"]),
-    (r"jansson\.h", ["parallel/spec", "parallel/plan_json", "worker/safetensors", "worker/checkpoint",
+    (r"jansson\.h", ["parallel/spec", "parallel/plan_json", "parallel/cost_json", "worker/safetensors", "worker/checkpoint",
                      "coordinator/tokenizer/", "ops/", "tests/"]),
     (r"microhttpd\.h", ["coordinator/"]),
     (r"utf8proc\.h", ["coordinator/tokenizer/"]),

@@ -1,5 +1,8 @@
 #include <jansson.h>
 
+#include <math.h>
+
+#include "parallel/cost_report.h"
 #include "parallel/plan_print.h"
 
 static json_t *interval_json(plan_interval_t interval)
@@ -101,6 +104,70 @@ static json_t *stages_json(const struct plan_print_args *a)
     return stages;
 }
 
+// ---- what is predicted ----
+
+static json_t *ops_json(const struct cost_time *time)
+{
+    json_t *object = json_object();
+    for (int op = 0; op < COST_N_OPS; op++) {
+        json_object_set_new(object, cost_op_name(op), json_real(time->seconds[op]));
+    }
+    json_object_set_new(object, "total", json_real(time->total_s));
+    return object;
+}
+
+static json_t *prediction_json(const struct cost_prediction *p)
+{
+    return json_pack("{sfsfsfsfsfsoso}", "tokens_per_s", p->tokens_per_s, "decode_tokens_per_s",
+                     p->decode_tokens_per_s, "prefill_tokens_per_s", p->prefill_tokens_per_s,
+                     "first_token_s", p->first_token_s, "inter_token_s", p->inter_token_s,
+                     "decode_step_s", ops_json(&p->decode), "prefill_step_s",
+                     ops_json(&p->prefill));
+}
+
+static json_t *cost_layer_json(const struct cost_report *r, int32_t layer)
+{
+    struct cost_time bound, expected;
+    cost_report_layer(r, layer, &bound, &expected);
+    const double collective_s = expected.seconds[COST_ALL_REDUCE] + expected.seconds[COST_EXCHANGE];
+    return json_pack("{sisfsfsfsfsfsfsf}", "layer", layer, "weight_bytes", expected.weight_bytes,
+                     "kv_bytes", expected.kv_bytes, "flops", expected.flops, "collective_bytes",
+                     expected.collective_bytes, "collective_s", collective_s, "bound_s",
+                     bound.total_s, "expected_s", expected.total_s);
+}
+
+static json_t *efficiency_json(const struct cost_efficiency *e)
+{
+    return json_pack("{sfsfsfsfsfsfsfsfsfsf}", "matmul_read", e->matmul_read, "matmul_flops",
+                     e->matmul_flops, "matmul_half_rows", e->matmul_half_rows, "kv_read",
+                     e->kv_read, "attention_flops", e->attention_flops, "elementwise",
+                     e->elementwise, "sampling", e->sampling, "op_s", e->op_s, "step_s", e->step_s,
+                     "row_s", e->row_s);
+}
+
+/* Infinite where a model keeps no keys and values: JSON has no such number. */
+static json_t *finite_json(double number)
+{
+    return isfinite(number) ? json_real(floor(number)) : json_null();
+}
+
+static json_t *cost_json(const struct cost_report *r)
+{
+    json_t *layers = json_array();
+    for (int32_t layer = 0; layer < r->model.plan->n_layers; layer++) {
+        json_array_append_new(layers, cost_layer_json(r, layer));
+    }
+    return json_pack(
+        "{sssssisisissso so so so so sf sf so}", "device", r->model.rates->name, "rates",
+        r->model.rates->n_matmuls > 0 ? "measured" : "table", "prompt_tokens", r->workload.n_prompt,
+        "generated_tokens", r->workload.n_generate, "concurrency", r->workload.concurrency, "binds",
+        cost_binds(&r->model, &r->expected.decode), "bound", prediction_json(&r->bound), "expected",
+        prediction_json(&r->expected), "efficiency", efficiency_json(&r->model.rates->efficiency),
+        "kv_capacity_tokens", finite_json(r->memory.kv_tokens), "max_concurrency",
+        finite_json(r->max_concurrency), "usable_bytes", r->memory.usable_bytes, "fixed_bytes",
+        r->memory.fixed_bytes, "layers", layers);
+}
+
 static json_t *plan_json(const struct plan_print_args *a)
 {
     const struct plan *plan = a->plan;
@@ -114,15 +181,19 @@ static json_t *plan_json(const struct plan_print_args *a)
     for (int32_t layer = 0; layer < plan->n_layers; layer++) {
         json_array_append_new(layers, layer_json(a, layer));
     }
-    return json_pack("{sssssIsisisIsIsfsssssssisososo}", "model", a->spec->name, "architecture",
-                     a->spec->architecture, "parameters", (json_int_t)spec_parameters(a->spec),
-                     "tensor_parallel", plan->tp, "pipeline_parallel", plan->pp,
-                     "kv_bytes_per_token", (json_int_t)once, "kv_bytes_per_token_stored",
-                     (json_int_t)((double)once * replication + 0.5), "kv_replication_factor",
-                     replication, "weight_dtype", dtype_name(a->dtype), "quantization",
-                     dtype_quantization_name(a->quantization), "kv_dtype", dtype_name(a->kv_dtype),
-                     "lanes", plan->n_lanes, "stages", stages_json(a), "ranks", ranks, "layers",
-                     layers);
+    json_t *json = json_pack(
+        "{sssssIsisisIsIsfsssssssisososo}", "model", a->spec->name, "architecture",
+        a->spec->architecture, "parameters", (json_int_t)spec_parameters(a->spec),
+        "tensor_parallel", plan->tp, "pipeline_parallel", plan->pp, "kv_bytes_per_token",
+        (json_int_t)once, "kv_bytes_per_token_stored",
+        (json_int_t)((double)once * replication + 0.5), "kv_replication_factor", replication,
+        "weight_dtype", dtype_name(a->dtype), "quantization",
+        dtype_quantization_name(a->quantization), "kv_dtype", dtype_name(a->kv_dtype), "lanes",
+        plan->n_lanes, "stages", stages_json(a), "ranks", ranks, "layers", layers);
+    if (a->cost != NULL) {
+        json_object_set_new(json, "prediction", cost_json(a->cost));
+    }
+    return json;
 }
 
 static int append(const char *data, size_t size, void *out)

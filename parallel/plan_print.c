@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "parallel/plan_draw.h"
+
 #define COLUMNS      80
 #define LEFT_COLUMNS 21 /* layers, their KV heads and FFN columns */
 #define CELL_BYTES   64
@@ -205,12 +207,20 @@ static bool has_linear_attention(const struct plan *plan)
 
 status_t plan_print_text(const struct plan_print_args *args, struct bytes *out)
 {
-    const struct grid grid = make_grid(args->plan);
     TRY(summary(args, out));
     TRY(rank_table(args, out));
     if (args->memory != NULL) {
         TRY(plan_memory_print(args->memory, out));
     }
+    if (args->view != PLAN_PRINT_TABLE) {
+        const struct plan_draw_args draw = {
+            .plan = args->plan,
+            .spec = args->spec,
+            .charset = args->view == PLAN_PRINT_UTF8 ? PLAN_DRAW_UTF8 : PLAN_DRAW_ASCII,
+        };
+        return plan_draw_text(&draw, out);
+    }
+    const struct grid grid = make_grid(args->plan);
     TRY(layer_tables(args, &grid, out));
     TRY(bytes_append_str(
         out, "\nA cell is query heads|KV heads of a rank; g/u: head g for sequences in lane u.\n"));

@@ -33,7 +33,7 @@ static void test_plan_print_text_names_the_blocks(void **state)
     (void)state;
     struct plan plan = models_plan(&spec, 2, PLAN_SHARE);
     const struct plan_print_args args = {
-        .plan = &plan, .spec = &spec, .dtype = DTYPE_F32, .kv_dtype = DTYPE_F32, .memory = NULL};
+        .plan = &plan, .spec = &spec, .dtype = DTYPE_F32, .kv_dtype = DTYPE_F32};
     struct bytes text;
     bytes_init(&text, 1 << 16);
     assert_status_ok(plan_print_text(&args, &text));
@@ -61,11 +61,8 @@ static void test_plan_print_text_fits_a_terminal(void **state)
         snprintf(model.architecture, sizeof model.architecture, "RandomForCausalLM");
         const int32_t tp = models_between(1, model.n_heads < 16 ? model.n_heads : 16);
         struct plan plan = models_plan(&model, tp, i % 2 == 0 ? PLAN_SHARE : PLAN_REPLICATE);
-        const struct plan_print_args args = {.plan = &plan,
-                                             .spec = &model,
-                                             .dtype = DTYPE_BF16,
-                                             .kv_dtype = DTYPE_BF16,
-                                             .memory = NULL};
+        const struct plan_print_args args = {
+            .plan = &plan, .spec = &model, .dtype = DTYPE_BF16, .kv_dtype = DTYPE_BF16};
         struct bytes text;
         bytes_init(&text, 1 << 22);
         assert_status_ok(plan_print_text(&args, &text));
@@ -85,7 +82,7 @@ static void test_plan_print_json_names_the_blocks(void **state)
     (void)state;
     struct plan plan = models_plan(&spec, 2, PLAN_SHARE);
     const struct plan_print_args args = {
-        .plan = &plan, .spec = &spec, .dtype = DTYPE_F32, .kv_dtype = DTYPE_F32, .memory = NULL};
+        .plan = &plan, .spec = &spec, .dtype = DTYPE_F32, .kv_dtype = DTYPE_F32};
     struct bytes text;
     bytes_init(&text, 1 << 16);
     assert_status_ok(plan_print_json(&args, &text));
