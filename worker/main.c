@@ -11,8 +11,11 @@
 #include "base/version.h"
 #include "parallel/group.h"
 #include "worker/bench.h"
+#include "worker/device.h"
 #include "worker/follower.h"
+#include "worker/host.h"
 #include "worker/leader.h"
+#include "worker/measure.h"
 #include "worker/worker_config.h"
 
 static void print_help(const struct config_set *set)
@@ -46,6 +49,69 @@ static int report(const status_t *s)
         status_print(stderr, s);
     }
     return status_exit_code(s);
+}
+
+static status_t measure_model(struct group *group, const struct worker_config *config,
+                              const struct device_choice *device, struct cost_rates *rates_out)
+{
+    struct model_spec spec = {0};
+    struct plan plan = {0};
+    const struct plan_request request = {.tp = group_size(group), .pp = 1, .placement = PLAN_SHARE};
+    status_t s;
+    TRY_GOTO(s, group_agree(group, spec_load(config->measure, &spec)), done);
+    TRY_GOTO(s, group_agree(group, plan_make(&spec, &request, &plan)), done);
+    const int dtype = dtype_resolve(config->measure_dtype, spec.dtype);
+    const int32_t share = host_cores() / group_host_size(group);
+    const struct measure_options options = {
+        .backend = device->backend,
+        .device = device->index,
+        .dtype = dtype,
+        .kv_dtype = dtype_resolve(config->measure_kv_dtype, dtype),
+        .threads = config->threads > 0 ? (int32_t)config->threads
+                   : share > 0         ? share
+                                       : 1,
+    };
+    s = measure_run(group, &spec, &plan, &options, rates_out);
+done:
+    plan_destroy(&plan);
+    spec_destroy(&spec);
+    return s;
+}
+
+static status_t print_rates(const struct cost_rates *rates)
+{
+    struct bytes text;
+    bytes_init(&text, 1 << 20);
+    const status_t s = cost_rates_print(rates, &text);
+    if (status_is_ok(&s)) {
+        fwrite(text.data, 1, text.size, stdout);
+        fputs("\n", stdout);
+    }
+    bytes_destroy(&text);
+    return s;
+}
+
+/* Rank 0 prints; a failure is every rank's, and rank 0's to say. */
+static int run_measure(const struct worker_config *config, log_t log)
+{
+    struct group *group = NULL;
+    struct cost_rates rates;
+    struct device_choice device;
+    status_t s = group_open("worker", &group);
+    if (s.code != STATUS_OK) {
+        return report(&s);
+    }
+    log.rank = group_rank(group);
+    s = device_choose(group, config->device, log, &device);
+    if (s.code == STATUS_OK) {
+        s = measure_model(group, config, &device, &rates);
+    }
+    const bool leads = group_rank(group) == 0;
+    group_close(group);
+    if (s.code == STATUS_OK && leads) {
+        s = print_rates(&rates);
+    }
+    return leads ? report(&s) : 0;
 }
 
 static int run(const struct worker_config *config, log_t log)
@@ -109,6 +175,8 @@ int main(int argc, char **argv)
         } else if (config.bystander) {
             s = group_bystander_run();
             code = report(&s);
+        } else if (config.measure != NULL) {
+            code = run_measure(&config, log);
         } else {
             code = run(&config, log);
         }

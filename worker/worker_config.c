@@ -2,6 +2,8 @@
 
 #include <stddef.h>
 
+#include "base/dtype.h"
+
 #define AT(field) offsetof(struct worker_config, field)
 
 const struct config_row worker_config_rows[] = {
@@ -85,6 +87,22 @@ const struct config_row worker_config_rows[] = {
      .offset = AT(bystander),
      .default_text = "false",
      .help = "set by a coordinator under mpirun: hold its place in the MPI job until stdin closes"},
+    {.name = "measure",
+     .type = CONFIG_STRING,
+     .offset = AT(measure),
+     .help = "serve nothing: time the ops of the model in this directory, print the rates as JSON"},
+    {.name = "dtype",
+     .type = CONFIG_CHOICE,
+     .offset = AT(measure_dtype),
+     .default_text = "auto",
+     .choices = DTYPE_CHOICES,
+     .help = "of the weights that --measure makes up; auto: the checkpoint's"},
+    {.name = "kv-cache-dtype",
+     .type = CONFIG_CHOICE,
+     .offset = AT(measure_kv_dtype),
+     .default_text = "auto",
+     .choices = DTYPE_CHOICES,
+     .help = "of keys and values for --measure; auto: as --dtype"},
     {.name = "log-level",
      .type = CONFIG_STRING,
      .offset = AT(log_level),

@@ -27,6 +27,8 @@ struct worker_config {
     double collective_timeout_s; /* 0: what the coordinator says */
     int64_t max_idle_sleep_us;
     bool bystander;
+    const char *measure; /* model directory: measure its ops and print the rates; NULL: serve */
+    int measure_dtype, measure_kv_dtype; /* enum dtype_wanted */
     const char *log_level;
 };
 
