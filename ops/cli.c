@@ -1,5 +1,6 @@
 #include "ops/cli.h"
 
+#include <errno.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -53,6 +54,19 @@ status_t cli_read_text(const char *path, struct bytes *out)
 {
     bytes_init(out, MAX_TEXT_BYTES);
     return strcmp(path, "-") == 0 ? read_stdin(out) : file_read(path, MAX_TEXT_BYTES, out);
+}
+
+status_t cli_write_file(const char *path, const struct bytes *text)
+{
+    FILE *file = fopen(path, "we");
+    bool written = file != NULL && fwrite(text->data, 1, text->size, file) == text->size;
+    const int error = errno;
+    if (file != NULL) {
+        written = fclose(file) == 0 && written;
+    }
+    return written
+               ? status_ok()
+               : status_errorf(STATUS_UNAVAILABLE, "cannot write %s: %s", path, strerror(error));
 }
 
 status_t cli_sibling(const char *name, char *buf, size_t buf_bytes)

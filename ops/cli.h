@@ -55,5 +55,8 @@ int cli_load(const struct cli_command *command, const struct cli_table *table,
 /* Reads all of a file, or of stdin for "-", as text. */
 MUST_USE status_t cli_read_text(const char *path, struct bytes *out);
 
+/* Writes a file anew. UNAVAILABLE naming it and why. */
+MUST_USE status_t cli_write_file(const char *path, const struct bytes *text);
+
 /* The path of a program that lies beside this one. */
 MUST_USE status_t cli_sibling(const char *name, char *buf, size_t buf_bytes);

@@ -69,19 +69,19 @@ struct cost_attention_rate {
 };
 
 struct cost_rates {
-    char name[64];
     double memory_bytes;
     double read_bytes_per_s;
     double flops_per_s, int8_flops_per_s;
-    int32_t activation_bytes; /* of what ranks add up and exchange */
-    struct cost_efficiency efficiency;
     struct cost_link all_reduce, exchange;
     struct cost_link stage; /* between nodes: pipeline stages, and collectives that leave a node */
-    int32_t n_matmuls;      /* 0: not measured */
-    struct cost_matmul_rate matmuls[COST_MAX_SHAPES];
+    struct cost_efficiency efficiency;
+    struct cost_attention_rate attentions[COST_MAX_ATTENTIONS]; /* [n_attentions] */
+    struct cost_matmul_rate matmuls[COST_MAX_SHAPES];           /* [n_matmuls] */
+    int32_t activation_bytes; /* of what ranks add up and exchange */
+    int32_t n_matmuls;        /* 0: not measured */
     int32_t n_attentions;
-    struct cost_attention_rate attentions[COST_MAX_ATTENTIONS];
     int32_t n_ranks; /* measured: ranks at work beside each other; 0: not measured */
+    char name[64];
 };
 
 enum cost_gpu { COST_A10, COST_A100_40G, COST_A100_80G, COST_H100, COST_H200, COST_N_GPUS };

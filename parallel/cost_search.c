@@ -22,8 +22,10 @@ static struct plan_memory_request memory_request(const struct cost_search_reques
     return (struct plan_memory_request){
         .plan = plan,
         .spec = r->spec,
+        .device = r->device,
         .dtype = r->dtype,
         .kv_dtype = r->kv_dtype,
+        .embedding_dtype = r->spec->dtype,
         .max_seqs = max_seqs,
         .max_rows = r->workload.chunk_rows,
         .max_model_len = r->workload.n_prompt + r->workload.n_generate,
@@ -214,6 +216,9 @@ status_t cost_search_run(const struct cost_search_request *request, struct cost_
                 return s;
             }
         }
+    }
+    if (search.n == 0) {
+        return status_errorf(STATUS_INTERNAL, "%s has no layers or heads", request->spec->name);
     }
     qsort(search.candidates, (size_t)search.n, sizeof *search.candidates,
           request->objective == COST_LATENCY ? by_latency : by_throughput);

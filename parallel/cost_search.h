@@ -20,6 +20,7 @@ enum cost_objective { COST_THROUGHPUT, COST_LATENCY };
 struct cost_search_request {
     const struct model_spec *spec;
     const struct cost_rates *rates;
+    const struct plan_device *device; /* whose buffers are counted */
     int dtype, kv_dtype;
     int placement; /* enum plan_placement: auto tries all */
     int objective; /* enum cost_objective */

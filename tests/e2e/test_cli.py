@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 import time
 import unittest
+import xml.dom.minidom
 
 from harness import DEMO, Server, program, run
 
@@ -47,6 +48,74 @@ class TestCommands(unittest.TestCase):
         self.assertGreater(copied["kv_replication_factor"], 1.2)
         text = run("plan", DEMO, "-tp", "4").stdout
         self.assertLessEqual(max(len(line) for line in text.splitlines()), 80)
+
+    def test_plan_draws(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "plan.svg")
+            result = run("plan", DEMO, "-tp", "3", "--svg", path)
+            self.assertEqual(result.returncode, 0, result.stderr)
+            self.assertIn("KV heads by rank", result.stdout)
+            svg = xml.dom.minidom.parse(path).documentElement
+            self.assertEqual(svg.tagName, "svg")
+            texts = [t.firstChild.data for t in svg.getElementsByTagName("text")]
+            for rank in range(3):
+                self.assertIn(f"rank {rank}", texts)
+            self.assertGreater(len(svg.getElementsByTagName("rect")), 20)
+            missing = run("plan", DEMO, "--svg", os.path.join(folder, "none", "plan.svg"))
+            self.assertEqual(missing.returncode, 69)
+        table = run("plan", DEMO, "-tp", "4", "--table").stdout
+        self.assertIn("query heads|KV heads", table)
+        self.assertLessEqual(max(len(line) for line in table.splitlines()), 80)
+
+    def test_plan_predicts(self):
+        args = ("plan", DEMO, "-tp", "2", "--gpu", "h100", "--workload", "64/64", "--concurrency", "8")
+        text = run(*args).stdout
+        self.assertIn("prediction for h100", text)
+        self.assertIn("expected reaches, of bandwidth: matmul 0.87", text)
+        self.assertLessEqual(max(len(line) for line in text.splitlines()), 80)
+        plan = json.loads(run(*args, "--json").stdout)
+        prediction = plan["prediction"]
+        for way in ("bound", "expected"):
+            step = prediction[way]["decode_step_s"]
+            self.assertAlmostEqual(sum(s for op, s in step.items() if op != "total"), step["total"], delta=1e-9)
+            self.assertAlmostEqual(prediction[way]["decode_tokens_per_s"] * step["total"], 8, delta=1e-3)
+        self.assertLess(prediction["expected"]["tokens_per_s"], prediction["bound"]["tokens_per_s"])
+        self.assertEqual(len(prediction["layers"]), len(plan["layers"]))
+        self.assertTrue(all(layer["collective_bytes"] > 0 for layer in prediction["layers"]))
+
+    def test_plan_ranks_layouts(self):
+        text = run("plan", DEMO, "--auto", "--gpu", "a100-80g", "--gpus", "4").stdout
+        self.assertIn("best: -tp 1 -pp 1 --replicas 4", text)
+        self.assertLessEqual(max(len(line) for line in text.splitlines()), 80)
+        found = json.loads(run("plan", DEMO, "--auto", "--gpu", "a100-80g", "--gpus", "4", "--objective", "latency",
+                               "--json").stdout)["candidates"]
+        times = [c["inter_token_s"] for c in found if c["fits"]]
+        self.assertEqual(times, sorted(times))
+        small = run("plan", DEMO, "--auto", "--gpu", "a10", "--gpus", "2", "--gpu-memory-utilization", "0.01",
+                    "--workload", "4096/1000000")
+        self.assertEqual(small.returncode, 78, small.stdout)
+        self.assertRegex(small.stderr, r"needs [\d.]+ GB of a rank")
+        self.assertEqual(run("plan", DEMO, "--auto").returncode, 64)
+        self.assertEqual(run("plan", DEMO, "--gpu", "h100", "--workload", "512").returncode, 64)
+
+    def test_plan_measures(self):
+        with tempfile.TemporaryDirectory() as folder:
+            rates = os.path.join(folder, "rates.json")
+            for args in ((), ("-tp", "2")):
+                # One thread a rank: teams of threads wait for each other on a busy machine.
+                result = run("plan", DEMO, "--measure", "--device", "cpu", "--rates", rates, "--json", *args,
+                             env={"KVASIR_THREADS": "1"}, timeout=240)
+                self.assertEqual(result.returncode, 0, result.stderr)
+                measured = json.loads(result.stdout)["prediction"]
+                self.assertEqual(measured["rates"], "measured")
+                self.assertGreater(measured["expected"]["tokens_per_s"], 0)
+                again = json.loads(run("plan", DEMO, "--rates", rates, "--json", *args).stdout)["prediction"]
+                self.assertEqual(again["expected"], measured["expected"])
+            with open(rates, "w", encoding="utf-8") as file:
+                file.write("{}")
+            broken = run("plan", DEMO, "--rates", rates)
+            self.assertEqual(broken.returncode, 65)
+            self.assertIn("rates: name", broken.stderr)
 
     def test_chat_continues(self):
         result = run("chat", "--model", DEMO, "--temperature", "0", "--max-tokens", "12", stdin="Once upon a time\n/quit\n")
