@@ -21,9 +21,11 @@ static status_t reason(const struct cost_search_request *r, const struct cost_se
                        struct bytes *out)
 {
     const struct cost_candidate *best = &search->candidates[0];
-    TRY(bytes_printf(
-        out, "\nbest: -tp %d -pp %d --replicas %d --kv-placement %s: its steps wait for %s",
-        best->tp, best->pp, best->replicas, plan_placement_name(best->placement), best->binds));
+    TRY(bytes_printf(out,
+                     "\nbest: -tp %d -pp %d --replicas %d --kv-placement %s --max-num-seqs %d\n"
+                     "its steps wait for %s",
+                     best->tp, best->pp, best->replicas, plan_placement_name(best->placement),
+                     best->concurrency, best->binds));
     if (search->n_fitting > 1) {
         const struct cost_candidate *next = &search->candidates[1];
         const bool latency = r->objective == COST_LATENCY;
