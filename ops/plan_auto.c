@@ -55,7 +55,7 @@ status_t plan_auto_print(const struct cost_search_request *r, const struct cost_
 {
     TRY(bytes_printf(
         out,
-        "%s on %d %s, %d a node: %d tokens in, %d out, %s\n"
+        "%s on %d %s, %d a node\n%d tokens in, %d out, %s\n"
         "expected, %s; nothing of it is measured\n\n"
         "     -tp  -pp reps placement   seqs    tokens/s  ms/token   TTFT ms  waits for\n",
         r->spec->name, r->n_gpus, r->rates->name, r->gpus_per_node, r->workload.n_prompt,

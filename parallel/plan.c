@@ -188,7 +188,7 @@ static bool classify(struct plan *plan, const struct model_spec *spec,
                      const struct plan_request *request)
 {
     int32_t first[SPEC_MAX_LAYERS]; // the first layer of each class
-    int placements[SPEC_MAX_LAYERS];
+    int placements[SPEC_MAX_LAYERS] = {0};
     int32_t n_classes = 0;
     assert(plan->n_layers <= SPEC_MAX_LAYERS);
     for (int32_t i = 0; i < plan->n_layers; i++) {

@@ -30,7 +30,7 @@ struct attend {
 static status_t attend_once(void *user, int32_t i)
 {
     struct attend *a = user;
-    const int64_t at = i % a->n_calls * a->call_bytes;
+    const int64_t at = (int64_t)(i % a->n_calls) * a->call_bytes;
     const struct attention_args args = {.q = a->memory[0],
                                         .out = a->memory[1],
                                         .k_plane = (const char *)a->memory[2] + at,
@@ -49,7 +49,7 @@ static status_t set_seqs(struct attend *a, int32_t n_seqs, int32_t n_queries, in
                                          .kv_tokens = kv_tokens,
                                          .first_block = i * n_blocks,
                                          .n_kv_heads = a->n_heads,
-                                         .q_offset = i * n_queries * ld,
+                                         .q_offset = (int64_t)i * n_queries * ld,
                                          .ld = ld};
     }
     return a->bench->options.backend->attention_plan_set(a->bench->stream, a->plan, seqs, n_seqs);

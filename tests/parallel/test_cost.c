@@ -504,10 +504,10 @@ static void test_cost_place_goes_by_the_rates(void **state)
     s.model.plan = &s.plan;
 
     const struct {
-        int32_t concurrency;
         double utilization;
+        int32_t concurrency;
         bool copies;
-    } rows[] = {{1, .9, true}, {2048, .9, false}, {64, .9, true}, {64, barely, false}};
+    } rows[] = {{.9, 1, true}, {.9, 2048, false}, {.9, 64, true}, {barely, 64, false}};
 
     for (size_t i = 0; i < 4; i++) {
         struct plan_request request = {.tp = 8, .pp = 1};
@@ -636,7 +636,7 @@ static void test_cost_rates_survive_a_file(void **state)
     bytes_init(&text, 1 << 20);
     assert_status_ok(cost_rates_print(&rates, &text));
     assert_status_ok(cost_rates_parse((const char *)text.data, text.size, &again));
-    for (double rows = 1; rows < 20; rows++) {
+    for (int rows = 1; rows < 20; rows++) {
         assert_near("seconds", cost_rates_matmul_s(&again, DTYPE_BF16, rows, 64, 128),
                     1e-5 + (rows - 1) * (2e-5 / 7), 1e-4);
     }
