@@ -120,7 +120,7 @@ static int cell_columns(const struct plan_draw_args *args)
 
 // ---- lines ----
 
-static void block_text(int block, int32_t n, char buf[12])
+void plan_draw_block_text(int block, int32_t n, char buf[12])
 {
     if (block == SPEC_BLOCK_FULL) {
         snprintf(buf, 12, "%d", n);
@@ -140,8 +140,8 @@ static status_t draw_line(const struct plan_draw_args *args, int32_t layer, plan
     const struct spec_layer *of = &args->spec->layers[layer];
     char layers[24], kv[12], ffn[12];
     range_text(layer, plan_draw_run_end(args, layer), layers);
-    block_text(of->attention, of->n_kv_heads, kv);
-    block_text(of->ffn, of->n_ff, ffn);
+    plan_draw_block_text(of->attention, of->n_kv_heads, kv);
+    plan_draw_block_text(of->ffn, of->n_ff, ffn);
     TRY(bytes_printf(out, "%7s %6s %6s ", layers, kv, ffn));
     for (int32_t rank = ranks.begin; rank < ranks.end; rank++) {
         char cell[CELL_BYTES];

@@ -33,3 +33,6 @@ MUST_USE status_t plan_draw_svg(const struct plan_draw_args *args, struct bytes 
 
 /* The end of the run of layers that look like this one, in its stage. */
 int32_t plan_draw_run_end(const struct plan_draw_args *args, int32_t layer);
+
+/* "4", or what stands for a block that has no such number: "linear", "none". */
+void plan_draw_block_text(int block, int32_t n, char buf[12]);

@@ -62,16 +62,6 @@ static status_t rank_table(const struct plan_print_args *a, struct bytes *out)
     return status_ok();
 }
 
-/* "4", or what stands for a block that has no such number: "linear", "none". */
-static void block_text(int block, int32_t n, char buf[12])
-{
-    if (block == SPEC_BLOCK_FULL) {
-        snprintf(buf, 12, "%d", n);
-    } else {
-        snprintf(buf, 12, "%s", spec_block_name(block));
-    }
-}
-
 /* "0 1:0,1": head 0 for every lane, head 1 for lanes 0 and 1. */
 static void kv_text(const struct plan *plan, int32_t class_index, int32_t rank, char *buf,
                     size_t size)
@@ -132,8 +122,8 @@ static status_t layer_line(const struct plan_print_args *args, plan_interval_t l
     const struct spec_layer *layer = &args->spec->layers[layers.begin];
     char range[24], kv[12], ffn[12];
     interval_text(layers, range, sizeof range);
-    block_text(layer->attention, layer->n_kv_heads, kv);
-    block_text(layer->ffn, layer->n_ff, ffn);
+    plan_draw_block_text(layer->attention, layer->n_kv_heads, kv);
+    plan_draw_block_text(layer->ffn, layer->n_ff, ffn);
     TRY(bytes_printf(out, "%7s %6s %6s", range, kv, ffn));
     const int32_t end_rank = end_rank_of(plan, first_rank, grid);
     for (int32_t rank = first_rank; rank < end_rank; rank++) {

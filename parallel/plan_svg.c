@@ -132,15 +132,6 @@ static status_t draw_cell(struct picture *p, double x, int32_t layer, int32_t ra
 
 // ---- rows ----
 
-static void block_text(int block, int32_t n, char buf[12])
-{
-    if (block == SPEC_BLOCK_FULL) {
-        snprintf(buf, 12, "%d", n);
-    } else {
-        snprintf(buf, 12, "%s", spec_block_name(block));
-    }
-}
-
 static status_t draw_row(struct picture *p, int32_t layer, plan_interval_t ranks)
 {
     const struct spec_layer *of = &p->args->spec->layers[layer];
@@ -149,8 +140,8 @@ static status_t draw_row(struct picture *p, int32_t layer, plan_interval_t ranks
     const double base = p->y + p->row * .68;
     char layers[24], kv[12], ffn[12];
     snprintf(layers, sizeof layers, end == layer + 1 ? "%d" : "%d-%d", layer, end - 1);
-    block_text(of->attention, of->n_kv_heads, kv);
-    block_text(of->ffn, of->n_ff, ffn);
+    plan_draw_block_text(of->attention, of->n_kv_heads, kv);
+    plan_draw_block_text(of->ffn, of->n_ff, ffn);
     TRY(label(p, MARGIN + 44, base, size, "end", layers));
     TRY(label(p, MARGIN + 86, base, size, "end", kv));
     TRY(label(p, MARGIN + LABELS - 12, base, size, "end", ffn));
