@@ -233,6 +233,18 @@ static status_t parse_workload(const struct options *options, struct cost_worklo
     return status_ok();
 }
 
+/* Measured times are those of plain weights. */
+static status_t check_rates(const struct options *options, const struct cost_rates *rates)
+{
+    if (rates->n_matmuls > 0 && options->plan.quantization != QUANTIZATION_NONE) {
+        return status_errorf(STATUS_UNIMPLEMENTED,
+                             "predictions from measured rates for --quantization %s" STATUS_FIX
+                             "--gpu " COST_GPU_CHOICES ", or without --quantization",
+                             dtype_quantization_name(options->plan.quantization));
+    }
+    return status_ok();
+}
+
 /* A plan with what is predicted of it, or without where no rates are known. */
 struct subject {
     struct model_spec spec;
@@ -257,12 +269,14 @@ static status_t predict(const struct options *options, const char *dir, struct s
     struct cost_workload workload;
     TRY(parse_workload(options, &workload));
     TRY(plan_rates_get(&options->rates, &options->plan, dir, &s->rates));
+    TRY(check_rates(options, &s->rates));
     workload.concurrency =
         workload.concurrency > 0 ? workload.concurrency : (int32_t)options->max_num_seqs;
     const struct cost_model model = {.plan = &s->plan,
                                      .spec = &s->spec,
                                      .rates = &s->rates,
                                      .dtype = weight_dtype(options, &s->spec),
+                                     .quantization = options->plan.quantization,
                                      .kv_dtype = kv_dtype(options, &s->spec),
                                      .ranks_per_node = (int32_t)options->gpus_per_node};
     const struct plan_device *device;
@@ -356,6 +370,7 @@ static status_t search(const struct options *options, const char *dir,
         .spec = spec,
         .rates = &rates,
         .dtype = weight_dtype(options, spec),
+        .quantization = options->plan.quantization,
         .kv_dtype = kv_dtype(options, spec),
         .placement = options->plan.placement,
         .objective = options->objective,
@@ -375,6 +390,7 @@ static status_t search(const struct options *options, const char *dir,
         request.workload.concurrency = 1;
     }
     TRY(plan_rates_get(&options->rates, &options->plan, dir, &rates));
+    TRY(check_rates(options, &rates));
     TRY(cost_search_run(&request, &found));
     status_t s = plan_auto_check(&request, &found);
     if (status_is_ok(&s)) {

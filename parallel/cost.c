@@ -3,6 +3,7 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "kernels/kv_format.h"
 #include "parallel/plan_parts.h"
 
 const char *cost_op_name(int op)
@@ -64,16 +65,25 @@ static void add_time(struct cost_time *sum, const struct cost_time *more, double
 
 // ---- single ops, on one rank ----
 
+/* enum matrix_format; the same for all layers. */
+static int format_of(const struct cost_model *m, int op)
+{
+    const struct weight_formats formats = {.dtype = m->dtype, .quantization = m->quantization};
+    return op == COST_HEAD ? weight_formats_of(&formats, -1, WEIGHT_KIND_HEAD)
+                           : weight_formats_of(&formats, 0, WEIGHT_KIND_QKV);
+}
+
 static void matmul(const struct cost_model *m, int op, double rows, plan_interval_t sides,
                    struct cost_time *time)
 {
+    const int format = format_of(m, op);
     const double size = (double)sides.begin * sides.end; // n_out, n_in
     if (rows <= 0 || size <= 0) {
         return;
     }
-    add_op(time, op, cost_rates_matmul_s(m->rates, m->dtype, rows, sides.begin, sides.end));
+    add_op(time, op, cost_rates_matmul_s(m->rates, format, rows, sides.begin, sides.end));
     add_op(time, COST_LAUNCH, m->rates->n_matmuls > 0 ? 0 : m->rates->efficiency.op_s);
-    time->weight_bytes += size * (double)dtype_bytes(m->dtype);
+    time->weight_bytes += size * (double)dtype_bytes(dtype_of_format(format));
     time->flops += 2 * rows * size;
 }
 
@@ -117,7 +127,7 @@ static void attention(const struct cost_model *m, const struct cost_rows *rows, 
     const double window = m->spec->sliding_window > 0 ? m->spec->sliding_window : HUGE_VAL;
     const double kept = fmin(rows->n_past + rows->n_new, window + rows->n_new - 1);
     const double seen = fmin(rows->n_past + rows->n_new / 2, window) * rows->n_new;
-    const double bytes = pairs * kept * 2 * m->spec->head_dim * (double)dtype_bytes(m->kv_dtype);
+    const double bytes = pairs * kept * 2 * (double)kv_row_bytes(m->spec->head_dim, m->kv_dtype);
     const double flops = q_pairs * seen * 4 * m->spec->head_dim;
     if (pairs <= 0) {
         return;
@@ -506,8 +516,8 @@ const char *cost_binds(const struct cost_model *model, const struct cost_time *t
 {
     const double *s = time->seconds;
     const double matmuls = s[COST_PROJECT] + s[COST_FFN] + s[COST_HEAD];
-    const double peak =
-        dtype_bytes(model->dtype) == 1 ? model->rates->int8_flops_per_s : model->rates->flops_per_s;
+    const bool int8 = model->quantization == QUANTIZATION_W8A8;
+    const double peak = int8 ? model->rates->int8_flops_per_s : model->rates->flops_per_s;
     const bool computes = time->flops / peak > time->weight_bytes / model->rates->read_bytes_per_s;
 
     const struct {

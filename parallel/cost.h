@@ -52,6 +52,7 @@ struct cost_model {
     const struct model_spec *spec;
     const struct cost_rates *rates;
     int dtype, kv_dtype;
+    int quantization;       /* enum quantization: of the layers' weights */
     int32_t ranks_per_node; /* collectives over more ranks leave a node; 0: all ranks are on one */
 };
 

@@ -174,7 +174,7 @@ static double measured_s(const struct cost_rates *rates, double rows, int32_t n_
     return scale * interpolate(best, rows);
 }
 
-double cost_rates_matmul_s(const struct cost_rates *rates, int dtype, double rows, int32_t n_out,
+double cost_rates_matmul_s(const struct cost_rates *rates, int format, double rows, int32_t n_out,
                            int32_t n_in)
 {
     const struct cost_efficiency *e = &rates->efficiency;
@@ -185,8 +185,8 @@ double cost_rates_matmul_s(const struct cost_rates *rates, int dtype, double row
     if (rates->n_matmuls > 0) {
         return measured_s(rates, rows, n_out, n_in);
     }
-    const size_t bytes = dtype_bytes(dtype);
-    const double peak = bytes == 1 ? rates->int8_flops_per_s : rates->flops_per_s;
+    const size_t bytes = dtype_bytes(dtype_of_format(format));
+    const double peak = format == MATRIX_W8A8 ? rates->int8_flops_per_s : rates->flops_per_s;
     const double reached = e->matmul_flops * rows / (rows + e->matmul_half_rows);
     return fmax(size * (double)bytes / (rates->read_bytes_per_s * e->matmul_read),
                 2 * rows * size / (peak * reached));

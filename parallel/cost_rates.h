@@ -101,8 +101,8 @@ void cost_rates_bound(const struct cost_rates *rates, struct cost_rates *bound_o
 double cost_link_all_reduce_s(const struct cost_link *link, int32_t n_ranks, double bytes);
 double cost_link_exchange_s(const struct cost_link *link, int32_t n_ranks, double bytes);
 
-/* Of y = x W^T with W [n_out, n_in] of dtype and x of so many rows (an average may be no whole number). */
-double cost_rates_matmul_s(const struct cost_rates *rates, int dtype, double rows, int32_t n_out,
+/* Of y = x W^T with W [n_out, n_in] in an enum matrix_format and x of so many rows (an average may be no whole number). */
+double cost_rates_matmul_s(const struct cost_rates *rates, int format, double rows, int32_t n_out,
                            int32_t n_in);
 
 MUST_USE status_t cost_rates_print(const struct cost_rates *rates, struct bytes *out);

@@ -24,6 +24,7 @@ static struct plan_memory_request memory_request(const struct cost_search_reques
         .spec = r->spec,
         .device = r->device,
         .dtype = r->dtype,
+        .quantization = r->quantization,
         .kv_dtype = r->kv_dtype,
         .embedding_dtype = r->spec->dtype,
         .max_seqs = max_seqs,
@@ -107,6 +108,7 @@ static bool evaluate(const struct cost_search_request *r, int32_t n_replicable,
                                .spec = r->spec,
                                .rates = r->rates,
                                .dtype = r->dtype,
+                               .quantization = r->quantization,
                                .kv_dtype = r->kv_dtype,
                                .ranks_per_node = r->gpus_per_node};
     const status_t s = make_plan(r, c, &model, &plan);

@@ -22,8 +22,9 @@ struct cost_search_request {
     const struct cost_rates *rates;
     const struct plan_device *device; /* whose buffers are counted */
     int dtype, kv_dtype;
-    int placement; /* enum plan_placement: auto tries all */
-    int objective; /* enum cost_objective */
+    int quantization; /* enum quantization */
+    int placement;    /* enum plan_placement: auto tries all */
+    int objective;    /* enum cost_objective */
     int32_t n_gpus, gpus_per_node;
     struct cost_workload workload; /* concurrency of all replicas; 0: as many as fit */
     int32_t max_seqs;              /* of a replica */

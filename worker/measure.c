@@ -275,7 +275,8 @@ status_t measure_run(struct group *group, const struct model_spec *spec, const s
     struct cost_rates rates = {.n_matmuls = 0};
     struct measure_bench bench = {
         .group = group, .spec = spec, .plan = plan, .options = *options, .rates = &rates};
-    const int64_t weights = plan_weight_bytes(plan, spec, group_rank(group), options->dtype);
+    const struct weight_formats formats = {.dtype = options->dtype};
+    const int64_t weights = plan_weight_bytes(plan, spec, group_rank(group), &formats);
     bench.cold_bytes = weights < (int64_t)MEASURE_COLD_BYTES ? (size_t)weights : MEASURE_COLD_BYTES;
     const struct stream_options stream = {.device = options->device, .n_threads = options->threads};
     TRY(group_agree(group, options->backend->stream_new(&stream, &bench.stream)));

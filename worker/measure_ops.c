@@ -291,7 +291,7 @@ static status_t step_once(void *user, int32_t i)
     const int32_t block = 0;
     const float *logits = NULL;
     const struct step_seq seq = {
-        .n_computed = i % PLAN_BLOCK_TOKENS, .n_tokens = 1, .n_blocks = 1, .wants_logits = 1};
+        .n_computed = i % PLAN_BLOCK_TOKENS, .n_tokens = 1, .n_blocks = 1, .n_logits = 1};
     step_plan_clear(&t->step);
     TRY(step_plan_add(&t->step, &seq, &token, &block));
     return engine_step(t->engine, &t->step, &logits);

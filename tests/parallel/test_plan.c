@@ -161,13 +161,27 @@ static void test_plan_refuses_layouts_that_cannot_be(void **state)
         int code;
         const char *says;
     } rows[] = {
-        {{33, 1, PLAN_AUTO}, STATUS_FAILED_PRECONDITION, "33 is more than the 32 query heads"},
-        {{33, 1, PLAN_AUTO}, STATUS_FAILED_PRECONDITION, STATUS_FIX "use 1 to 32"},
-        {{0, 1, PLAN_AUTO}, STATUS_INVALID_ARGUMENT, "tensor-parallel-size is 0"},
-        {{-1, 1, PLAN_AUTO}, STATUS_INVALID_ARGUMENT, "tensor-parallel-size is -1"},
-        {{1, 33, PLAN_AUTO}, STATUS_FAILED_PRECONDITION, "33 is more than the 32 layers"},
-        {{1, 0, PLAN_AUTO}, STATUS_INVALID_ARGUMENT, "pipeline-parallel-size is 0"},
-        {{1, 1, 7}, STATUS_INVALID_ARGUMENT, "use auto, share or replicate"},
+        {{.tp = 33, .pp = 1, .placement = PLAN_AUTO},
+         STATUS_FAILED_PRECONDITION,
+         "33 is more than the 32 query heads"},
+        {{.tp = 33, .pp = 1, .placement = PLAN_AUTO},
+         STATUS_FAILED_PRECONDITION,
+         STATUS_FIX "use 1 to 32"},
+        {{.tp = 0, .pp = 1, .placement = PLAN_AUTO},
+         STATUS_INVALID_ARGUMENT,
+         "tensor-parallel-size is 0"},
+        {{.tp = -1, .pp = 1, .placement = PLAN_AUTO},
+         STATUS_INVALID_ARGUMENT,
+         "tensor-parallel-size is -1"},
+        {{.tp = 1, .pp = 33, .placement = PLAN_AUTO},
+         STATUS_FAILED_PRECONDITION,
+         "33 is more than the 32 layers"},
+        {{.tp = 1, .pp = 0, .placement = PLAN_AUTO},
+         STATUS_INVALID_ARGUMENT,
+         "pipeline-parallel-size is 0"},
+        {{.tp = 1, .pp = 1, .placement = 7},
+         STATUS_INVALID_ARGUMENT,
+         "use auto, share or replicate"},
     };
     struct model_spec spec = models_deci_7b();
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
