@@ -70,6 +70,7 @@ static void make_args(const struct bench_worker_run *run, const char *worker, co
     add_flag(args, "--device", o->device);
     add_flag(args, "--kv-placement", o->kv_placement);
     add_flag(args, "--dtype", o->dtype);
+    add_flag(args, "--quantization", o->quantization);
     add_flag(args, "--kv-cache-dtype", o->kv_cache_dtype);
     add_flag(args, "--max-num-batched-tokens", o->max_num_batched_tokens);
     add_flag(args, "--threads", o->threads);
@@ -91,11 +92,7 @@ _Noreturn static void become(const struct arguments *args, pid_t parent, int out
 {
     prctl(PR_SET_PDEATHSIG, SIGTERM);
     signal(SIGPIPE, SIG_DFL);
-    if (geteuid() == 0) {
-        setenv("OMPI_ALLOW_RUN_AS_ROOT", "1", 0);
-        setenv("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1", 0);
-    }
-    setenv("OMPI_MCA_plm", "isolated", 0); // on this host alone mpirun needs no ssh
+    cli_allow_mpirun();
     if (getppid() == parent && dup2(out, STDOUT_FILENO) >= 0) {
         execvp(args->list[0],
                (char *const *)args->list); // execv changes nothing: its type is older

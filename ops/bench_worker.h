@@ -16,8 +16,8 @@
 /* Settings that are the worker's own, as a part of a command's table. Text is passed on unread. */
 struct bench_worker_options {
     int64_t tp;
-    const char *device, *kv_placement, *dtype, *kv_cache_dtype, *max_num_batched_tokens, *threads,
-        *gpu_memory_utilization, *cache_dir, *mpirun, *log_level;
+    const char *device, *kv_placement, *dtype, *quantization, *kv_cache_dtype,
+        *max_num_batched_tokens, *threads, *gpu_memory_utilization, *cache_dir, *mpirun, *log_level;
 };
 
 #define BENCH_WORKER_STRING(type_, name_, field_, help_)                                           \
@@ -38,6 +38,7 @@ struct bench_worker_options {
         BENCH_WORKER_STRING(type_, "device", worker.device, "auto (the default), cpu or cuda"),    \
         BENCH_WORKER_STRING(type_, "kv-placement", worker.kv_placement, "as for serve"),           \
         BENCH_WORKER_STRING(type_, "dtype", worker.dtype, "as for serve"),                         \
+        BENCH_WORKER_STRING(type_, "quantization", worker.quantization, "as for serve"),           \
         BENCH_WORKER_STRING(type_, "kv-cache-dtype", worker.kv_cache_dtype, "as for serve"),       \
         BENCH_WORKER_STRING(type_, "max-num-batched-tokens", worker.max_num_batched_tokens,        \
                             "tokens of one step (default 2048)"),                                  \

@@ -1,6 +1,7 @@
 #include "ops/cli.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -79,6 +80,15 @@ status_t cli_sibling(const char *name, char *buf, size_t buf_bytes)
                              buf);
     }
     return status_ok();
+}
+
+void cli_allow_mpirun(void)
+{
+    if (geteuid() == 0) {
+        setenv("OMPI_ALLOW_RUN_AS_ROOT", "1", 0);
+        setenv("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1", 0);
+    }
+    setenv("OMPI_MCA_plm", "isolated", 0); // on this host alone mpirun needs no ssh
 }
 
 int cli_not_built(const struct cli_command *command, int argc, char **argv)

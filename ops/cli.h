@@ -60,3 +60,6 @@ MUST_USE status_t cli_write_file(const char *path, const struct bytes *text);
 
 /* The path of a program that lies beside this one. */
 MUST_USE status_t cli_sibling(const char *name, char *buf, size_t buf_bytes);
+
+/* In a child that becomes mpirun on this host: what it needs there, unless the user has set it. */
+void cli_allow_mpirun(void);

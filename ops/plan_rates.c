@@ -42,6 +42,7 @@ static status_t run(const struct arguments *args, struct bytes *out)
     }
     const pid_t pid = fork();
     if (pid == 0) {
+        cli_allow_mpirun();
         dup2(fds[1], STDOUT_FILENO);
         execvp(args->list[0], (char *const *)args->list); // execvp changes nothing: its type is old
         _exit(69);
@@ -81,9 +82,8 @@ static status_t measure(const struct plan_rates_options *options, const struct p
     TRY(cli_sibling("kvasir-worker", worker, sizeof worker));
     snprintf(ranks, sizeof ranks, "%d", (int)plan->tp);
     if (plan->tp > 1) {
-        static const char *const head[] = {"mpirun",   "--bind-to",       "none",
-                                           "--quiet",  "--mca",           "plm",
-                                           "isolated", "--oversubscribe", "-n"};
+        static const char *const head[] = {"mpirun",  "--bind-to",       "none",
+                                           "--quiet", "--oversubscribe", "-n"};
         for (size_t i = 0; i < sizeof head / sizeof head[0]; i++) {
             add(&args, head[i]);
         }
@@ -97,7 +97,7 @@ static status_t measure(const struct plan_rates_options *options, const struct p
     add(&args, "--dtype");
     add(&args, choice_at(DTYPE_CHOICES, plan->dtype, dtype, sizeof dtype));
     add(&args, "--kv-cache-dtype");
-    add(&args, choice_at(DTYPE_CHOICES, plan->kv_dtype, kv_dtype, sizeof kv_dtype));
+    add(&args, choice_at(KV_DTYPE_CHOICES, plan->kv_dtype, kv_dtype, sizeof kv_dtype));
     return run(&args, out);
 }
 

@@ -33,6 +33,7 @@ static void print_head(const char *suite, const struct bench_session *session)
     print_string("model", session->spec.name);
     print_string("device", session->device.backend->name);
     print_string("dtype", dtype_name(session->dtype));
+    print_string("quantization", dtype_quantization_name(session->config->quantization));
     print_string("kv_dtype", dtype_name(session->kv_dtype));
     print_string("load_format", session->config->load == BENCH_LOAD_DUMMY ? "dummy" : "auto");
     printf("\"ranks\": %d", group_size(session->group));

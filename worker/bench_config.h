@@ -21,6 +21,7 @@ struct bench_config {
     int load;            /* enum bench_load */
     int placement;       /* enum plan_placement */
     int dtype, kv_dtype; /* enum dtype_wanted */
+    int quantization;    /* enum quantization */
     const char *batch, *tokens_file, *cache_dir, *log_level;
     int64_t prompt, generate, max_num_batched_tokens, threads, steps_ahead, seed, context, stride;
     double gpu_memory_utilization;

@@ -54,6 +54,7 @@ status_t bench_session_open_engine(struct bench_session *s, const char *model_di
         .backend = s->trace != NULL ? bench_trace_backend(s->trace) : s->device.backend,
         .device = s->device.index,
         .dtype = s->dtype,
+        .quantization = s->config->quantization,
         .kv_dtype = s->kv_dtype,
         .max_num_seqs = limits->max_num_seqs,
         .max_num_batched_tokens = limits->max_rows,
