@@ -151,6 +151,7 @@ status_t answer_prompt(struct answer *a, struct bytes *message_out)
     }
     struct wire_generate_response m = {.request_id = a->request_id, .event = WIRE_EVENT_PROMPT};
     m.prompt.token_ids = a->prompt;
+    m.prompt.cached_tokens = a->cached_tokens;
     m.prompt.logprobs = a->prompt_logprobs;
     m.prompt.n_logprobs = a->n_prompt_logprobs;
     return wire_generate_response_pack(&m, message_out);
@@ -161,7 +162,8 @@ status_t answer_prompt(struct answer *a, struct bytes *message_out)
 static struct wire_usage usage_of(const struct answer *a)
 {
     return (struct wire_usage){.prompt_tokens = (uint32_t)a->prompt.n,
-                               .completion_tokens = a->n_tokens};
+                               .completion_tokens = a->n_tokens,
+                               .cached_tokens = a->cached_tokens};
 }
 
 static status_t pack_whole(struct answer *a, struct bytes *message_out)

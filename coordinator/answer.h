@@ -40,6 +40,7 @@ struct answer {
     uint32_t n, n_finished;
     struct answer_choice *choices; /* [n] */
     uint32_t n_tokens;             /* of all of them */
+    uint32_t cached_tokens;        /* of the prompt: found in the prefix cache */
     struct bytes echo;             /* the prompt's text, where it is asked for */
     struct arena tops;             /* alternatives of all that is kept */
 

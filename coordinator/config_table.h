@@ -55,6 +55,7 @@ struct coordinator_config {
     int64_t max_num_seqs, max_num_batched_tokens;
     int64_t kv_cache_memory_bytes; /* per rank; 0: the worker decides */
     double gpu_memory_utilization;
+    bool enable_prefix_caching;
     int determinism; /* enum config_table_determinism */
     int comm;        /* auto, nccl, staged: in the order of Assign's */
     double collective_timeout_s;

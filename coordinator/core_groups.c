@@ -321,6 +321,7 @@ static status_t send_assignment(struct core *core, int index, struct link *link)
                    .dummy_weights = config->load_format == CONFIG_TABLE_LOAD_DUMMY,
                    .weights_seed = (uint64_t)config->seed,
                    .gpu_memory_utilization = config->gpu_memory_utilization,
+                   .prefix_caching = config->enable_prefix_caching,
                    .determinism = config->determinism,
                    .comm = config->comm,
                    .collective_timeout_s = config->collective_timeout_s,
@@ -392,13 +393,22 @@ static status_t on_ready(struct core *core, int index, const struct wire_ready *
     return status_ok();
 }
 
+/* Of a count that a group keeps since it started. */
+static void add_growth(struct core *core, int counter, uint64_t before, uint64_t now)
+{
+    if (now > before) {
+        metrics_add(core->metrics, counter, now - before);
+    }
+}
+
 static void take_load(struct core *core, int index, const struct wire_load *load)
 {
     struct core_group *group = &core->groups[index];
-    if (load->preemptions_total > group->load.preemptions_total) {
-        metrics_add(core->metrics, METRICS_PREEMPTIONS,
-                    load->preemptions_total - group->load.preemptions_total);
-    }
+    add_growth(core, METRICS_PREEMPTIONS, group->load.preemptions_total, load->preemptions_total);
+    add_growth(core, METRICS_PREFIX_CACHE_QUERIES, group->load.prefix_queries_total,
+               load->prefix_queries_total);
+    add_growth(core, METRICS_PREFIX_CACHE_HITS, group->load.prefix_hits_total,
+               load->prefix_hits_total);
     const uint64_t total =
         load->kv_blocks_total > 0 ? load->kv_blocks_total : group->load.kv_blocks_total;
     group->load = *load;

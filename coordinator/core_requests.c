@@ -410,7 +410,8 @@ static status_t submit(struct core *core, struct request *request, uint32_t inde
                    .n_logit_bias = sampling->n_logit_bias,
                    .allowed_token_ids = sampling->allowed_token_ids,
                    .held_token_ids = gather_held_tokens(core, request, held_ids),
-                   .n_prompt_top = scores_prompt ? (int32_t)output->prompt_logprobs : -1}};
+                   .n_prompt_top = scores_prompt ? (int32_t)output->prompt_logprobs : -1,
+                   .cache_salt = request->wire.cache_salt}};
     return link_send(core->groups[request->group].link, &m);
 }
 
@@ -490,13 +491,7 @@ void core_requests_dispatch(struct core *core)
         request->submitted_ns = core->now_ns;
         core->n_running++;
         metrics_observe(core->metrics, METRICS_QUEUE_TIME, core->now_ns - request->received_ns);
-        if (!submit_samples(core, request) || !answer_knows_prompt(&request->answer)) {
-            continue;
-        }
-        const status_t s = send_prompt(core, request);
-        if (!status_is_ok(&s)) {
-            fail_running(core, request, &s);
-        }
+        (void)submit_samples(core, request);
     }
 }
 
@@ -588,6 +583,12 @@ static status_t deliver(struct core *core, struct request_sample *sample,
     struct request *request = sample->request;
     *ended_out = false;
     TRY(check_output(sample, output));
+    if (!request->prompt_sent) { // what was found of it is known by now
+        request->answer.cached_tokens = output->cached_tokens;
+    }
+    if (!request->prompt_sent && answer_knows_prompt(&request->answer)) {
+        TRY(send_prompt(core, request));
+    }
     if (output->n_prompt_logprobs > 0) {
         TRY(deliver_prompt(core, request, output));
     }

@@ -107,15 +107,9 @@ static bool uses_resume_from(const struct wire_generate_request *m)
     return m->has_resume_from;
 }
 
-static bool uses_cache_salt(const struct wire_generate_request *m)
-{
-    return m->cache_salt[0] != '\0';
-}
-
 static const struct missing_row missing_rows[] = {
     {"sampling.beam_width", uses_beams},
     {"resume_from", uses_resume_from},
-    {"cache_salt", uses_cache_salt},
 };
 
 static status_t check_missing(const struct wire_generate_request *m)
@@ -303,6 +297,15 @@ static status_t check_request_id(const char *id)
     return status_ok();
 }
 
+static status_t check_cache_salt(const char *salt)
+{
+    if (strlen(salt) > VALIDATE_MAX_CACHE_SALT) {
+        return status_errorf(STATUS_INVALID_ARGUMENT, "cache_salt: %zu bytes, at most %d",
+                             strlen(salt), VALIDATE_MAX_CACHE_SALT);
+    }
+    return status_ok();
+}
+
 static status_t check_model(const char *model, const struct validate_limits *limits)
 {
     if (model[0] == '\0' || strcmp(model, limits->model) == 0) {
@@ -317,6 +320,7 @@ status_t validate_request(const struct wire_generate_request *m,
                           const struct validate_limits *limits)
 {
     TRY(check_request_id(m->request_id));
+    TRY(check_cache_salt(m->cache_salt));
     TRY(check_model(m->model, limits));
     for (size_t i = 0; i < sizeof number_rows / sizeof number_rows[0]; i++) {
         TRY(check_number(m, &number_rows[i]));

@@ -23,6 +23,7 @@
 #define VALIDATE_MAX_N            128
 #define VALIDATE_MAX_MESSAGES     1024
 #define VALIDATE_MAX_REQUEST_ID   128
+#define VALIDATE_MAX_CACHE_SALT   127 /* what the worker's block pool remembers */
 
 struct validate_limits {
     const char *model; /* the served name; borrowed */

@@ -46,8 +46,7 @@ struct stream_options {
 
 struct device_info {
     char name[64]; /* "NVIDIA A100-SXM4-80GB" */
-    char id
-        [40]; /* of this piece of hardware and no other, as 32 hexadecimal digits; "" on the CPU */
+    char id[40]; /* of this piece of hardware and no other, 32 hexadecimal digits; "" on the CPU */
     uint64_t memory_bytes;
     uint64_t free_bytes;  /* 0: not known, as this process has no stream there yet */
     int32_t n_processors; /* multiprocessors; cores */
@@ -94,9 +93,8 @@ struct matmul_use {
 };
 
 struct matmul_tune_args {
-    const struct matmul_use
-        *uses; /* all layers': those of a shape are measured in turn, so that weights come from
-                                    * memory as in a step */
+    /* All layers': those of a shape are measured in turn, so that weights come from memory as in a step. */
+    const struct matmul_use *uses;
     int32_t n_uses;
     int32_t max_rows;
     const char *cache_dir; /* NULL: measure anew, keep nothing */

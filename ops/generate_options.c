@@ -202,6 +202,7 @@ status_t generate_common_request(const struct generate_common *options, struct a
     request.request_id = options->request_id != NULL ? options->request_id : "";
     request.model = options->model_name != NULL ? options->model_name : "";
     request.priority = (int32_t)options->priority;
+    request.cache_salt = options->cache_salt != NULL ? options->cache_salt : "";
     request.output.has_logprobs = options->logprobs >= 0;
     request.output.logprobs = options->logprobs > 0 ? (uint32_t)options->logprobs : 0;
     request.output.skip_special_tokens = options->skip_special_tokens;

@@ -15,7 +15,7 @@ struct generate_common {
     int64_t max_tokens, min_tokens, top_k, logprobs, priority;
     double temperature, top_p, min_p, timeout_s;
     double repetition_penalty, presence_penalty, frequency_penalty;
-    const char *seed, *stop, *stop_token_ids, *request_id, *model_name;
+    const char *seed, *stop, *stop_token_ids, *request_id, *model_name, *cache_salt;
     const char *stop_list, *logit_bias, *allowed_token_ids;
     bool ignore_eos, include_stop_str_in_output, skip_special_tokens;
 };
@@ -145,6 +145,8 @@ uint64_t generate_common_timeout(const struct generate_common *options);
                             "end at these ids: 2,13"),                                           \
         GENERATE_STRING_ROW("request-id", offsetof(type_, common.request_id),                    \
                             "name of the request"),                                              \
+        GENERATE_STRING_ROW("cache-salt", offsetof(type_, common.cache_salt),                    \
+                            "share cached prefixes with requests of this salt alone"),           \
         GENERATE_STRING_ROW("served-model-name", offsetof(type_, common.model_name),             \
                             "model to ask for"),                                                 \
         {.name = "logprobs",                                                                     \

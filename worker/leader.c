@@ -63,7 +63,9 @@ static struct wire_load current_load(const struct leader *l)
                               .waiting = (uint32_t)load.n_waiting,
                               .kv_blocks_used = (uint64_t)load.blocks_used,
                               .kv_blocks_total = (uint64_t)load.blocks_total,
-                              .preemptions_total = load.n_preemptions};
+                              .preemptions_total = load.n_preemptions,
+                              .prefix_queries_total = load.n_prefix_queries,
+                              .prefix_hits_total = load.n_prefix_hits};
 }
 
 static status_t read_token(const char *path, char *buf, size_t buf_bytes)
@@ -279,6 +281,7 @@ static status_t open_group(struct leader *l, const struct wire_coordinator_messa
         .max_sample_tokens = limits->max_sample_tokens,
         .max_steps = member_max_steps(&l->member.plan, l->config),
         .n_stages = l->member.plan.pp,
+        .prefix_caching = message->assign.prefix_caching,
     };
     TRY(scheduler_new(&config, &l->scheduler));
     TRY(make_runner(l, config.max_steps));
@@ -337,6 +340,7 @@ static status_t submit(struct leader *l, const struct wire_submit *submit)
         .held_ids = (const int32_t *)submit->held_token_ids.ids,
         .n_held_ids = (int32_t)submit->held_token_ids.n,
         .n_prompt_top = submit->n_prompt_top,
+        .salt = submit->cache_salt,
     };
     return scheduler_submit(l->scheduler, &request);
 }
@@ -436,6 +440,7 @@ static struct wire_seq_output describe_output(struct leader *l,
         .seq_id = output->seq_id,
         .n_tokens = drawn ? 1 : 0,
         .first_position = (uint32_t)output->position,
+        .cached_tokens = output->n_cached > 0 ? (uint32_t)output->n_cached : 0,
         .finish = wire_finish[output->finish],
         .has_stop_token_id = output->finish == SCHEDULER_STOP,
         .stop_token_id = drawn ? (uint32_t)output->result->id : 0,

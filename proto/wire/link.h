@@ -58,13 +58,15 @@ struct wire_seq_output {
     const struct wire_token_info *prompt_logprobs; /* of the prompt's tokens, from the second on */
     size_t n_prompt_logprobs;
     uint32_t first_prompt_position; /* place in the prompt of prompt_logprobs[0] */
+    uint32_t cached_tokens;         /* found in the prefix cache when it was first computed */
 };
 
 struct wire_load {
     uint32_t running, waiting;
     uint64_t kv_blocks_used, kv_blocks_total;
     uint64_t preemptions_total;
-    uint64_t step_age_ns; /* of the step under way; 0 between steps */
+    uint64_t step_age_ns;                             /* of the step under way; 0 between steps */
+    uint64_t prefix_queries_total, prefix_hits_total; /* tokens */
 };
 
 struct wire_step_result {
@@ -112,10 +114,11 @@ struct wire_assign {
     bool dummy_weights; /* made up from config.json, keyed by */
     uint64_t weights_seed;
     double gpu_memory_utilization; /* (0, 1]: of a GPU's memory, what its ranks may use together */
-    int quantization;              /* enum quantization */
-    int determinism;               /* 0: default, 1: batch */
-    int comm;                      /* 0: auto, 1: nccl, 2: staged */
-    double collective_timeout_s;   /* 0: the worker decides */
+    bool prefix_caching;
+    int quantization;            /* enum quantization */
+    int determinism;             /* 0: default, 1: batch */
+    int comm;                    /* 0: auto, 1: nccl, 2: staged */
+    double collective_timeout_s; /* 0: the worker decides */
 };
 
 struct wire_submit {
@@ -135,8 +138,9 @@ struct wire_submit {
     const struct wire_logit_bias *logit_bias;
     size_t n_logit_bias;
     struct wire_token_ids allowed_token_ids; /* none: all */
-    struct wire_token_ids held_token_ids;    /* out before min_tokens, and no end after it */
-    int32_t n_prompt_top;                    /* as n_top, for the tokens of the prompt */
+    const char *cache_salt;
+    struct wire_token_ids held_token_ids; /* out before min_tokens, and no end after it */
+    int32_t n_prompt_top;                 /* as n_top, for the tokens of the prompt */
 };
 
 enum wire_coordinator_kind {

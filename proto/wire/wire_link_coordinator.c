@@ -42,6 +42,7 @@ static void pack_assign(const struct wire_assign *from, Kvasir__V1__Assign *to)
     to->dummy_weights = from->dummy_weights;
     to->weights_seed = from->weights_seed;
     to->gpu_memory_utilization = from->gpu_memory_utilization;
+    to->prefix_caching = from->prefix_caching;
     to->quantization = (Kvasir__V1__Assign__Quantization)from->quantization;
     to->determinism = (Kvasir__V1__Assign__Determinism)from->determinism;
     to->comm = (Kvasir__V1__Assign__Comm)from->comm;
@@ -78,6 +79,7 @@ static void pack_submit(struct wire_packer *p, const struct wire_submit *from,
     to->n_held_token_ids = from->held_token_ids.n;
     to->held_token_ids = wire_pack_ids(from->held_token_ids.ids);
     to->n_prompt_top = from->n_prompt_top;
+    to->cache_salt = wire_pack_text(from->cache_salt);
 }
 
 status_t wire_coordinator_message_pack(const struct wire_coordinator_message *m, struct bytes *out)
@@ -144,6 +146,7 @@ static status_t unpack_assign(struct arena *arena, const Kvasir__V1__Assign *fro
         .dummy_weights = from->dummy_weights != 0,
         .weights_seed = from->weights_seed,
         .gpu_memory_utilization = from->gpu_memory_utilization,
+        .prefix_caching = from->prefix_caching != 0,
         .quantization = (int)from->quantization,
         .determinism = (int)from->determinism,
         .comm = (int)from->comm,
@@ -178,6 +181,7 @@ static status_t unpack_submit(struct arena *arena, const Kvasir__V1__Submit *fro
             wire_unpack_token_ids(from->allowed_token_ids, from->n_allowed_token_ids),
         .held_token_ids = wire_unpack_token_ids(from->held_token_ids, from->n_held_token_ids),
         .n_prompt_top = from->n_prompt_top,
+        .cache_salt = from->cache_salt,
     };
     return wire_unpack_logit_bias(arena, from->logit_bias, from->n_logit_bias, &to->logit_bias);
 }

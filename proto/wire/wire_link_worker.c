@@ -63,6 +63,8 @@ static void pack_load(const struct wire_load *from, Kvasir__V1__Load *to)
     to->kv_blocks_total = from->kv_blocks_total;
     to->preemptions_total = from->preemptions_total;
     to->step_age_ns = from->step_age_ns;
+    to->prefix_queries_total = from->prefix_queries_total;
+    to->prefix_hits_total = from->prefix_hits_total;
 }
 
 static void pack_step_result(struct wire_packer *p, const struct wire_step_result *from,
@@ -96,6 +98,7 @@ static void pack_step_result(struct wire_packer *p, const struct wire_step_resul
         outputs[i]->prompt_logprobs =
             wire_pack_token_infos(p, output->prompt_logprobs, output->n_prompt_logprobs);
         outputs[i]->first_prompt_position = output->first_prompt_position;
+        outputs[i]->cached_tokens = output->cached_tokens;
     }
     to->n_outputs = from->n_outputs;
     to->outputs = outputs;
@@ -195,6 +198,8 @@ static struct wire_load unpack_load(const Kvasir__V1__Load *from)
         .kv_blocks_total = from->kv_blocks_total,
         .preemptions_total = from->preemptions_total,
         .step_age_ns = from->step_age_ns,
+        .prefix_queries_total = from->prefix_queries_total,
+        .prefix_hits_total = from->prefix_hits_total,
     };
 }
 
@@ -210,6 +215,7 @@ static status_t unpack_output(struct arena *arena, const Kvasir__V1__SequenceOut
     to->error = wire_unpack_status(from->error);
     to->n_prompt_logprobs = from->n_prompt_logprobs;
     to->first_prompt_position = from->first_prompt_position;
+    to->cached_tokens = from->cached_tokens;
     TRY(wire_unpack_token_infos(arena, from->prompt_logprobs, from->n_prompt_logprobs,
                                 &to->prompt_logprobs));
     return wire_unpack_token_infos(arena, from->tokens, from->n_tokens, &to->tokens);

@@ -401,6 +401,17 @@ static size_t count(struct fake_worker *w, int counter)
     return counts[counter];
 }
 
+bool fake_worker_computes(struct fake_worker *w, uint64_t seed)
+{
+    bool found = false;
+    pthread_mutex_lock(&w->mutex);
+    for (size_t i = 0; i < w->n_seqs; i++) {
+        found = found || w->seqs[i]->seed == seed;
+    }
+    pthread_mutex_unlock(&w->mutex);
+    return found;
+}
+
 static void wait_for(struct fake_worker *w, int counter, size_t n, bool exactly)
 {
     const uint64_t until = clock_now_ns(clock_system()) + WAIT_NS;

@@ -55,6 +55,9 @@ size_t fake_worker_n_submits(struct fake_worker *worker);
 size_t fake_worker_n_cancels(struct fake_worker *worker);
 size_t fake_worker_n_active(struct fake_worker *worker);
 
+/* A sequence with this seed is here. */
+bool fake_worker_computes(struct fake_worker *worker, uint64_t seed);
+
 /* Waits at most 10 s until the counter is at least n (active: until it is exactly n). */
 void fake_worker_wait_submits(struct fake_worker *worker, size_t n);
 void fake_worker_wait_cancels(struct fake_worker *worker, size_t n);

@@ -275,14 +275,6 @@ void stream_wait_tokens(struct stream *s, uint32_t n)
     assert_true(now >= n);
 }
 
-bool stream_got_prompt(struct stream *s)
-{
-    pthread_mutex_lock(&s->mutex);
-    const bool got = s->got_prompt;
-    pthread_mutex_unlock(&s->mutex);
-    return got;
-}
-
 status_t stream_wait(struct stream *s)
 {
     WAIT_UNTIL(&s->mutex, s->closed, "the end of a stream");

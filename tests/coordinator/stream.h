@@ -77,7 +77,6 @@ struct rpc_channel *stream_channel(const char *address);
 void stream_start(struct stream *s, struct rpc_channel *channel,
                   const struct wire_generate_request *request, uint64_t timeout_ns);
 void stream_wait_tokens(struct stream *s, uint32_t n);
-bool stream_got_prompt(struct stream *s);
 
 /* Waits at most 20 s for the end; checks that nothing was violated. */
 status_t stream_wait(struct stream *s);

@@ -166,22 +166,27 @@ static void test_validate_min_tokens_is_at_most_max_tokens(void **state)
 static void test_validate_names_what_is_not_built(void **state)
 {
     (void)state;
-    for (int i = 0; i < 3; i++) {
-        struct wire_generate_request m = good();
-        const char *name = NULL;
-        switch (i) {
-        case 0:
-            m.sampling.beam_width = 2, name = "sampling.beam_width";
-            break;
-        case 1:
-            m.has_resume_from = true, name = "resume_from";
-            break;
-        default:
-            m.cache_salt = "x", name = "cache_salt";
-            break;
-        }
-        assert_status_says(validate_request(&m, &limits), STATUS_UNIMPLEMENTED, name);
-    }
+    struct wire_generate_request m = good();
+    m.sampling.beam_width = 2;
+    assert_status_says(validate_request(&m, &limits), STATUS_UNIMPLEMENTED, "sampling.beam_width");
+    m = good();
+    m.has_resume_from = true;
+    assert_status_says(validate_request(&m, &limits), STATUS_UNIMPLEMENTED, "resume_from");
+}
+
+static void test_validate_bounds_the_salt(void **state)
+{
+    (void)state;
+    char salt[VALIDATE_MAX_CACHE_SALT + 2];
+    memset(salt, 's', sizeof salt);
+    salt[VALIDATE_MAX_CACHE_SALT] = '\0';
+    struct wire_generate_request m = good();
+    m.cache_salt = salt;
+    assert_status_ok(validate_request(&m, &limits));
+    salt[VALIDATE_MAX_CACHE_SALT] = 's';
+    salt[VALIDATE_MAX_CACHE_SALT + 1] = '\0';
+    assert_status_says(validate_request(&m, &limits), STATUS_INVALID_ARGUMENT,
+                       "cache_salt: 128 bytes, at most 127");
 }
 
 static void test_validate_bounds_the_tokens_of_all_samples(void **state)
@@ -404,6 +409,7 @@ int main(void)
         cmocka_unit_test(test_validate_integers_at_and_past_their_bounds),
         cmocka_unit_test(test_validate_min_tokens_is_at_most_max_tokens),
         cmocka_unit_test(test_validate_names_what_is_not_built),
+        cmocka_unit_test(test_validate_bounds_the_salt),
         cmocka_unit_test(test_validate_bounds_the_tokens_of_all_samples),
         cmocka_unit_test(test_validate_allowed_tokens),
         cmocka_unit_test(test_validate_stop_strings),

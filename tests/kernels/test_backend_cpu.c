@@ -31,10 +31,10 @@ static void test_backend_cpu_refuses_bad_streams(void **state)
     assert_null(stream);
 }
 
-static void test_backend_cpu_has_every_op_but_graphs_and_tuning(void **state)
+static void test_backend_cpu_has_every_op_that_a_cpu_can_have(void **state)
 {
     (void)state;
-    // All members from devices on are function pointers: none but those of graphs and of tuning may be missing.
+    // All members from devices on are pointers: none but those of graphs, of tuning and of several devices may be missing.
     const struct backend *cpu = backend_cpu();
     void *entries[(sizeof *cpu - offsetof(struct backend, devices)) / sizeof(void *)];
     memcpy(entries, (const char *)cpu + offsetof(struct backend, devices), sizeof entries);
@@ -42,7 +42,9 @@ static void test_backend_cpu_has_every_op_but_graphs_and_tuning(void **state)
     for (size_t i = 0; i < sizeof entries / sizeof entries[0]; i++) {
         n_missing += entries[i] == NULL;
     }
-    assert_int_equal(n_missing, 5);
+    assert_int_equal(n_missing, 7);
+    assert_null(cpu->cuda_stream);
+    assert_null(cpu->peers);
     assert_null(cpu->matmul_tune);
     assert_null(cpu->graph_begin);
     assert_null(cpu->graph_end);
@@ -205,7 +207,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_backend_cpu_makes_streams),
         cmocka_unit_test(test_backend_cpu_refuses_bad_streams),
-        cmocka_unit_test(test_backend_cpu_has_every_op_but_graphs_and_tuning),
+        cmocka_unit_test(test_backend_cpu_has_every_op_that_a_cpu_can_have),
         cmocka_unit_test(test_backend_cpu_is_one_device),
         cmocka_unit_test(test_backend_cpu_copies_and_clears),
         cmocka_unit_test(test_backend_cpu_memory_is_aligned),

@@ -75,6 +75,8 @@ static struct wire_load random_load(void)
         .kv_blocks_total = random_u64(),
         .preemptions_total = random_u64(),
         .step_age_ns = random_u64(),
+        .prefix_queries_total = random_u64(),
+        .prefix_hits_total = random_u64(),
     };
 }
 
@@ -86,6 +88,8 @@ static void assert_load_equal(const struct wire_load *got, const struct wire_loa
     assert_true(got->kv_blocks_total == want->kv_blocks_total);
     assert_true(got->preemptions_total == want->preemptions_total);
     assert_true(got->step_age_ns == want->step_age_ns);
+    assert_true(got->prefix_queries_total == want->prefix_queries_total);
+    assert_true(got->prefix_hits_total == want->prefix_hits_total);
 }
 
 static void fill_step_result(struct arena *arena, struct wire_step_result *m)
@@ -107,6 +111,7 @@ static void fill_step_result(struct arena *arena, struct wire_step_result *m)
         outputs[i].n_prompt_logprobs = random_count();
         outputs[i].prompt_logprobs = random_token_infos(arena, outputs[i].n_prompt_logprobs);
         outputs[i].first_prompt_position = random_u32();
+        outputs[i].cached_tokens = random_u32();
     }
     m->outputs = outputs;
 }
@@ -131,6 +136,7 @@ static void assert_step_result_equal(const struct wire_step_result *got,
         assert_int_equal(a->n_prompt_logprobs, b->n_prompt_logprobs);
         assert_token_infos_equal(a->prompt_logprobs, b->prompt_logprobs, b->n_prompt_logprobs);
         assert_int_equal(a->first_prompt_position, b->first_prompt_position);
+        assert_int_equal(a->cached_tokens, b->cached_tokens);
     }
 }
 
@@ -187,6 +193,7 @@ static void fill_assign(struct arena *arena, struct wire_assign *m)
     m->dtype = (int)test_random_below(3);
     m->kv_dtype = (int)test_random_below(4);
     m->quantization = (int)test_random_below(3);
+    m->prefix_caching = test_random_below(2) == 0;
     m->max_model_len = random_u32();
     m->max_num_seqs = random_u32();
     m->max_num_batched_tokens = random_u32();
@@ -220,6 +227,7 @@ static void assert_assign_equal(const struct wire_assign *got, const struct wire
     assert_true(got->kv_cache_bytes == want->kv_cache_bytes);
     assert_true(got->dummy_weights == want->dummy_weights);
     assert_true(got->weights_seed == want->weights_seed);
+    assert_true(got->prefix_caching == want->prefix_caching);
     assert_true(got->gpu_memory_utilization == want->gpu_memory_utilization);
     assert_int_equal(got->determinism, want->determinism);
     assert_int_equal(got->comm, want->comm);
@@ -254,6 +262,7 @@ static void fill_submit(struct arena *arena, struct wire_submit *m)
     m->logit_bias = random_logit_bias(arena, m->n_logit_bias);
     m->allowed_token_ids = random_ids(arena);
     m->held_token_ids = random_ids(arena);
+    m->cache_salt = random_text(arena);
     m->n_prompt_top = (int32_t)test_random_below(22) - 1;
 }
 
@@ -280,6 +289,7 @@ static void assert_submit_equal(const struct wire_submit *got, const struct wire
     assert_logit_bias_equal(got->logit_bias, want->logit_bias, want->n_logit_bias);
     assert_ids_equal(got->allowed_token_ids, want->allowed_token_ids);
     assert_ids_equal(got->held_token_ids, want->held_token_ids);
+    assert_text_equal(got->cache_salt, want->cache_salt);
     assert_int_equal(got->n_prompt_top, want->n_prompt_top);
 }
 

@@ -102,7 +102,7 @@ struct batch {
 static void batch_make(struct batch *batch, const struct engine_driver *driver)
 {
     const size_t n_vocab = (size_t)driver->spec.n_vocab;
-    batch->logits = calloc(N_SEQS * 64 * n_vocab, sizeof *batch->logits);
+    batch->logits = calloc((size_t)N_SEQS * 64 * n_vocab, sizeof *batch->logits);
     assert_non_null(batch->logits);
     for (int32_t i = 0; i < N_SEQS; i++) {
         const int32_t n = 1 + (int32_t)(i * 23 + 5) % 60;

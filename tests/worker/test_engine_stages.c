@@ -274,7 +274,7 @@ static void submit(struct fixture *f, const struct drawing *d, int32_t b, int32_
     struct step_plan *plan = &f->driver.step;
     struct sample_row rows[N_SEQS];
     step_plan_clear(plan);
-    plan->step = (uint64_t)(k * N_BATCHES + b);
+    plan->step = (uint64_t)k * N_BATCHES + (uint64_t)b;
     for (int32_t i = b; i < N_SEQS; i += N_BATCHES) {
         rows[plan->n_logits] = (struct sample_row){
             .logits = (int64_t)plan->n_logits * f->driver.spec.n_vocab,

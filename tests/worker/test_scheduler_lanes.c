@@ -72,7 +72,8 @@ static int32_t lognormal(double median, double sigma)
     const double v = test_random_double(0, 1);
     const double z = sqrt(-2 * log(u)) * cos(6.283185307179586 * v);
     const double n = median * exp(sigma * z);
-    return n < 1 ? 1 : n > MAX_LEN / 2 - 1 ? MAX_LEN / 2 - 1 : (int32_t)n;
+    const int32_t most = MAX_LEN / 2 - 1;
+    return n < 1 ? 1 : n > most ? most : (int32_t)n;
 }
 
 static void submit(struct load *l, uint64_t id)
