@@ -59,7 +59,7 @@ class Machine:
 def test_programs(machine):
     here = subprocess.run([os.path.join(BUILD, "bin", "kvasir"), "--version"], capture_output=True, text=True, check=True)
     assert machine.succeed("--version") == here.stdout
-    assert "rank 1" in machine.succeed("plan", "/model", "-tp", "2")
+    assert "rank 1" in machine.succeed("plan", "/model", "-tp", "2", "--table")
     findings = machine.run("doctor", "/model").stdout
     assert "FAIL" not in findings and "mpirun starts two ranks" in findings, findings
 

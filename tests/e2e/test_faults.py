@@ -93,7 +93,7 @@ class TestRequests(unittest.TestCase):
 
     def test_duplicate_live_request_id(self):
         call = self.server.inference.Generate(
-            request("Once", max_tokens=400, ignore_eos=True, request_id="same"))
+            request("Once", max_tokens=480, n=16, ignore_eos=True, request_id="same"))
         next(call)
         self.refused(grpc.StatusCode.ALREADY_EXISTS, "same", request_id="same")
         call.cancel()
