@@ -25,14 +25,14 @@ struct kv_tile {
 };
 
 /* Of a loop that does little: more of them save the counting. */
-enum { WIDEN_VECS = 8 };
+#define WIDEN_LANES ((int64_t)8 * VEC_LANES)
 
 static void widen_bf16(const uint16_t *src, int64_t n, float *dst)
 {
     int64_t i = 0;
-    for (; i + WIDEN_VECS * VEC_LANES <= n; i += WIDEN_VECS * VEC_LANES) {
+    for (; i + WIDEN_LANES <= n; i += WIDEN_LANES) {
         UNROLL
-        for (int j = 0; j < WIDEN_VECS * VEC_LANES; j += VEC_LANES) {
+        for (int64_t j = 0; j < WIDEN_LANES; j += VEC_LANES) {
             vf_store(dst + i + j, vf_load_bf16(src + i + j));
         }
     }
@@ -45,9 +45,9 @@ static void widen_bf16(const uint16_t *src, int64_t n, float *dst)
 static void widen_i8(const int8_t *src, int64_t n, float *dst)
 {
     int64_t i = 0;
-    for (; i + WIDEN_VECS * VEC_LANES <= n; i += WIDEN_VECS * VEC_LANES) {
+    for (; i + WIDEN_LANES <= n; i += WIDEN_LANES) {
         UNROLL
-        for (int j = 0; j < WIDEN_VECS * VEC_LANES; j += VEC_LANES) {
+        for (int64_t j = 0; j < WIDEN_LANES; j += VEC_LANES) {
             vf_store(dst + i + j, vf_load_i8(src + i + j));
         }
     }

@@ -44,7 +44,8 @@ static status_t describe(int device, struct device_info *info)
     };
     (void)snprintf(info->name, sizeof info->name, "%s", properties.name);
     for (int i = 0; i < (int)sizeof properties.uuid.bytes; i++) {
-        (void)snprintf(info->id + 2 * i, 3, "%02x", (unsigned char)properties.uuid.bytes[i]);
+        (void)snprintf(info->id + (ptrdiff_t)2 * i, 3, "%02x",
+                       (unsigned char)properties.uuid.bytes[i]);
     }
     return status_ok();
 }

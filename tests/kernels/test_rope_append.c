@@ -24,7 +24,7 @@ static void poison(const struct fixture *f)
 {
     for (int i = 0; i < 2; i++) {
         memset(f->planes[i], 0xA5, f->plane_bytes);
-        memset(f->scales[i], 0xA5, UNITS * BLOCK * sizeof *f->scales[i]);
+        memset(f->scales[i], 0xA5, (size_t)UNITS * BLOCK * sizeof *f->scales[i]);
     }
 }
 
@@ -68,7 +68,7 @@ static struct fixture *fixture_new(int32_t head_dim, int32_t rotary_dim, int32_t
     f->plane_bytes = (size_t)UNITS * BLOCK * (size_t)head_dim * dtype_bytes(kv_dtype);
     for (int i = 0; i < 2; i++) {
         f->planes[i] = must_alloc(f->plane_bytes);
-        f->scales[i] = must_alloc(UNITS * BLOCK * sizeof *f->scales[i]);
+        f->scales[i] = must_alloc((size_t)UNITS * BLOCK * sizeof *f->scales[i]);
     }
     poison(f);
     a->q = f->q_out;
@@ -173,17 +173,17 @@ static void check_quantized(const struct fixture *f)
     const struct rope_append_args *a = &f->args;
     const float *const sources[2] = {f->k_out, f->v_out};
     for (int plane = 0; plane < 2; plane++) {
-        unsigned char *seen = must_alloc(UNITS * BLOCK);
-        memset(seen, 0, UNITS * BLOCK);
+        unsigned char *seen = must_alloc((size_t)UNITS * BLOCK);
+        memset(seen, 0, (size_t)UNITS * BLOCK);
         for (int32_t i = 0; i < a->n_rows * a->n_kv_heads; i++) {
             const int32_t row = i / a->n_kv_heads, head = i % a->n_kv_heads;
             const int64_t at = place_of(f, row, head);
-            check_quantized_row(f, sources[plane] + row * a->ld_kv + head * a->head_dim,
+            check_quantized_row(f, sources[plane] + row * a->ld_kv + (int64_t)head * a->head_dim,
                                 (const int8_t *)f->planes[plane] + at * a->head_dim,
                                 f->scales[plane][at]);
             seen[at] = 1;
         }
-        for (int64_t at = 0; at < UNITS * BLOCK; at++) {
+        for (int64_t at = 0; at < (int64_t)UNITS * BLOCK; at++) {
             for (int32_t d = 0; d < a->head_dim && !seen[at]; d++) {
                 assert_int_equal(f->planes[plane][at * a->head_dim + d], 0xA5);
             }
@@ -313,7 +313,7 @@ static void check_odd_rows(struct backend_stream *stream)
         assert_int_equal(scale == 0, rows[row].is_zero);
         if (!is_nan && scale != 0) {
             const float *const source = plane == 0 ? f->k_out : f->v_out;
-            check_quantized_row(f, source + row * a->ld_kv + head * DIM, values, scale);
+            check_quantized_row(f, source + row * a->ld_kv + (int64_t)head * DIM, values, scale);
         }
         for (int32_t d = 0; d < DIM && (is_nan || scale == 0); d++) {
             assert_int_equal(values[d], 0);

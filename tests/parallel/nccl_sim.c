@@ -189,8 +189,11 @@ static void run(void *user)
 // ---- groups ----
 
 // The header has them without a prototype.
+// NOLINTBEGIN(readability-redundant-declaration)
 ncclResult_t ncclGroupStart(void);
 ncclResult_t ncclGroupEnd(void);
+
+// NOLINTEND(readability-redundant-declaration)
 
 ncclResult_t ncclGroupStart(void)
 {
@@ -245,17 +248,17 @@ static size_t bytes_of(ncclDataType_t type)
     return type == ncclFloat32 ? 4 : type == ncclBfloat16 ? 2 : 1;
 }
 
-ncclResult_t ncclSend(const void *data, size_t n, ncclDataType_t type, int peer, ncclComm_t comm,
-                      cudaStream_t stream)
+ncclResult_t ncclSend(const void *sendbuff, size_t count, ncclDataType_t datatype, int peer,
+                      ncclComm_t comm, cudaStream_t stream)
 {
-    add(job_of(comm, stream), true, data, n * bytes_of(type), peer);
+    add(job_of(comm, stream), true, sendbuff, count * bytes_of(datatype), peer);
     return ncclSuccess;
 }
 
-ncclResult_t ncclRecv(void *data, size_t n, ncclDataType_t type, int peer, ncclComm_t comm,
-                      cudaStream_t stream)
+ncclResult_t ncclRecv(void *recvbuff, size_t count, ncclDataType_t datatype, int peer,
+                      ncclComm_t comm, cudaStream_t stream)
 {
-    add(job_of(comm, stream), false, data, n * bytes_of(type), peer);
+    add(job_of(comm, stream), false, recvbuff, count * bytes_of(datatype), peer);
     return ncclSuccess;
 }
 
@@ -267,40 +270,45 @@ static void gather(struct job *job, const void *send, char *recv, size_t n_bytes
     }
 }
 
-ncclResult_t ncclAllGather(const void *send, void *recv, size_t n, ncclDataType_t type,
-                           ncclComm_t comm, cudaStream_t stream)
+ncclResult_t ncclAllGather(const void *sendbuff, void *recvbuff, size_t sendcount,
+                           ncclDataType_t datatype, ncclComm_t comm, cudaStream_t stream)
 {
-    gather(job_of(comm, stream), send, recv, n * bytes_of(type));
+    gather(job_of(comm, stream), sendbuff, recvbuff, sendcount * bytes_of(datatype));
     return ncclSuccess;
 }
 
-ncclResult_t ncclAllReduce(const void *send, void *recv, size_t n, ncclDataType_t type,
-                           ncclRedOp_t op, ncclComm_t comm, cudaStream_t stream)
+// NOLINTBEGIN(readability-function-size): the parameters are NCCL's.
+
+ncclResult_t ncclAllReduce(const void *sendbuff, void *recvbuff, size_t count,
+                           ncclDataType_t datatype, ncclRedOp_t op, ncclComm_t comm,
+                           cudaStream_t stream)
 {
     struct job *job = job_of(comm, stream);
-    if (op != ncclSum || (type != ncclFloat32 && type != ncclBfloat16)) {
+    if (op != ncclSum || (datatype != ncclFloat32 && datatype != ncclBfloat16)) {
         return ncclInvalidArgument;
     }
     job->reduction = (struct reduction){
-        .out = recv,
-        .gathered = malloc(n * bytes_of(type) * (size_t)comm->n_ranks + 1),
-        .n = n,
-        .type = type,
+        .out = recvbuff,
+        .gathered = malloc(count * bytes_of(datatype) * (size_t)comm->n_ranks + 1),
+        .n = count,
+        .type = datatype,
     };
-    gather(job, send, job->reduction.gathered, n * bytes_of(type));
+    gather(job, sendbuff, job->reduction.gathered, count * bytes_of(datatype));
     return ncclSuccess;
 }
 
-ncclResult_t ncclBroadcast(const void *send, void *recv, size_t n, ncclDataType_t type, int root,
-                           ncclComm_t comm, cudaStream_t stream)
+ncclResult_t ncclBroadcast(const void *sendbuff, void *recvbuff, size_t count,
+                           ncclDataType_t datatype, int root, ncclComm_t comm, cudaStream_t stream)
 {
     struct job *job = job_of(comm, stream);
     for (int r = 0; comm->rank == root && r < comm->n_ranks; r++) {
-        add(job, true, send, n * bytes_of(type), r);
+        add(job, true, sendbuff, count * bytes_of(datatype), r);
     }
-    add(job, false, recv, n * bytes_of(type), root);
+    add(job, false, recvbuff, count * bytes_of(datatype), root);
     return ncclSuccess;
 }
+
+// NOLINTEND(readability-function-size)
 
 // ---- communicators ----
 
@@ -337,27 +345,27 @@ static struct shared *map_shared(const ncclUniqueId *id)
     return shared != MAP_FAILED ? shared : NULL;
 }
 
-ncclResult_t ncclCommInitRankConfig(ncclComm_t *comm_out, int n_ranks, ncclUniqueId id, int rank,
+ncclResult_t ncclCommInitRankConfig(ncclComm_t *comm, int nranks, ncclUniqueId commId, int rank,
                                     ncclConfig_t *config)
 {
-    if (n_ranks > MAX_RANKS || rank < 0 || rank >= n_ranks || config->blocking != 0) {
+    if (nranks > MAX_RANKS || rank < 0 || rank >= nranks || config->blocking != 0) {
         return ncclInvalidArgument;
     }
-    struct ncclComm *comm = calloc(1, sizeof *comm);
-    comm->shared = map_shared(&id);
-    if (comm->shared == NULL) {
-        free(comm);
+    struct ncclComm *made = calloc(1, sizeof *made);
+    made->shared = map_shared(&commId);
+    if (made->shared == NULL) {
+        free(made);
         return ncclSystemError;
     }
-    comm->rank = rank;
-    comm->n_ranks = n_ranks;
-    comm->fail_after = setting("NCCL_SIM_FAIL_AFTER", -1);
-    comm->next = all;
-    all = comm;
+    made->rank = rank;
+    made->n_ranks = nranks;
+    made->fail_after = setting("NCCL_SIM_FAIL_AFTER", -1);
+    made->next = all;
+    all = made;
     if (setting("NCCL_SIM_NO_START", 0) == 0) {
-        atomic_fetch_add(&comm->shared->n_joined, 1);
+        atomic_fetch_add(&made->shared->n_joined, 1);
     }
-    *comm_out = comm;
+    *comm = made;
     return ncclInProgress;
 }
 

@@ -328,7 +328,7 @@ static void test_comm_device_buffers_by_turns(void **state)
 
 static unsigned char byte_of(int32_t from, int32_t to, int64_t i)
 {
-    return (unsigned char)(i * 31 + from * 7 + to * 101);
+    return (unsigned char)(i * 31 + (int64_t)from * 7 + (int64_t)to * 101);
 }
 
 static void test_comm_device_gather_v(void **state)

@@ -186,7 +186,7 @@ static double time_memcpy(const struct bench *b)
     double best = 1e30;
     for (int round = 0; round < 3; round++) {
         const double begin = seconds();
-        cpu_team_run(b->threads, (int64_t)((b->bytes - 1) / PIECE_BYTES + 1), copy_piece, &c);
+        cpu_team_run(b->stream->team, (int64_t)((b->bytes - 1) / PIECE_BYTES + 1), copy_piece, &c);
         const double elapsed = seconds() - begin;
         best = elapsed < best ? elapsed : best;
     }

@@ -42,7 +42,7 @@ static void test_cuda_ordered_sum_is_the_cpus(void **state)
     struct backend_stream *stream = check_stream();
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
         for (int32_t n_parts = 1; n_parts <= 8; n_parts += 1 + n_parts / 3) {
-            const struct ordered_sum_args args = {.stride = sizes[i] + n_parts % 2 * 8,
+            const struct ordered_sum_args args = {.stride = sizes[i] + (n_parts % 2 != 0 ? 8 : 0),
                                                   .n = sizes[i],
                                                   .n_parts = n_parts,
                                                   .dtype = i % 2 == 0 ? DTYPE_F32 : DTYPE_BF16};

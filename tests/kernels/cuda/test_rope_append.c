@@ -7,9 +7,9 @@ enum { MAX_POSITIONS = 50, N_UNITS = 40, BLOCK_TOKENS = 4 };
 
 struct rope_case {
     int32_t n_rows, n_q_heads, n_kv_heads, head_dim, rotary_dim;
+    int kv_dtype;       /* DTYPE_BF16 or DTYPE_I8 */
     int64_t pad;        /* columns between rows */
     int64_t head_units; /* from one head's unit to the next one's */
-    int kv_dtype;       /* DTYPE_BF16 or DTYPE_I8 */
 };
 
 /* Host inputs and their twins on the device. */
@@ -57,8 +57,8 @@ static void data_new(struct backend_stream *stream, const struct rope_case *c, s
     d->d_units = device_copy(stream, d->units, sizeof d->units);
     d->d_keys = device_new(stream, d->n_plane * sizeof(uint16_t));
     d->d_values = device_new(stream, d->n_plane * sizeof(uint16_t));
-    d->d_key_scales = device_new(stream, N_UNITS * BLOCK_TOKENS * sizeof(uint16_t));
-    d->d_value_scales = device_new(stream, N_UNITS * BLOCK_TOKENS * sizeof(uint16_t));
+    d->d_key_scales = device_new(stream, (size_t)N_UNITS * BLOCK_TOKENS * sizeof(uint16_t));
+    d->d_value_scales = device_new(stream, (size_t)N_UNITS * BLOCK_TOKENS * sizeof(uint16_t));
 }
 
 static void data_free(struct backend_stream *stream, struct rope_data *d)
@@ -171,7 +171,7 @@ static void check_int8(const struct rope_case *c, const struct rope_data *d, con
         }
         seen[at] = true;
     }
-    for (int64_t at = 0; at < N_UNITS * BLOCK_TOKENS; at++) {
+    for (int64_t at = 0; at < (int64_t)N_UNITS * BLOCK_TOKENS; at++) {
         for (int32_t j = 0; j < c->head_dim && !seen[at]; j++) {
             assert_int_equal(got->rows[at * c->head_dim + j], -1);
         }
