@@ -56,7 +56,13 @@ static const struct test_model_shape shapes[] = {
 
 static int comm_choice; /* enum comm_choice: main's */
 
-enum { N_SHAPES = sizeof shapes / sizeof shapes[0], N_SEQS = 4, MAX_TOKENS = 40 };
+/* An int8 cache with the first shapes alone: the simulator takes its time, and the kernels have tests of their own. */
+enum {
+    N_SHAPES = sizeof shapes / sizeof shapes[0],
+    N_INT8_SHAPES = 2,
+    N_SEQS = 4,
+    MAX_TOKENS = 40
+};
 
 /* Of the largest logit: activations, weights and cache are rounded to bfloat16 some ten times a layer. With rows rounded to int8
  * the error is theirs. */
@@ -241,7 +247,9 @@ static void test_engine_cuda_matches_float64(void **state)
     struct group *group = engine_driver_group(state);
     for (int32_t i = 0; i < N_SHAPES; i++) {
         check_shape(group, &shapes[i], check_chunks, &plain);
-        check_shape(group, &shapes[i], check_chunks, &int8_cache);
+        if (i < N_INT8_SHAPES) {
+            check_shape(group, &shapes[i], check_chunks, &int8_cache);
+        }
     }
 }
 
@@ -250,7 +258,7 @@ static void test_engine_cuda_records_steps_of_one_token(void **state)
     struct group *group = engine_driver_group(state);
     for (int32_t i = 0; i < N_SHAPES; i++) {
         check_shape(group, &shapes[i], check_tokens, &plain);
-        if (group_size(group) == 1) { // the CPU's time is short, and each rank does the same
+        if (i < N_INT8_SHAPES && group_size(group) == 1) { // each rank does the same
             check_shape(group, &shapes[i], check_tokens, &int8_cache);
         }
     }
