@@ -9,7 +9,7 @@ import time
 import unittest
 import xml.dom.minidom
 
-from harness import DEMO, Server, program, run
+from harness import DEMO, MPI_ENV, Server, program, run
 
 
 class TestCommands(unittest.TestCase):
@@ -104,7 +104,7 @@ class TestCommands(unittest.TestCase):
             for args in ((), ("-tp", "2")):
                 # One thread a rank: teams of threads wait for each other on a busy machine.
                 result = run("plan", DEMO, "--measure", "--device", "cpu", "--rates", rates, "--json", *args,
-                             env={"KVASIR_THREADS": "1"}, timeout=240)
+                             env={"KVASIR_THREADS": "1", "ASAN_OPTIONS": MPI_ENV["ASAN_OPTIONS"]}, timeout=240)
                 self.assertEqual(result.returncode, 0, result.stderr)
                 measured = json.loads(result.stdout)["prediction"]
                 self.assertEqual(measured["rates"], "measured")
