@@ -73,3 +73,32 @@ status_t comm_always_fine(struct comm *comm)
     (void)comm;
     return status_ok();
 }
+
+void comm_init(struct comm *comm, const struct comm_ops *ops, struct comm *host)
+{
+    comm->ops = ops;
+    comm->host = host;
+    comm->rank = host->rank;
+    comm->size = host->size;
+}
+
+status_t comm_host_broadcast(struct comm *comm, void *data, size_t size_bytes, int32_t root)
+{
+    return comm->host->ops->broadcast(comm->host, data, size_bytes, root);
+}
+
+status_t comm_host_barrier(struct comm *comm, double timeout_s)
+{
+    return comm->host->ops->barrier(comm->host, timeout_s);
+}
+
+status_t comm_host_send(struct comm *comm, const void *data, size_t size_bytes, int32_t to,
+                        int32_t tag)
+{
+    return comm->host->ops->send(comm->host, data, size_bytes, to, tag);
+}
+
+status_t comm_host_recv(struct comm *comm, void *data, size_t size_bytes, int32_t from, int32_t tag)
+{
+    return comm->host->ops->recv(comm->host, data, size_bytes, from, tag);
+}

@@ -87,6 +87,7 @@ enum comm_order { COMM_ORDERED, COMM_FAST };
 
 struct comm {
     const struct comm_ops *ops;
+    struct comm *host; /* does comm_host_* below for it; NULL: it does them itself */
     int32_t rank, size;
     bool recordable;     /* its ops on device memory may stand in a recording */
     int64_t fused_bytes; /* of all_reduce_add_norm at most; 0: there is none */
@@ -154,3 +155,14 @@ status_t comm_no_all_reduce_add_norm(struct comm *comm, const void *partial,
                                      const struct add_norm_args *args);
 void *comm_no_buffer(struct comm *comm, int32_t which);
 status_t comm_always_fine(struct comm *comm);
+
+/* Makes of zeroed memory a comm over one between hosts, of the same ranks. */
+void comm_init(struct comm *comm, const struct comm_ops *ops, struct comm *host);
+
+/* What tables have that leave what is in host memory to comm->host. */
+status_t comm_host_broadcast(struct comm *comm, void *data, size_t size_bytes, int32_t root);
+status_t comm_host_barrier(struct comm *comm, double timeout_s);
+status_t comm_host_send(struct comm *comm, const void *data, size_t size_bytes, int32_t to,
+                        int32_t tag);
+status_t comm_host_recv(struct comm *comm, void *data, size_t size_bytes, int32_t from,
+                        int32_t tag);

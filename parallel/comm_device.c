@@ -303,32 +303,6 @@ static status_t device_check(struct comm *comm)
     return c->inner->ops->check(c->inner);
 }
 
-static status_t device_broadcast(struct comm *comm, void *data, size_t size_bytes, int32_t root)
-{
-    struct comm *host = self_of(comm)->parts.host;
-    return host->ops->broadcast(host, data, size_bytes, root);
-}
-
-static status_t device_barrier(struct comm *comm, double timeout_s)
-{
-    struct comm *host = self_of(comm)->parts.host;
-    return host->ops->barrier(host, timeout_s);
-}
-
-static status_t device_send(struct comm *comm, const void *data, size_t size_bytes, int32_t to,
-                            int32_t tag)
-{
-    struct comm *host = self_of(comm)->parts.host;
-    return host->ops->send(host, data, size_bytes, to, tag);
-}
-
-static status_t device_recv(struct comm *comm, void *data, size_t size_bytes, int32_t from,
-                            int32_t tag)
-{
-    struct comm *host = self_of(comm)->parts.host;
-    return host->ops->recv(host, data, size_bytes, from, tag);
-}
-
 static void device_free(struct comm *comm)
 {
     struct comm_device *c = self_of(comm);
@@ -351,10 +325,10 @@ static const struct comm_ops table = {
     .all_reduce_add_norm = device_all_reduce_add_norm,
     .buffer = device_buffer,
     .check = device_check,
-    .broadcast = device_broadcast,
-    .barrier = device_barrier,
-    .send = device_send,
-    .recv = device_recv,
+    .broadcast = comm_host_broadcast,
+    .barrier = comm_host_barrier,
+    .send = comm_host_send,
+    .recv = comm_host_recv,
     .free = device_free,
 };
 
@@ -405,9 +379,7 @@ status_t comm_device_new(const struct comm_device_parts *parts, struct comm **co
         free(c);
         return s;
     }
-    c->base.ops = &table;
-    c->base.rank = parts->host->rank;
-    c->base.size = parts->host->size;
+    comm_init(&c->base, &table, parts->host);
     c->parts = *parts;
     s = make_all(c);
     if (!status_is_ok(&s)) {

@@ -385,32 +385,6 @@ static status_t nccl_broadcast_device(struct comm *comm, void *buf, int64_t n_by
     return mark(c);
 }
 
-static status_t nccl_broadcast(struct comm *comm, void *data, size_t size_bytes, int32_t root)
-{
-    struct comm *host = self_of(comm)->parts.host;
-    return host->ops->broadcast(host, data, size_bytes, root);
-}
-
-static status_t nccl_barrier(struct comm *comm, double timeout_s)
-{
-    struct comm *host = self_of(comm)->parts.host;
-    return host->ops->barrier(host, timeout_s);
-}
-
-static status_t nccl_send(struct comm *comm, const void *data, size_t size_bytes, int32_t to,
-                          int32_t tag)
-{
-    struct comm *host = self_of(comm)->parts.host;
-    return host->ops->send(host, data, size_bytes, to, tag);
-}
-
-static status_t nccl_recv(struct comm *comm, void *data, size_t size_bytes, int32_t from,
-                          int32_t tag)
-{
-    struct comm *host = self_of(comm)->parts.host;
-    return host->ops->recv(host, data, size_bytes, from, tag);
-}
-
 static status_t nccl_check(struct comm *comm)
 {
     return comm_nccl_look(comm);
@@ -495,10 +469,10 @@ static const struct comm_ops table = {
     .all_reduce_add_norm = comm_no_all_reduce_add_norm,
     .buffer = comm_no_buffer,
     .check = nccl_check,
-    .broadcast = nccl_broadcast,
-    .barrier = nccl_barrier,
-    .send = nccl_send,
-    .recv = nccl_recv,
+    .broadcast = comm_host_broadcast,
+    .barrier = comm_host_barrier,
+    .send = comm_host_send,
+    .recv = comm_host_recv,
     .free = nccl_free,
 };
 
@@ -564,9 +538,7 @@ status_t comm_nccl_new(const struct comm_nccl_parts *parts, struct comm **comm_o
     if (c == NULL) {
         return comm_agree(parts->host, room);
     }
-    c->base.ops = &table;
-    c->base.rank = parts->host->rank;
-    c->base.size = parts->host->size;
+    comm_init(&c->base, &table, parts->host);
     c->base.recordable = true;
     c->parts = *parts;
     pthread_mutex_init(&c->lock, NULL);

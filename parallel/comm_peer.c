@@ -104,32 +104,6 @@ static status_t peer_check(struct comm *comm)
     return rest->ops->check(rest);
 }
 
-static status_t peer_broadcast(struct comm *comm, void *data, size_t size_bytes, int32_t root)
-{
-    struct comm *host = self_of(comm)->parts.host;
-    return host->ops->broadcast(host, data, size_bytes, root);
-}
-
-static status_t peer_barrier(struct comm *comm, double timeout_s)
-{
-    struct comm *host = self_of(comm)->parts.host;
-    return host->ops->barrier(host, timeout_s);
-}
-
-static status_t peer_send(struct comm *comm, const void *data, size_t size_bytes, int32_t to,
-                          int32_t tag)
-{
-    struct comm *host = self_of(comm)->parts.host;
-    return host->ops->send(host, data, size_bytes, to, tag);
-}
-
-static status_t peer_recv(struct comm *comm, void *data, size_t size_bytes, int32_t from,
-                          int32_t tag)
-{
-    struct comm *host = self_of(comm)->parts.host;
-    return host->ops->recv(host, data, size_bytes, from, tag);
-}
-
 // ---- life ----
 
 /*
@@ -171,10 +145,10 @@ static const struct comm_ops table = {
     .all_reduce_add_norm = peer_all_reduce_add_norm,
     .buffer = peer_buffer,
     .check = peer_check,
-    .broadcast = peer_broadcast,
-    .barrier = peer_barrier,
-    .send = peer_send,
-    .recv = peer_recv,
+    .broadcast = comm_host_broadcast,
+    .barrier = comm_host_barrier,
+    .send = comm_host_send,
+    .recv = comm_host_recv,
     .free = peer_free,
 };
 
@@ -232,9 +206,7 @@ status_t comm_peer_new(const struct comm_peer_parts *parts, struct comm **comm_o
         free(c);
         return s;
     }
-    c->base.ops = &table;
-    c->base.rank = parts->host->rank;
-    c->base.size = parts->host->size;
+    comm_init(&c->base, &table, parts->host);
     c->base.recordable = parts->rest->recordable;
     c->base.fused_bytes = parts->max_bytes;
     c->parts = *parts;

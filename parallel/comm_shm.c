@@ -54,7 +54,6 @@ struct segment {
 
 struct comm_shm {
     struct comm base;
-    struct comm *mpi;
     MPI_Comm ranks;
     MPI_Win window;
     uint64_t step;       /* the last one begun */
@@ -364,32 +363,6 @@ static status_t shm_broadcast_device(struct comm *comm, void *buf, int64_t n_byt
     return status_ok();
 }
 
-static status_t shm_broadcast(struct comm *comm, void *data, size_t size_bytes, int32_t root)
-{
-    struct comm *mpi = self_of(comm)->mpi;
-    return mpi->ops->broadcast(mpi, data, size_bytes, root);
-}
-
-static status_t shm_barrier(struct comm *comm, double timeout_s)
-{
-    struct comm *mpi = self_of(comm)->mpi;
-    return mpi->ops->barrier(mpi, timeout_s);
-}
-
-static status_t shm_send(struct comm *comm, const void *data, size_t size_bytes, int32_t to,
-                         int32_t tag)
-{
-    struct comm *mpi = self_of(comm)->mpi;
-    return mpi->ops->send(mpi, data, size_bytes, to, tag);
-}
-
-static status_t shm_recv(struct comm *comm, void *data, size_t size_bytes, int32_t from,
-                         int32_t tag)
-{
-    struct comm *mpi = self_of(comm)->mpi;
-    return mpi->ops->recv(mpi, data, size_bytes, from, tag);
-}
-
 // ---- life ----
 
 /* Everything but the comm it was made from. */
@@ -405,7 +378,7 @@ static void free_own(struct comm_shm *c)
 
 static void shm_free(struct comm *comm)
 {
-    struct comm *mpi = self_of(comm)->mpi;
+    struct comm *mpi = comm->host;
     free_own(self_of(comm));
     mpi->ops->free(mpi);
 }
@@ -420,10 +393,10 @@ static const struct comm_ops table = {
     .all_reduce_add_norm = comm_no_all_reduce_add_norm,
     .buffer = comm_no_buffer,
     .check = comm_always_fine,
-    .broadcast = shm_broadcast,
-    .barrier = shm_barrier,
-    .send = shm_send,
-    .recv = shm_recv,
+    .broadcast = comm_host_broadcast,
+    .barrier = comm_host_barrier,
+    .send = comm_host_send,
+    .recv = comm_host_recv,
     .free = shm_free,
 };
 
@@ -458,8 +431,7 @@ status_t comm_shm_new(MPI_Comm ranks, struct comm *mpi, struct comm **comm_out)
     if (c == NULL) {
         return status_errorf(STATUS_RESOURCE_EXHAUSTED, "collectives: no memory");
     }
-    c->base = (struct comm){.ops = &table, .rank = mpi->rank, .size = mpi->size};
-    c->mpi = mpi;
+    comm_init(&c->base, &table, mpi);
     c->ranks = ranks;
     c->window = MPI_WIN_NULL;
     c->n_spins = n_cores() >= mpi->size ? N_SPINS : 0;

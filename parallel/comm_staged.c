@@ -149,32 +149,6 @@ static status_t staged_broadcast_device(struct comm *comm, void *buf, int64_t n_
     return deliver(c, buf, c->got, n_bytes);
 }
 
-static status_t staged_barrier(struct comm *comm, double timeout_s)
-{
-    struct comm *host = self_of(comm)->parts.host;
-    return host->ops->barrier(host, timeout_s);
-}
-
-static status_t staged_broadcast(struct comm *comm, void *data, size_t size_bytes, int32_t root)
-{
-    struct comm *host = self_of(comm)->parts.host;
-    return host->ops->broadcast(host, data, size_bytes, root);
-}
-
-static status_t staged_send(struct comm *comm, const void *data, size_t size_bytes, int32_t to,
-                            int32_t tag)
-{
-    struct comm *host = self_of(comm)->parts.host;
-    return host->ops->send(host, data, size_bytes, to, tag);
-}
-
-static status_t staged_recv(struct comm *comm, void *data, size_t size_bytes, int32_t from,
-                            int32_t tag)
-{
-    struct comm *host = self_of(comm)->parts.host;
-    return host->ops->recv(host, data, size_bytes, from, tag);
-}
-
 // ---- life ----
 
 static void staged_free(struct comm *comm)
@@ -195,10 +169,10 @@ static const struct comm_ops table = {
     .all_reduce_add_norm = comm_no_all_reduce_add_norm,
     .buffer = comm_no_buffer,
     .check = comm_always_fine,
-    .broadcast = staged_broadcast,
-    .barrier = staged_barrier,
-    .send = staged_send,
-    .recv = staged_recv,
+    .broadcast = comm_host_broadcast,
+    .barrier = comm_host_barrier,
+    .send = comm_host_send,
+    .recv = comm_host_recv,
     .free = staged_free,
 };
 
@@ -209,9 +183,7 @@ status_t comm_staged_new(const struct comm_staged_parts *parts, struct comm **co
         return status_errorf(STATUS_RESOURCE_EXHAUSTED, "collectives: no memory");
     }
     const int64_t piece_bytes = PIECE * (int64_t)sizeof(float);
-    c->base.ops = &table;
-    c->base.rank = parts->host->rank;
-    c->base.size = parts->host->size;
+    comm_init(&c->base, &table, parts->host);
     c->parts = *parts;
     c->room = parts->max_bytes > piece_bytes ? parts->max_bytes : piece_bytes;
     status_t s = parts->backend->host_alloc(parts->stream, (size_t)c->room, &c->sent);
