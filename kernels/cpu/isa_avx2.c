@@ -21,30 +21,28 @@ DEFINE_TILE(tile_f32, 3, 2)
 DEFINE_TILE(tile_f32, 4, 1)
 DEFINE_TILE(tile_f32, 5, 1)
 DEFINE_TILE(tile_f32, 6, 1)
-DEFINE_TILE(tile_bf16, 1, 1)
-DEFINE_TILE(tile_bf16, 1, 4)
-DEFINE_TILE(tile_bf16, 2, 1)
-DEFINE_TILE(tile_bf16, 2, 2)
-DEFINE_TILE(tile_bf16, 3, 1)
-DEFINE_TILE(tile_bf16, 4, 1)
-DEFINE_TILE(tile_bf16, 5, 1)
-DEFINE_TILE(tile_bf16, 6, 1)
-DEFINE_TILE(tile_i8, 1, 1)
-DEFINE_TILE(tile_i8, 1, 4)
-DEFINE_TILE(tile_i8, 2, 1)
-DEFINE_TILE(tile_i8, 2, 2)
-DEFINE_TILE(tile_i8, 3, 1)
-DEFINE_TILE(tile_i8, 4, 1)
-DEFINE_TILE(tile_i8, 5, 1)
-DEFINE_TILE(tile_i8, 6, 1)
-DEFINE_TILE(tile_w8a8, 1, 1)
-DEFINE_TILE(tile_w8a8, 1, 4)
-DEFINE_TILE(tile_w8a8, 2, 1)
-DEFINE_TILE(tile_w8a8, 2, 2)
-DEFINE_TILE(tile_w8a8, 3, 1)
-DEFINE_TILE(tile_w8a8, 4, 1)
-DEFINE_TILE(tile_w8a8, 5, 1)
-DEFINE_TILE(tile_w8a8, 6, 1)
+
+/* Weights that are unpacked take registers: 3 rows have room for one panel only. */
+#define DEFINE_TILES(kind)  \
+    DEFINE_TILE(kind, 1, 1) \
+    DEFINE_TILE(kind, 1, 4) \
+    DEFINE_TILE(kind, 2, 1) \
+    DEFINE_TILE(kind, 2, 2) \
+    DEFINE_TILE(kind, 3, 1) \
+    DEFINE_TILE(kind, 4, 1) \
+    DEFINE_TILE(kind, 5, 1) \
+    DEFINE_TILE(kind, 6, 1)
+
+#define TILE_KERNELS(kind)                                            \
+    {                                                                 \
+        [1] = TILE_KERNEL(kind, 1, 4), [2] = TILE_KERNEL(kind, 2, 2), \
+        [3] = TILE_KERNEL(kind, 3, 1), [4] = TILE_KERNEL(kind, 4, 1), \
+        [5] = TILE_KERNEL(kind, 5, 1), [6] = TILE_KERNEL(kind, 6, 1), \
+    }
+
+DEFINE_TILES(tile_bf16)
+DEFINE_TILES(tile_i8)
+DEFINE_TILES(tile_w8a8)
 
 const struct cpu_isa cpu_isa_avx2 = {
     .name = "avx2",
@@ -58,33 +56,9 @@ const struct cpu_isa cpu_isa_avx2 = {
             [5] = TILE_KERNEL(tile_f32, 5, 1),
             [6] = TILE_KERNEL(tile_f32, 6, 1),
         },
-    .tile_bf16 =
-        {
-            [1] = TILE_KERNEL(tile_bf16, 1, 4),
-            [2] = TILE_KERNEL(tile_bf16, 2, 2),
-            [3] = TILE_KERNEL(tile_bf16, 3, 1),
-            [4] = TILE_KERNEL(tile_bf16, 4, 1),
-            [5] = TILE_KERNEL(tile_bf16, 5, 1),
-            [6] = TILE_KERNEL(tile_bf16, 6, 1),
-        },
-    .tile_i8 =
-        {
-            [1] = TILE_KERNEL(tile_i8, 1, 4),
-            [2] = TILE_KERNEL(tile_i8, 2, 2),
-            [3] = TILE_KERNEL(tile_i8, 3, 1),
-            [4] = TILE_KERNEL(tile_i8, 4, 1),
-            [5] = TILE_KERNEL(tile_i8, 5, 1),
-            [6] = TILE_KERNEL(tile_i8, 6, 1),
-        },
-    .tile_w8a8 =
-        {
-            [1] = TILE_KERNEL(tile_w8a8, 1, 4),
-            [2] = TILE_KERNEL(tile_w8a8, 2, 2),
-            [3] = TILE_KERNEL(tile_w8a8, 3, 1),
-            [4] = TILE_KERNEL(tile_w8a8, 4, 1),
-            [5] = TILE_KERNEL(tile_w8a8, 5, 1),
-            [6] = TILE_KERNEL(tile_w8a8, 6, 1),
-        },
+    .tile_bf16 = TILE_KERNELS(tile_bf16),
+    .tile_i8 = TILE_KERNELS(tile_i8),
+    .tile_w8a8 = TILE_KERNELS(tile_w8a8),
     .unpack_i8 = unpack_i8,
     .attention = attention_rows,
     .rmsnorm = row_rmsnorm,
