@@ -24,3 +24,8 @@ static inline uint64_t clock_now_ns(const struct clock *clock)
 {
     return clock->monotonic_ns(clock->self);
 }
+
+static inline double clock_now_s(const struct clock *clock)
+{
+    return (double)clock_now_ns(clock) * 1e-9;
+}

@@ -5,7 +5,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "ops/bench_stats.h"
+#include "base/stats.h"
 
 enum metric { TTFT, TPOT, ITL, E2EL, RATE, N_METRICS };
 
@@ -115,9 +115,9 @@ static void percent_name(double percent, char *buf, size_t buf_bytes)
 static void add_metric(json_t *object, const struct bench_report_options *o, int metric,
                        const struct values *v)
 {
-    struct bench_stats stats;
+    struct stats stats;
     char key[64], percent[32];
-    bench_stats_of(v->of[metric], v->n[metric], &stats);
+    stats_of(v->of[metric], v->n[metric], &stats);
 
     const struct {
         const char *prefix;
@@ -132,7 +132,7 @@ static void add_metric(json_t *object, const struct bench_report_options *o, int
         percent_name(o->percentiles[i], percent, sizeof percent);
         snprintf(key, sizeof key, "p%s_%s_ms", percent, metrics[metric].key);
         set_number(object, key,
-                   bench_stats_percentile(v->of[metric], v->n[metric], o->percentiles[i]) * 1e3);
+                   stats_percentile(v->of[metric], v->n[metric], o->percentiles[i]) * 1e3);
     }
 }
 
@@ -199,8 +199,8 @@ static void add_totals(json_t *object, const struct bench_report_options *o,
 
 static void add_stream_rates(json_t *object, struct values *v)
 {
-    struct bench_stats rates;
-    bench_stats_of(v->of[RATE], v->n[RATE], &rates);
+    struct stats rates;
+    stats_of(v->of[RATE], v->n[RATE], &rates);
     set_number(object, "min_stream_tok_s", rates.min);
     set_number(object, "max_stream_tok_s", rates.max);
     set_number(object, "stream_rate_ratio", rates.min > 0 ? rates.max / rates.min : 0);

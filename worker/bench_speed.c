@@ -5,6 +5,7 @@
 
 #include "base/clock.h"
 #include "base/philox.h"
+#include "base/stats.h"
 #include "worker/host.h"
 #include "worker/step_queue.h"
 
@@ -25,11 +26,6 @@ struct bench {
     uint32_t n_drawn;
     struct bench_floor floor;
 };
-
-static double now_s(void)
-{
-    return (double)clock_now_ns(clock_system()) * 1e-9;
-}
 
 static status_t must_calloc(size_t n, size_t size, void *memory_out)
 {
@@ -155,14 +151,14 @@ static status_t submit_decode_step(struct bench *b, int32_t batch, int32_t n_com
 /* b->times: from the end of one step to the end of the next. */
 static status_t decode(struct bench *b, int32_t batch)
 {
-    double begin = now_s();
+    double begin = clock_now_s(clock_system());
     int32_t n_submitted = 0;
     for (int32_t step = 0; step < b->generate; step++) {
         for (; n_submitted < b->generate && n_submitted < step + b->max_steps; n_submitted++) {
             TRY(submit_decode_step(b, batch, b->prompt + n_submitted));
         }
         TRY(engine_collect(b->session.engine, NULL));
-        const double end = now_s();
+        const double end = clock_now_s(clock_system());
         b->times[step] = end - begin;
         begin = end;
     }
@@ -170,12 +166,6 @@ static status_t decode(struct bench *b, int32_t batch)
 }
 
 // ---- a batch ----
-
-static int compare_doubles(const void *a, const void *b)
-{
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
 
 static status_t add_memory(struct bench *b, struct bench_speed_result *result)
 {
@@ -199,21 +189,21 @@ static status_t add_memory(struct bench *b, struct bench_speed_result *result)
 
 static status_t run_batch(struct bench *b, int32_t batch, struct bench_speed_result *result)
 {
-    const double begin = now_s();
+    const double begin = clock_now_s(clock_system());
     TRY(fill_caches(b, batch));
-    const double prefill_s = now_s() - begin;
+    const double prefill_s = clock_now_s(clock_system()) - begin;
     if (b->session.trace != NULL) {
         bench_trace_reset(b->session.trace);
     }
     engine_rest(b->session.engine);
     const struct step_times before = *engine_times(b->session.engine);
-    const double decoding = now_s();
+    const double decoding = clock_now_s(clock_system());
     TRY(decode(b, batch));
-    const double decode_s = now_s() - decoding;
+    const double decode_s = clock_now_s(clock_system()) - decoding;
     const struct step_times *after = engine_times(b->session.engine);
     const double gap_ns = (double)(after->gap_ns - before.gap_ns);
     const double busy_ns = (double)(after->busy_ns - before.busy_ns);
-    qsort(b->times, (size_t)b->generate, sizeof *b->times, compare_doubles);
+    stats_sort(b->times, (size_t)b->generate);
     *result = (struct bench_speed_result){
         .n_ranks = group_size(b->session.group),
         .batch = batch,

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/stats.h"
 #include "parallel/comm_staged.h"
 #include "worker/host.h"
 #include "worker/measure_parts.h"
@@ -15,26 +16,15 @@ enum { N_ROUNDS = 7, N_LONG_ROUNDS = 3, MAX_CALLS = 4096 };
 #define ROUND_S      0.003
 #define LONG_ROUND_S 0.05
 
-static double now_s(void)
-{
-    return (double)clock_now_ns(clock_system()) * 1e-9;
-}
-
-static int compare_doubles(const void *a, const void *b)
-{
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 static status_t time_calls(const struct measure_bench *bench, measure_fn call, void *user,
                            int32_t n_calls, double *seconds_out)
 {
-    const double begin = now_s();
+    const double begin = clock_now_s(clock_system());
     for (int32_t i = 0; i < n_calls; i++) {
         TRY(call(user, i));
     }
     TRY(bench->options.backend->stream_sync(bench->stream));
-    *seconds_out = (now_s() - begin) / n_calls;
+    *seconds_out = (clock_now_s(clock_system()) - begin) / n_calls;
     return status_ok();
 }
 
@@ -73,7 +63,7 @@ status_t measure_seconds(const struct measure_bench *bench, measure_fn call, voi
     for (int i = 0; i < effort.n_rounds; i++) {
         TRY(time_calls(bench, call, user, effort.n_calls, &seconds[i]));
     }
-    qsort(seconds, (size_t)effort.n_rounds, sizeof *seconds, compare_doubles);
+    stats_sort(seconds, (size_t)effort.n_rounds);
     *seconds_out = seconds[effort.n_rounds / 2];
     return status_ok();
 }

@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/stats.h"
 #include "kernels/kv_format.h"
 #include "tests/reference/engine_backend.h"
 
@@ -135,11 +136,6 @@ static void device_free(struct bench *b, void *memory)
 /* One call; `i` counts them, for what goes round. */
 typedef status_t op_fn(struct bench *b, void *user, int i);
 
-static double now_s(void)
-{
-    return (double)clock_now_ns(clock_system()) * 1e-9;
-}
-
 static void sync(struct bench *b)
 {
     require(b->backend->stream_sync(b->stream));
@@ -147,26 +143,20 @@ static void sync(struct bench *b)
 
 static double time_calls(struct bench *b, op_fn *op, void *user, int n)
 {
-    const double begin = now_s();
+    const double begin = clock_now_s(clock_system());
     for (int i = 0; i < n; i++) {
         require(op(b, user, i));
     }
     sync(b);
-    return (now_s() - begin) / n;
+    return (clock_now_s(clock_system()) - begin) / n;
 }
 
 static double time_graph(struct bench *b, struct backend_graph *graph, int n)
 {
-    const double begin = now_s();
+    const double begin = clock_now_s(clock_system());
     require(b->backend->graph_run(b->stream, graph));
     sync(b);
-    return (now_s() - begin) / n;
-}
-
-static int compare_doubles(const void *a, const void *b)
-{
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
+    return (clock_now_s(clock_system()) - begin) / n;
 }
 
 enum recording { RECORD, CALL };
@@ -194,7 +184,7 @@ static double time_op(struct bench *b, op_fn *op, void *user, enum recording rec
     if (graph != NULL) {
         b->backend->graph_free(graph);
     }
-    qsort(rounds, (size_t)n_rounds, sizeof *rounds, compare_doubles);
+    stats_sort(rounds, (size_t)n_rounds);
     return rounds[n_rounds / 2];
 }
 

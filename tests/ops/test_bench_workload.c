@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/stats.h"
 #include "ops/bench_workload.h"
 
 enum { MANY = 20000 };
@@ -83,12 +84,6 @@ static void test_bench_workload_is_its_seed(void **state)
     bench_workload_destroy(&other);
 }
 
-static int compare(const void *a, const void *b)
-{
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 /* Gaps of a Poisson process: independent, exponential. Mean within 5 of its own deviations, Kolmogorov-Smirnov at 1e-6. */
 static void test_bench_workload_arrivals_are_poisson(void **state)
 {
@@ -110,7 +105,7 @@ static void test_bench_workload_arrivals_are_poisson(void **state)
     }
     assert_close(sum / MANY, 0.04, 5 * 0.04 / sqrt(MANY), 0);
     assert_close(products / MANY / (0.04 * 0.04), 0, 5 / sqrt(MANY), 0); // neighbours
-    qsort(gaps, MANY, sizeof *gaps, compare);
+    stats_sort(gaps, MANY);
     double most = 0;
     for (int i = 0; i < MANY; i++) {
         const double below = 1 - exp(-25 * gaps[i]);

@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/stats.h"
 #include "parallel/comm.h"
 #include "parallel/comm_mpi.h"
 #include "parallel/group.h"
@@ -61,13 +62,6 @@ static status_t run(struct bench *b, int way)
     }
 }
 
-static int compare(const void *a, const void *b)
-{
-    const double x = *(const double *)a;
-    const double y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 static status_t measure(struct bench *b, int rounds, double *times, double medians[N_WAYS])
 {
     enum { INNER = 8 };
@@ -86,7 +80,7 @@ static status_t measure(struct bench *b, int rounds, double *times, double media
         }
     }
     for (int way = 0; way < N_WAYS; way++) {
-        qsort(times + (ptrdiff_t)way * rounds, (size_t)rounds, sizeof *times, compare);
+        stats_sort(times + (ptrdiff_t)way * rounds, (size_t)rounds);
         medians[way] = times[way * rounds + rounds / 2];
     }
     return status_ok();

@@ -41,11 +41,6 @@ static void require(status_t s)
     }
 }
 
-static double seconds(void)
-{
-    return (double)clock_now_ns(clock_system()) * 1e-9;
-}
-
 static double say(const struct bench *b, const char *what, double elapsed)
 {
     printf("  %-28s %7.3f s  %6.2f GB/s\n", what, elapsed, (double)b->bytes * 1e-9 / elapsed);
@@ -185,9 +180,9 @@ static double time_memcpy(const struct bench *b)
     struct copy c = {to, from, b->bytes};
     double best = 1e30;
     for (int round = 0; round < 3; round++) {
-        const double begin = seconds();
+        const double begin = clock_now_s(clock_system());
         cpu_team_run(b->stream->team, (int64_t)((b->bytes - 1) / PIECE_BYTES + 1), copy_piece, &c);
-        const double elapsed = seconds() - begin;
+        const double elapsed = clock_now_s(clock_system()) - begin;
         best = elapsed < best ? elapsed : best;
     }
     cpu_mem_free(from);
@@ -200,7 +195,7 @@ static double time_read(const struct bench *b)
     char *piece = must_alloc(PIECE_BYTES);
     double best = 1e30;
     for (int round = 0; round < 3; round++) {
-        const double begin = seconds();
+        const double begin = clock_now_s(clock_system());
         for (size_t i = 0; i < checkpoint_n_tensors(b->checkpoint); i++) {
             const checkpoint_tensor_t t = checkpoint_tensor_at(b->checkpoint, i);
             for (uint64_t at = 0; at < t.tensor->size_bytes; at += PIECE_BYTES) {
@@ -209,7 +204,7 @@ static double time_read(const struct bench *b)
                                         left < PIECE_BYTES ? (size_t)left : PIECE_BYTES, piece));
             }
         }
-        const double elapsed = seconds() - begin;
+        const double elapsed = clock_now_s(clock_system()) - begin;
         best = elapsed < best ? elapsed : best;
     }
     cpu_mem_free(piece);
@@ -229,7 +224,7 @@ static double time_pack(const struct bench *b)
         require(cpu_matrix_new(DTYPE_BF16, FF, HIDDEN, &matrices[i]));
     }
     for (int round = 0; round < 3; round++) {
-        const double begin = seconds();
+        const double begin = clock_now_s(clock_system());
         for (int i = 0; i < n; i++) {
             const struct matrix_write_args args = {.matrix = matrices[i % 2],
                                                    .n_rows = FF,
@@ -238,7 +233,8 @@ static double time_pack(const struct bench *b)
                                                    .ld_src = HIDDEN};
             require(cpu_matrix_write(b->stream, &args));
         }
-        const double elapsed = (seconds() - begin) * (double)b->bytes / ((double)size * n);
+        const double elapsed =
+            (clock_now_s(clock_system()) - begin) * (double)b->bytes / ((double)size * n);
         best = elapsed < best ? elapsed : best;
     }
     cpu_matrix_free(matrices[0]);
@@ -266,12 +262,12 @@ static void time_load(struct bench *b, struct weight_source *source, const char 
     struct weight_loader loader;
     require(weights_alloc(&request, &weights));
     require(weight_loader_init(&parts, weights_max_row_bytes(&b->spec), &loader));
-    double begin = seconds();
+    double begin = clock_now_s(clock_system());
     require(weights_load(&weights, &loader, &progress));
-    say(b, first, seconds() - begin);
-    begin = seconds();
+    say(b, first, clock_now_s(clock_system()) - begin);
+    begin = clock_now_s(clock_system());
     require(weights_load(&weights, &loader, &progress));
-    *again_out = say(b, again, seconds() - begin);
+    *again_out = say(b, again, clock_now_s(clock_system()) - begin);
     weight_loader_destroy(&loader);
     weights_free(&weights);
 }

@@ -1,4 +1,4 @@
-#include "ops/bench_stats.h"
+#include "base/stats.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -9,7 +9,12 @@ static int compare(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-double bench_stats_percentile(const double *sorted, size_t n, double percent)
+void stats_sort(double *values, size_t n)
+{
+    qsort(values, n, sizeof *values, compare);
+}
+
+double stats_percentile(const double *sorted, size_t n, double percent)
 {
     if (n == 0) {
         return 0;
@@ -22,11 +27,11 @@ double bench_stats_percentile(const double *sorted, size_t n, double percent)
     return sorted[below] + (rank - (double)below) * (sorted[below + 1] - sorted[below]);
 }
 
-void bench_stats_of(double *values, size_t n, struct bench_stats *stats_out)
+void stats_of(double *values, size_t n, struct stats *stats_out)
 {
-    struct bench_stats stats = {.n = n};
+    struct stats stats = {.n = n};
     if (n > 0) {
-        qsort(values, n, sizeof *values, compare);
+        stats_sort(values, n);
         double sum = 0, squares = 0;
         for (size_t i = 0; i < n; i++) {
             sum += values[i];
@@ -36,7 +41,7 @@ void bench_stats_of(double *values, size_t n, struct bench_stats *stats_out)
             squares += (values[i] - stats.mean) * (values[i] - stats.mean);
         }
         stats.deviation = sqrt(squares / (double)n);
-        stats.median = bench_stats_percentile(values, n, 50);
+        stats.median = stats_percentile(values, n, 50);
         stats.min = values[0];
         stats.max = values[n - 1];
     }
