@@ -1,13 +1,17 @@
 /*
  * scheduler_parts.h - what the scheduler's files share
  *
- * scheduler.c           steps and results
+ * scheduler.c           the queue, the running sequences and the ring of plans
+ * scheduler_step.c      which tokens the next step computes
+ * scheduler_results.c   what is wanted of a step's logits, and what came of them
+ * scheduler_check.c     the invariant
  * scheduler_sequence.c  requests and the sequences made of them
  * scheduler_prefix.c    blocks that are found instead of computed
  */
 #pragma once
 
 #include <stdbool.h>
+#include <string.h>
 
 #include "parallel/plan.h"
 #include "worker/block_pool.h"
@@ -91,6 +95,29 @@ static inline int32_t n_all_tokens(const struct sequence *seq)
 {
     return seq->n_tokens + seq->n_pending;
 }
+
+static inline void sequence_list_remove(struct sequence **list, int32_t *n, int32_t at)
+{
+    memmove(&list[at], &list[at + 1], (size_t)(*n - at - 1) * sizeof(struct sequence *));
+    (*n)--;
+}
+
+/* By (priority, arrival). */
+bool scheduler_before(const struct sequence *a, const struct sequence *b);
+
+/* Keeps the queue ordered; a preempted sequence keeps its arrival and so stands before later ones. */
+void scheduler_enqueue(struct scheduler *s, struct sequence *seq);
+
+/* Takes a running sequence off the device: whoever gets its blocks and its slot next is computed after what it still has there. */
+void scheduler_stop_running(struct scheduler *s, int32_t at);
+
+/* Wherever it is; a sequence that plans still name is freed with the last of them. False when it is in neither list. */
+bool scheduler_remove(struct scheduler *s, uint64_t seq_id);
+
+struct planned_step *scheduler_oldest_planned(const struct scheduler *s);
+
+/* The oldest plan holds its sequences no longer. */
+void scheduler_drop_planned(struct scheduler *s);
 
 /* Checks the request and copies it: INVALID_ARGUMENT with field, value and limit, RESOURCE_EXHAUSTED for memory. */
 MUST_USE status_t scheduler_sequence_new(const struct scheduler_config *config,

@@ -1,0 +1,81 @@
+#include <stdlib.h>
+#include <string.h>
+
+#include "worker/scheduler_parts.h"
+
+/* Counts who holds each block of the lane. */
+static status_t count_holders(const struct scheduler *s, int32_t lane, int32_t *n_holders)
+{
+    for (int32_t i = 0; i < s->n_running; i++) {
+        const struct sequence *seq = s->running[i];
+        if (seq->lane != lane) {
+            continue;
+        }
+        if (seq->n_computed >= n_all_tokens(seq) || seq->n_pending > seq->n_rows) {
+            return status_errorf(STATUS_INTERNAL,
+                                 "sequence %llu: %d computed of %d tokens, %d pending in %d plans",
+                                 (unsigned long long)seq->request.seq_id, seq->n_computed,
+                                 n_all_tokens(seq), seq->n_pending, seq->n_rows);
+        }
+        for (int32_t b = 0; b < seq->n_blocks; b++) {
+            const int32_t id = seq->blocks[b];
+            if (id < 0 || id >= s->config.blocks_per_lane) {
+                return status_errorf(STATUS_INTERNAL, "lane %d: block %d out of range", lane, id);
+            }
+            n_holders[id]++;
+        }
+    }
+    return status_ok();
+}
+
+static status_t check_lane(const struct scheduler *s, int32_t lane, int32_t *n_holders)
+{
+    memset(n_holders, 0, (size_t)s->config.blocks_per_lane * sizeof *n_holders);
+    TRY(count_holders(s, lane, n_holders));
+    int64_t n_held = 0;
+    for (int32_t id = 0; id < s->config.blocks_per_lane; id++) {
+        const int32_t known = block_pool_holders(&s->pool, lane, id);
+        if (known != n_holders[id]) {
+            return status_errorf(STATUS_INTERNAL, "lane %d: block %d has %d holders, not %d", lane,
+                                 id, n_holders[id], known);
+        }
+        n_held += known > 0;
+    }
+    if (n_held + block_pool_free_count(&s->pool, lane) != s->config.blocks_per_lane) {
+        return status_errorf(STATUS_INTERNAL, "lane %d: %lld held + %lld free of %lld blocks", lane,
+                             (long long)n_held, (long long)block_pool_free_count(&s->pool, lane),
+                             (long long)s->config.blocks_per_lane);
+    }
+    return status_ok();
+}
+
+static status_t check_slots(const struct scheduler *s)
+{
+    if (s->n_free_slots + s->n_running != s->config.max_seqs) {
+        return status_errorf(STATUS_INTERNAL, "%d free slots with %d running of %d",
+                             s->n_free_slots, s->n_running, s->config.max_seqs);
+    }
+    for (int32_t i = 0; i < s->n_running; i++) {
+        for (int32_t j = 0; j < i; j++) {
+            if (s->running[i]->slot == s->running[j]->slot) {
+                return status_errorf(STATUS_INTERNAL, "slot %d is held twice", s->running[i]->slot);
+            }
+        }
+    }
+    return status_ok();
+}
+
+status_t scheduler_check(const struct scheduler *s)
+{
+    TRY(check_slots(s));
+    int32_t *n_holders = calloc((size_t)s->config.blocks_per_lane, sizeof *n_holders);
+    if (n_holders == NULL) {
+        return status_errorf(STATUS_RESOURCE_EXHAUSTED, "scheduler check: out of memory");
+    }
+    status_t status = status_ok();
+    for (int32_t lane = 0; lane < s->config.n_lanes && status.code == STATUS_OK; lane++) {
+        status = check_lane(s, lane, n_holders);
+    }
+    free(n_holders);
+    return status;
+}
