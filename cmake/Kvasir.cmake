@@ -136,6 +136,13 @@ set(KVASIR_MPI_ENV
     OMPI_MCA_btl_vader_single_copy_mechanism=none
     OMPI_MCA_opal_signal=)
 
+# Of two jobs one may remove the folder in which the other is about to make its own: each test has a folder for its jobs.
+function(kvasir_mpi_folder variable name)
+    set(folder ${PROJECT_BINARY_DIR}/mpi/${name})
+    file(MAKE_DIRECTORY ${folder})
+    set(${variable} OMPI_MCA_orte_tmpdir_base=${folder} PARENT_SCOPE)
+endfunction()
+
 function(kvasir_test target)
     cmake_parse_arguments(PARSE_ARGV 1 arg "" "RANKS;TIMEOUT" "SOURCES;LINKS;LABELS;ENV;ARGS")
     kvasir_check_arguments(${target} "${arg_UNPARSED_ARGUMENTS}")
@@ -143,26 +150,33 @@ function(kvasir_test target)
     kvasir_target_common(${target})
     target_link_libraries(${target} PRIVATE ${arg_LINKS} test_support base)
     set_target_properties(${target} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
-    set(lock)
-    # Of two jobs one may remove the folder in /tmp in which the other is about to make its own.
-    if("parallel" IN_LIST arg_LINKS OR "worker_engine" IN_LIST arg_LINKS)
-        set(lock open_mpi)
-    endif()
-    kvasir_add_test(${target} ${target} "${lock}" "${arg_RANKS}" "${arg_LABELS}" "${arg_ENV}" "${arg_ARGS}"
+    kvasir_add_test(${target} ${target} "${arg_RANKS}" "${arg_LABELS}" "${arg_ENV}" "${arg_ARGS}"
         "${arg_TIMEOUT}")
 endfunction()
 
 function(kvasir_test_again name target)
     cmake_parse_arguments(PARSE_ARGV 2 arg "" "RANKS;TIMEOUT" "LABELS;ENV;ARGS")
     kvasir_check_arguments(${name} "${arg_UNPARSED_ARGUMENTS}")
-    kvasir_add_test(${name} ${target} open_mpi "${arg_RANKS}" "${arg_LABELS}" "${arg_ENV}" "${arg_ARGS}"
+    kvasir_add_test(${name} ${target} "${arg_RANKS}" "${arg_LABELS}" "${arg_ENV}" "${arg_ARGS}"
         "${arg_TIMEOUT}")
 endfunction()
 
-function(kvasir_add_test name target lock arg_RANKS arg_LABELS arg_ENV arg_ARGS arg_TIMEOUT)
+# The target again on each of the numbers of ranks, as NAME_2, NAME_3 ...; under the address sanitizer on the first of them alone:
+# its code is the same on all, and uneven shares have the most to go wrong.
+function(kvasir_test_on_ranks name target)
+    cmake_parse_arguments(PARSE_ARGV 2 arg "" "TIMEOUT" "RANKS;LABELS;ENV;ARGS")
+    kvasir_check_arguments(${name} "${arg_UNPARSED_ARGUMENTS}")
+    foreach(ranks ${arg_RANKS})
+        kvasir_add_test(${name}_${ranks} ${target} ${ranks} "${arg_LABELS}" "${arg_ENV}" "${arg_ARGS}" "${arg_TIMEOUT}")
+        list(APPEND arg_LABELS no_asan)
+    endforeach()
+endfunction()
+
+function(kvasir_add_test name target arg_RANKS arg_LABELS arg_ENV arg_ARGS arg_TIMEOUT)
     get_filename_component(folder ${CMAKE_CURRENT_SOURCE_DIR} NAME)
     set(labels ${folder} ${arg_LABELS})
-    set(environment ${KVASIR_TEST_ENV} ${arg_ENV})
+    kvasir_mpi_folder(mpi_folder ${name})
+    set(environment ${KVASIR_TEST_ENV} ${mpi_folder} ${arg_ENV})
     set(command $<TARGET_FILE:${target}> ${arg_ARGS})
     set(processors 1)
     if(arg_RANKS)
@@ -177,9 +191,6 @@ function(kvasir_add_test name target lock arg_RANKS arg_LABELS arg_ENV arg_ARGS 
     add_test(NAME ${name} COMMAND ${command})
     set_tests_properties(${name} PROPERTIES
         LABELS "${labels}" ENVIRONMENT "${environment}" TIMEOUT ${arg_TIMEOUT} PROCESSORS ${processors})
-    if(arg_RANKS OR lock)
-        set_tests_properties(${name} PROPERTIES RESOURCE_LOCK open_mpi)
-    endif()
 endfunction()
 
 # The driver's main() and test_support stay out of the guided program: libFuzzer brings its own.
