@@ -11,6 +11,7 @@
 #include "worker/checkpoint.h"
 #include "worker/forward.h"
 #include "worker/host.h"
+#include "worker/kv_moves.h"
 #include "worker/kv_pool.h"
 #include "worker/step_queue.h"
 #include "worker/weights.h"
@@ -41,6 +42,7 @@ struct engine {
     struct comm *comm; /* over the backend's memory; stage_comm where that is the host's */
     struct weights weights;
     struct kv_pool pool;
+    struct kv_moves moves;
     struct forward forward;
     struct step_queue steps;
     uint64_t bytes_read;
@@ -520,6 +522,7 @@ static status_t alloc_rest(struct engine *e, int64_t blocks_per_lane)
         .max_steps = e->options.max_steps,
     };
     TRY(kv_pool_init(&e->pool, &request));
+    TRY(kv_moves_init(&e->moves, &e->pool));
     const struct forward_parts parts = {
         .spec = e->spec,
         .plan = e->plan,
@@ -530,6 +533,7 @@ static status_t alloc_rest(struct engine *e, int64_t blocks_per_lane)
         .rank = e->rank,
         .weights = &e->weights,
         .pool = &e->pool,
+        .moves = &e->moves,
         .batch_invariant = e->options.determinism == ENGINE_DETERMINISM_BATCH,
     };
     const struct forward_limits limits = {
@@ -551,6 +555,7 @@ static void set_limits(struct engine *e, int64_t blocks_per_lane)
         .max_seqs = e->options.max_num_seqs,
         .max_rows = e->options.max_num_batched_tokens,
         .max_blocks = (int32_t)(e->options.max_num_seqs * blocks_per_seq(e)),
+        .max_moves = e->options.max_num_seqs, // each may copy its last block
         .n_lanes = e->plan->n_lanes,
         .n_vocab = e->spec->n_vocab,
         .blocks_per_lane = blocks_per_lane,
@@ -626,6 +631,7 @@ void engine_free(struct engine *e)
     }
     step_queue_destroy(&e->steps);
     forward_destroy(&e->forward);
+    kv_moves_destroy(&e->moves);
     kv_pool_destroy(&e->pool);
     weights_free(&e->weights);
     if (e->comm != NULL && e->comm != e->stage_comm) {

@@ -669,6 +669,7 @@ status_t forward_run(struct forward *f, const struct step_plan *step,
     if (f->parts.stages != NULL) {
         TRY(stages_begin(f->parts.stages, step->n_logits > 0, f->drawn));
     }
+    TRY(kv_moves_run(f->parts.moves, step)); // before what may be recorded
     TRY(kv_pool_place(f->parts.pool, step, rows.n_rows));
     TRY(send_step(f, step, &rows));
     TRY(plan_attention(f, step));

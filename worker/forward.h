@@ -30,6 +30,7 @@
 #include "parallel/stages.h"
 #include "worker/device_array.h"
 #include "worker/exchange.h"
+#include "worker/kv_moves.h"
 #include "worker/kv_pool.h"
 #include "worker/step_plan.h"
 #include "worker/weights.h"
@@ -45,6 +46,7 @@ struct forward_parts {
     int32_t rank;          /* of all stages */
     const struct weights *weights;
     struct kv_pool *pool;
+    struct kv_moves *moves;
     int32_t batch_invariant; /* 1: see attention_shape */
 };
 

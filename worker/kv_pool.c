@@ -10,13 +10,12 @@ static status_t no_memory(void)
     return status_errorf(STATUS_RESOURCE_EXHAUSTED, "no memory for the tables of the KV pool");
 }
 
-/* Of values, and of their scales. */
-static size_t unit_bytes(const struct kv_pool *pool, int dtype)
+size_t kv_pool_unit_bytes(const struct kv_pool *pool, int dtype)
 {
     return (size_t)PLAN_BLOCK_TOKENS * (size_t)pool->plan->head_dim * dtype_bytes(dtype);
 }
 
-static size_t unit_scale_bytes(int dtype)
+size_t kv_pool_unit_scale_bytes(int dtype)
 {
     return (size_t)PLAN_BLOCK_TOKENS * (size_t)kv_scale_bytes(dtype);
 }
@@ -31,8 +30,8 @@ struct kv_planes kv_pool_part(const struct kv_pool *pool, int32_t layer, int32_t
     const struct kv_planes *whole = &pool->layers[layer];
     const struct kv_class *kv_class = &pool->classes[pool->plan->layers[layer].class_index];
     const size_t units = kv_class->split ? (size_t)head * (size_t)kv_class->part_units : 0;
-    const size_t values = units * unit_bytes(pool, whole->dtype);
-    const size_t scales = units * unit_scale_bytes(whole->dtype);
+    const size_t values = units * kv_pool_unit_bytes(pool, whole->dtype);
+    const size_t scales = units * kv_pool_unit_scale_bytes(whole->dtype);
     return (struct kv_planes){
         .k = at_bytes(whole->k, values),
         .v = at_bytes(whole->v, values),
@@ -155,8 +154,8 @@ static status_t alloc_plane(struct kv_pool *pool, struct plane_units units, size
 static status_t alloc_layer(struct kv_pool *pool, struct plane_units units,
                             struct kv_planes *planes)
 {
-    const size_t values = unit_bytes(pool, planes->dtype);
-    const size_t scales = unit_scale_bytes(planes->dtype);
+    const size_t values = kv_pool_unit_bytes(pool, planes->dtype);
+    const size_t scales = kv_pool_unit_scale_bytes(planes->dtype);
     TRY(alloc_plane(pool, units, values, &planes->k));
     TRY(alloc_plane(pool, units, values, &planes->v));
     TRY(alloc_plane(pool, units, scales, &planes->k_scales));

@@ -17,6 +17,7 @@
 #pragma once
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "kernels/backend.h"
@@ -87,6 +88,10 @@ MUST_USE status_t kv_pool_place(struct kv_pool *pool, const struct step_plan *st
 
 /* The layer's planes from head `head` of a split class on; 0, and of other classes, from their beginning. */
 struct kv_planes kv_pool_part(const struct kv_pool *pool, int32_t layer, int32_t head);
+
+/* Bytes of a unit in a plane of values, and in one of scales. */
+size_t kv_pool_unit_bytes(const struct kv_pool *pool, int dtype);
+size_t kv_pool_unit_scale_bytes(int dtype);
 
 /* Units from one head of a run to the next: neighbours, or parts of the plane. */
 int64_t kv_pool_head_units(const struct kv_class *kv_class);

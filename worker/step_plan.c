@@ -10,6 +10,7 @@
  *   u64 step | u32 n_seqs | n_seqs times:
  *     u64 seq_id | u32 lane | u32 slot | u32 n_computed | u32 n_tokens | u32 n_blocks | u32 n_logits |
  *     u32 tokens[n_tokens] | u32 blocks[n_blocks]
+ *   | u32 n_moves | n_moves times: u32 kind | u32 lane | u32 from | u32 to
  * Everything else is a sum of these and is made again by unpack.
  */
 
@@ -23,19 +24,23 @@ static void *new_array(int32_t n, size_t size)
 status_t step_plan_init(struct step_plan *plan, const struct step_limits *limits)
 {
     if (limits->max_seqs < 1 || limits->max_rows < 1 || limits->max_blocks < 1 ||
-        limits->max_logits < 1) {
+        limits->max_logits < 1 || limits->max_moves < 0) {
         return status_errorf(
-            STATUS_INTERNAL, "step limits of %d sequences, %d rows, %d blocks, %d rows of logits",
-            limits->max_seqs, limits->max_rows, limits->max_blocks, limits->max_logits);
+            STATUS_INTERNAL,
+            "step limits of %d sequences, %d rows, %d blocks, %d rows of logits, %d moves",
+            limits->max_seqs, limits->max_rows, limits->max_blocks, limits->max_logits,
+            limits->max_moves);
     }
     struct step_plan made = {
         .seqs = new_array(limits->max_seqs, sizeof *made.seqs),
         .tokens = new_array(limits->max_rows, sizeof *made.tokens),
         .positions = new_array(limits->max_rows, sizeof *made.positions),
         .blocks = new_array(limits->max_blocks, sizeof *made.blocks),
+        .moves = new_array(limits->max_moves, sizeof *made.moves),
         .limits = *limits,
     };
-    if (made.seqs == NULL || made.tokens == NULL || made.positions == NULL || made.blocks == NULL) {
+    if (made.seqs == NULL || made.tokens == NULL || made.positions == NULL || made.blocks == NULL ||
+        made.moves == NULL) {
         step_plan_destroy(&made);
         return status_errorf(STATUS_RESOURCE_EXHAUSTED,
                              "no memory for a step of %d sequences, %d rows, %d blocks",
@@ -51,6 +56,7 @@ void step_plan_destroy(struct step_plan *plan)
     free(plan->tokens);
     free(plan->positions);
     free(plan->blocks);
+    free(plan->moves);
     memset(plan, 0, sizeof *plan);
 }
 
@@ -61,6 +67,7 @@ void step_plan_clear(struct step_plan *plan)
     plan->n_rows = 0;
     plan->n_blocks = 0;
     plan->n_logits = 0;
+    plan->n_moves = 0;
 }
 
 // ---- checks ----
@@ -119,6 +126,26 @@ static status_t check_arrays(const struct step_plan *plan, const struct step_seq
     return status_ok();
 }
 
+static status_t check_move(const struct step_plan *plan, const struct step_move *move)
+{
+    const struct step_limits *limits = &plan->limits;
+    if (plan->n_moves >= limits->max_moves) {
+        return status_errorf(STATUS_INTERNAL, "more than %d moves", limits->max_moves);
+    }
+    const bool known = move->kind == STEP_MOVE_COPY;
+    if (!known || move->lane < 0 || move->lane >= limits->n_lanes) {
+        return status_errorf(STATUS_INTERNAL, "move %d of kind %d in lane %d of %d", plan->n_moves,
+                             move->kind, move->lane, limits->n_lanes);
+    }
+    if (move->from < 0 || move->from >= limits->blocks_per_lane || move->to < 0 ||
+        move->to >= limits->blocks_per_lane || move->from == move->to) {
+        return status_errorf(STATUS_INTERNAL, "move %d from KV block %d to %d, a lane has %lld",
+                             plan->n_moves, move->from, move->to,
+                             (long long)limits->blocks_per_lane);
+    }
+    return status_ok();
+}
+
 /* Takes the sequence in; its tokens and blocks stand behind those of the others already. */
 static void commit(struct step_plan *plan, const struct step_seq *seq)
 {
@@ -150,6 +177,13 @@ status_t step_plan_add(struct step_plan *plan, const struct step_seq *seq, const
     return status_ok();
 }
 
+status_t step_plan_add_move(struct step_plan *plan, const struct step_move *move)
+{
+    TRY(check_move(plan, move));
+    plan->moves[plan->n_moves++] = *move;
+    return status_ok();
+}
+
 // ---- the wire ----
 
 static status_t pack_array(const int32_t *values, int32_t n, struct bytes *out)
@@ -171,6 +205,17 @@ static status_t pack_seq(const struct step_plan *plan, const struct step_seq *se
     return pack_array(plan->blocks + seq->first_block, seq->n_blocks, out);
 }
 
+static status_t pack_moves(const struct step_plan *plan, struct bytes *out)
+{
+    TRY(bytes_append_u32(out, (uint32_t)plan->n_moves));
+    for (int32_t i = 0; i < plan->n_moves; i++) {
+        const struct step_move *move = &plan->moves[i];
+        const int32_t numbers[] = {move->kind, move->lane, move->from, move->to};
+        TRY(pack_array(numbers, sizeof numbers / sizeof numbers[0], out));
+    }
+    return status_ok();
+}
+
 status_t step_plan_pack(const struct step_plan *plan, struct bytes *out)
 {
     TRY(bytes_append_u64(out, plan->step));
@@ -178,7 +223,7 @@ status_t step_plan_pack(const struct step_plan *plan, struct bytes *out)
     for (int32_t i = 0; i < plan->n_seqs; i++) {
         TRY(pack_seq(plan, &plan->seqs[i], out));
     }
-    return status_ok();
+    return pack_moves(plan, out);
 }
 
 static void unpack_array(struct bytes_reader *reader, int32_t *values, int32_t n)
@@ -207,6 +252,20 @@ static status_t unpack_seq(struct step_plan *plan, struct bytes_reader *reader)
     return status_ok();
 }
 
+static status_t unpack_moves(struct step_plan *plan, struct bytes_reader *reader)
+{
+    const uint32_t n_moves = bytes_read_u32(reader);
+    for (uint32_t i = 0; i < n_moves; i++) {
+        struct step_move move;
+        move.kind = (int32_t)bytes_read_u32(reader);
+        move.lane = (int32_t)bytes_read_u32(reader);
+        move.from = (int32_t)bytes_read_u32(reader);
+        move.to = (int32_t)bytes_read_u32(reader);
+        TRY(step_plan_add_move(plan, &move)); // also ends what is longer than the limit
+    }
+    return status_ok();
+}
+
 static status_t unpack_all(struct step_plan *plan, struct bytes_reader *reader)
 {
     plan->step = bytes_read_u64(reader);
@@ -218,6 +277,7 @@ static status_t unpack_all(struct step_plan *plan, struct bytes_reader *reader)
     for (uint32_t i = 0; i < n_seqs; i++) {
         TRY(unpack_seq(plan, reader));
     }
+    TRY(unpack_moves(plan, reader));
     return bytes_reader_end(reader, "step plan");
 }
 

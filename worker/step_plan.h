@@ -5,6 +5,8 @@
  *            every rank. It holds no state from the step before: block tables travel whole.
  * Layout:    sequences are ordered by lane, so that the rows of a lane, and of a run of lanes, are contiguous.
  *            Row order = sequences in order, each sequence's tokens in order.
+ *            Moves of KV blocks come first: every rank carries them out behind all steps before this one and before any of its rows,
+ *            one after the other as they are listed, each for what the rank holds of the block.
  *            A token below 0, step_placeholder(slot), stands for the id that was drawn last for the slot: plans can be made
  *            before that id is known, because steps are computed in the order they are made.
  * Ownership: a plan owns one growing buffer per array; reuse it from step to step.
@@ -32,10 +34,21 @@ struct step_seq {
     int32_t n_logits;    /* the last so many rows' logits are needed */
 };
 
+enum step_move_kind {
+    STEP_MOVE_COPY, /* one block of the lane to another one: all layers, K and V */
+};
+
+struct step_move {
+    int32_t kind; /* enum step_move_kind */
+    int32_t lane;
+    int32_t from, to;
+};
+
 /* Bounds of every array, fixed when the engine is made. */
 struct step_limits {
     int32_t max_seqs, max_rows;
     int32_t max_blocks; /* over all sequences */
+    int32_t max_moves;
     int32_t n_lanes, n_vocab;
     int64_t blocks_per_lane;
     int32_t max_logits; /* rows whose logits are needed, over all sequences: at least max_seqs */
@@ -62,11 +75,12 @@ static inline int32_t step_placeholder(int32_t slot)
 
 struct step_plan {
     uint64_t step;
-    int32_t n_seqs, n_rows, n_blocks, n_logits;
-    struct step_seq *seqs; /* [max_seqs] */
-    int32_t *tokens;       /* [max_rows] */
-    int32_t *positions;    /* [max_rows] */
-    int32_t *blocks;       /* [max_blocks] */
+    int32_t n_seqs, n_rows, n_blocks, n_logits, n_moves;
+    struct step_seq *seqs;   /* [max_seqs] */
+    int32_t *tokens;         /* [max_rows] */
+    int32_t *positions;      /* [max_rows] */
+    int32_t *blocks;         /* [max_blocks] */
+    struct step_move *moves; /* [max_moves] */
     struct step_limits limits;
 };
 
@@ -77,6 +91,9 @@ void step_plan_clear(struct step_plan *plan);
 /* Appends a sequence (fills first_row, first_block and the positions). Sequences must come in lane order. */
 MUST_USE status_t step_plan_add(struct step_plan *plan, const struct step_seq *seq,
                                 const int32_t *tokens, const int32_t *blocks);
+
+/* Appends a move, to be carried out behind those before it. */
+MUST_USE status_t step_plan_add_move(struct step_plan *plan, const struct step_move *move);
 
 MUST_USE status_t step_plan_pack(const struct step_plan *plan, struct bytes *out);
 MUST_USE status_t step_plan_unpack(struct step_plan *plan, const void *data, size_t size);

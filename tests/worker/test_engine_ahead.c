@@ -5,7 +5,8 @@
  * are given slots, drawn from with every setting there is, penalties included, and leave one after the other.
  *
  *     plain   each step waits for the tokens of the one before, and names and counts them
- *     ahead   steps name the pending token by its slot; two are under way; penalties count it on the device
+ *     ahead   steps name the pending token by its slot; two are under way; penalties count it on the device; and before every
+ *             third step all sequences move: each to the KV blocks that the one before it has just left
  */
 #include "tests/support/test.h"
 
@@ -17,7 +18,13 @@
 #include "tests/worker/model_writer.h"
 #include "worker/step_queue.h"
 
-enum { N_SEQS = 7, N_STEPS = 14, MAX_PROMPT = 11, MAX_TOKENS = MAX_PROMPT + N_STEPS };
+enum {
+    N_SEQS = 7,
+    N_STEPS = 14,
+    MAX_PROMPT = 11,
+    MAX_TOKENS = MAX_PROMPT + N_STEPS,
+    HOME_BLOCKS = 2 /* of a sequence */
+};
 
 static const struct test_model_shape shape = {.n_hidden = 64,
                                               .n_heads = 8,
@@ -38,6 +45,7 @@ struct ahead_seq {
     int32_t n_prompt;
     int32_t n_steps; /* tokens to draw */
     int32_t slot, lane;
+    int32_t home; /* its blocks are HOME_BLOCKS * home and on */
 };
 
 struct fixture {
@@ -46,6 +54,8 @@ struct fixture {
     struct test_model model;
     struct engine_driver driver;
     struct ahead_seq seqs[N_SEQS];
+    int32_t free_home[N_SEQS]; /* of each lane */
+    bool moves;
 };
 
 static void make_sequences(struct fixture *f)
@@ -60,6 +70,8 @@ static void make_sequences(struct fixture *f)
         seq->n_steps = N_STEPS - i % 4 * 3;
         seq->slot = (i * 5 + 2) % N_SEQS;
         seq->lane = i * f->driver.plan.n_lanes / N_SEQS;
+        seq->home = i;
+        f->free_home[seq->lane] = N_SEQS;
         seq->set = (struct sample_row){.seed = (uint64_t)i + 100,
                                        .temperature = i % 3 == 0 ? 0.0f : 0.9f,
                                        .top_k = i % 2 == 0 ? 20 : 0,
@@ -93,7 +105,7 @@ static int32_t list_known(const struct ahead_seq *seq, struct sample_token *toke
 static void add_to_plan(struct fixture *f, const struct ahead_seq *seq, int32_t index, int32_t step)
 {
     struct step_plan *plan = &f->driver.step;
-    int32_t blocks[4];
+    int32_t blocks[HOME_BLOCKS];
     const int32_t n_computed = step == 0 ? 0 : seq->n_prompt + step - 1;
     const int32_t token = seq->n_results == step && step > 0 ? seq->results[step - 1].id
                                                              : step_placeholder(seq->slot);
@@ -107,9 +119,24 @@ static void add_to_plan(struct fixture *f, const struct ahead_seq *seq, int32_t 
         .n_logits = 1,
     };
     for (int32_t b = 0; b < entry.n_blocks; b++) {
-        blocks[b] = index * 4 + b;
+        blocks[b] = seq->home * HOME_BLOCKS + b;
     }
     assert_status_ok(step_plan_add(plan, &entry, step == 0 ? seq->prompt : &token, blocks));
+}
+
+/* To the home that is free in its lane; its own is then the free one. */
+static void move_home(struct fixture *f, struct ahead_seq *seq)
+{
+    const int32_t to = f->free_home[seq->lane];
+    for (int32_t b = 0; b < HOME_BLOCKS; b++) {
+        const struct step_move move = {.kind = STEP_MOVE_COPY,
+                                       .lane = seq->lane,
+                                       .from = seq->home * HOME_BLOCKS + b,
+                                       .to = to * HOME_BLOCKS + b};
+        assert_status_ok(step_plan_add_move(&f->driver.step, &move));
+    }
+    f->free_home[seq->lane] = seq->home;
+    seq->home = to;
 }
 
 static void submit(struct fixture *f, int32_t first, int32_t end, int32_t step)
@@ -124,6 +151,9 @@ static void submit(struct fixture *f, int32_t first, int32_t end, int32_t step)
         const struct ahead_seq *seq = &f->seqs[i];
         if (step >= seq->n_steps) {
             continue;
+        }
+        if (f->moves && step % 3 == 1) {
+            move_home(f, &f->seqs[i]);
         }
         struct sample_row *row = &rows[plan->n_logits];
         *row = seq->set;
@@ -168,6 +198,7 @@ static void decode(struct fixture *f, int32_t first, int32_t end, int32_t n_unde
 {
     int32_t n_submitted = 0;
     make_sequences(f);
+    f->moves = n_under_way > 1;
     engine_rest(f->driver.engine);
     for (int32_t step = 0; step < N_STEPS; step++) {
         while (n_submitted < N_STEPS && n_submitted < step + n_under_way) {
@@ -190,21 +221,21 @@ static void check_same(const struct fixture *f, const struct ahead_seq *want, in
     }
 }
 
-static void open_driver(struct fixture *f, int placement)
+static void open_driver(struct fixture *f, int placement, int kv_dtype)
 {
     const struct driver_options options = {.placement = placement,
                                            .dtype = DTYPE_BF16,
-                                           .kv_dtype = DTYPE_BF16,
+                                           .kv_dtype = kv_dtype,
                                            .max_rows = 60,
                                            .max_steps = 2,
                                            .backend = ahead_backend()};
     engine_driver_open(&f->driver, f->group, &f->model, f->dir, &options);
 }
 
-static void check_placement(struct fixture *f, int placement)
+static void check_placement(struct fixture *f, int placement, int kv_dtype)
 {
     static struct ahead_seq want[N_SEQS];
-    open_driver(f, placement);
+    open_driver(f, placement, kv_dtype);
     decode(f, 0, N_SEQS, 1);
     memcpy(want, f->seqs, sizeof want);
     // The simulator is slow: its first steps of a size are computed as they come, the others are recorded, all the same.
@@ -247,9 +278,9 @@ static void close_fixture(struct fixture *f)
 static void test_engine_ahead_equals_step_by_step(void **state)
 {
     struct fixture *f = open_fixture(state);
-    check_placement(f, PLAN_SHARE);
+    check_placement(f, PLAN_SHARE, DTYPE_BF16);
     if (ahead_backend() == backend_cpu()) {
-        check_placement(f, PLAN_REPLICATE);
+        check_placement(f, PLAN_REPLICATE, DTYPE_I8);
     }
     close_fixture(f);
 }
@@ -258,7 +289,7 @@ static void test_engine_ahead_equals_step_by_step(void **state)
 static void test_engine_ahead_keeps_its_limits(void **state)
 {
     struct fixture *f = open_fixture(state);
-    open_driver(f, PLAN_SHARE);
+    open_driver(f, PLAN_SHARE, DTYPE_BF16);
     struct engine *engine = f->driver.engine;
     assert_status_says(engine_collect(engine, NULL), STATUS_INTERNAL, "no step is under way");
     assert_false(engine_ready(engine));

@@ -9,6 +9,7 @@ static const struct step_limits limits = {
     .max_seqs = 4,
     .max_rows = 40,
     .max_blocks = 12,
+    .max_moves = 3,
     .n_lanes = 3,
     .n_vocab = 100,
     .blocks_per_lane = 50,
@@ -29,6 +30,10 @@ static void add_example(struct step_plan *plan)
     const struct step_seq b = {.seq_id = 1ull << 40, .lane = 2, .n_tokens = 2, .n_blocks = 1};
     assert_status_ok(step_plan_add(plan, &a, tokens, blocks));
     assert_status_ok(step_plan_add(plan, &b, tokens + 3, blocks + 1));
+    const struct step_move there = {.kind = STEP_MOVE_COPY, .lane = 2, .from = 49, .to = 0};
+    const struct step_move onward = {.kind = STEP_MOVE_COPY, .lane = 2, .from = 0, .to = 7};
+    assert_status_ok(step_plan_add_move(plan, &there));
+    assert_status_ok(step_plan_add_move(plan, &onward));
 }
 
 static void check_example(const struct step_plan *plan)
@@ -49,6 +54,12 @@ static void check_example(const struct step_plan *plan)
     assert_memory_equal(plan->positions, positions, sizeof positions);
     assert_memory_equal(plan->tokens, tokens, sizeof tokens);
     assert_memory_equal(plan->blocks, blocks, sizeof blocks);
+    assert_int_equal(plan->n_moves, 2);
+    assert_int_equal(plan->moves[0].from, 49);
+    assert_int_equal(plan->moves[1].kind, STEP_MOVE_COPY);
+    assert_int_equal(plan->moves[1].lane, 2);
+    assert_int_equal(plan->moves[1].from, 0);
+    assert_int_equal(plan->moves[1].to, 7);
 }
 
 static void test_step_plan_adds_sequences(void **state)
@@ -59,7 +70,7 @@ static void test_step_plan_adds_sequences(void **state)
     add_example(&plan);
     check_example(&plan);
     step_plan_clear(&plan);
-    assert_int_equal(plan.n_seqs + plan.n_rows + plan.n_blocks + plan.n_logits, 0);
+    assert_int_equal(plan.n_seqs + plan.n_rows + plan.n_blocks + plan.n_logits + plan.n_moves, 0);
     add_example(&plan);
     check_example(&plan);
     step_plan_destroy(&plan);
@@ -123,6 +134,37 @@ static void test_step_plan_refuses_what_passes_a_limit(void **state)
     step_plan_destroy(&plan);
 }
 
+static void test_step_plan_refuses_bad_moves(void **state)
+{
+    (void)state;
+    static const struct step_move good = {.kind = STEP_MOVE_COPY, .lane = 1, .from = 3, .to = 4};
+    static const struct step_move bad[] = {
+        {.kind = -1, .lane = 1, .from = 3, .to = 4},
+        {.kind = STEP_MOVE_COPY + 1, .lane = 1, .from = 3, .to = 4},
+        {.kind = STEP_MOVE_COPY, .lane = -1, .from = 3, .to = 4},
+        {.kind = STEP_MOVE_COPY, .lane = 3, .from = 3, .to = 4},
+        {.kind = STEP_MOVE_COPY, .lane = 1, .from = -1, .to = 4},
+        {.kind = STEP_MOVE_COPY, .lane = 1, .from = 50, .to = 4},
+        {.kind = STEP_MOVE_COPY, .lane = 1, .from = 3, .to = -1},
+        {.kind = STEP_MOVE_COPY, .lane = 1, .from = 3, .to = 50},
+        {.kind = STEP_MOVE_COPY, .lane = 1, .from = 3, .to = 3},
+    };
+    struct step_plan plan;
+    assert_status_ok(step_plan_init(&plan, &limits));
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        assert_status_says(step_plan_add_move(&plan, &bad[i]), STATUS_INTERNAL, "move 0");
+        assert_int_equal(plan.n_moves, 0);
+    }
+    for (int32_t i = 0; i < limits.max_moves; i++) {
+        assert_status_ok(step_plan_add_move(&plan, &good));
+    }
+    assert_status_says(step_plan_add_move(&plan, &good), STATUS_INTERNAL, "more than 3 moves");
+    step_plan_destroy(&plan);
+    struct step_limits negative = limits;
+    negative.max_moves = -1;
+    assert_status_says(step_plan_init(&plan, &negative), STATUS_INTERNAL, "-1 moves");
+}
+
 static void test_step_plan_travels(void **state)
 {
     (void)state;
@@ -180,6 +222,11 @@ static void test_step_plan_survives_mutations(void **state)
         for (int32_t i = 0; i < plan.n_blocks; i++) {
             assert_true(plan.blocks[i] >= 0 && plan.blocks[i] < limits.blocks_per_lane);
         }
+        for (int32_t i = 0; i < plan.n_moves; i++) {
+            assert_true(plan.moves[i].from >= 0 && plan.moves[i].from < limits.blocks_per_lane);
+            assert_true(plan.moves[i].to >= 0 && plan.moves[i].to < limits.blocks_per_lane);
+        }
+        assert_in_range(plan.n_moves, 0, limits.max_moves);
     }
     bytes_destroy(&wire);
     step_plan_destroy(&plan);
@@ -190,6 +237,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_step_plan_adds_sequences),
         cmocka_unit_test(test_step_plan_refuses_what_passes_a_limit),
+        cmocka_unit_test(test_step_plan_refuses_bad_moves),
         cmocka_unit_test(test_step_plan_travels),
         cmocka_unit_test(test_step_plan_survives_mutations),
     };
