@@ -331,7 +331,10 @@ void plan_memory_of(const struct plan_memory_request *request, int32_t rank,
         .workspace = workspace_bytes(request, rank),
         .runtime = device_of(request)->runtime,
     };
+    m.swap = (uint64_t)(plan_kv_block_bytes(request->plan, rank, request->kv_dtype) *
+                        request->host_blocks_per_lane);
     m.total = m.weights + m.kv + m.buffers + m.comm + m.workspace + m.runtime;
+    m.total += device_of(request)->host_memory ? m.swap : 0;
     *memory_out = m;
 }
 
@@ -360,9 +363,30 @@ void plan_memory_set_kv(struct plan_memory_request *request, uint64_t kv_bytes)
             : plan_memory_blocks_wanted(request->plan, request->max_seqs, request->max_model_len);
 }
 
+void plan_memory_set_swap(struct plan_memory_request *request, uint64_t swap_bytes)
+{
+    request->host_blocks_per_lane =
+        swap_bytes > 0 ? plan_memory_blocks_in(request->plan, request->kv_dtype, swap_bytes) : 0;
+}
+
 static double megabytes(uint64_t bytes)
 {
     return (double)bytes / 1e6;
+}
+
+static status_t print_swap(const struct plan_memory_request *request, struct bytes *out)
+{
+    uint64_t most = 0;
+    for (int32_t rank = 0; rank < plan_n_ranks(request->plan); rank++) {
+        struct plan_memory m;
+        plan_memory_of(request, rank, &m);
+        most = m.swap > most ? m.swap : most;
+    }
+    const int64_t n_tokens =
+        request->host_blocks_per_lane * PLAN_BLOCK_TOKENS * request->plan->n_lanes;
+    return bytes_printf(out, "swap space in host memory: %.1f MB a rank%s, KV for %lld tokens\n",
+                        megabytes(most), device_of(request)->host_memory ? " (in the total)" : "",
+                        (long long)n_tokens);
 }
 
 status_t plan_memory_print(const struct plan_memory_request *request, struct bytes *out)
@@ -381,5 +405,5 @@ status_t plan_memory_print(const struct plan_memory_request *request, struct byt
                          megabytes(m.comm), megabytes(m.workspace), megabytes(m.runtime),
                          megabytes(m.total)));
     }
-    return status_ok();
+    return request->host_blocks_per_lane > 0 ? print_swap(request, out) : status_ok();
 }

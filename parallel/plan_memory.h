@@ -25,6 +25,7 @@ struct plan_memory_request {
     int32_t max_seqs, max_rows, max_model_len;
     int32_t max_steps;       /* under way at once; 0: 1, and with stages one each and one more */
     int64_t blocks_per_lane; /* of KV */
+    int64_t host_blocks_per_lane; /* slots in host memory for KV blocks; 0: none */
 };
 
 struct plan_memory {
@@ -35,7 +36,8 @@ struct plan_memory {
     uint64_t comm;      /* messages between ranks */
     uint64_t workspace; /* of attention, matmuls and sampling */
     uint64_t runtime;   /* programs and libraries */
-    uint64_t total;
+    uint64_t swap;      /* slots in host memory */
+    uint64_t total;     /* on the device: with swap where its memory is the host's */
 };
 
 void plan_memory_of(const struct plan_memory_request *request, int32_t rank,
@@ -77,5 +79,8 @@ int64_t plan_memory_blocks_in(const struct plan *plan, int kv_dtype, uint64_t kv
 /* Fills in blocks_per_lane: those that fit kv_bytes on every rank, or for 0 those that all sequences need. */
 void plan_memory_set_kv(struct plan_memory_request *request, uint64_t kv_bytes);
 
-/* A line for each rank, in MB. */
+/* Fills in host_blocks_per_lane: those that fit swap_bytes on every rank. */
+void plan_memory_set_swap(struct plan_memory_request *request, uint64_t swap_bytes);
+
+/* A line for each rank, in MB, and one for what slots take of the host. */
 MUST_USE status_t plan_memory_print(const struct plan_memory_request *request, struct bytes *out);

@@ -378,6 +378,7 @@ static struct plan_memory_request memory_request(const struct engine *e, int64_t
         .max_model_len = e->options.max_model_len,
         .max_steps = e->options.max_steps,
         .blocks_per_lane = blocks_per_lane,
+        .host_blocks_per_lane = e->limits.host_blocks_per_lane,
     };
 }
 
@@ -507,6 +508,44 @@ static status_t size_pool(const struct engine *e, int64_t *blocks_out)
     return status_ok();
 }
 
+/* Slots of a lane that --swap-space holds, beside the KV pool where both are the host's. */
+static status_t affordable_slots(const struct engine *e, int64_t blocks, int64_t *slots_out)
+{
+    const int64_t bytes = plan_kv_block_bytes(e->plan, e->rank, e->options.kv_dtype);
+    const uint64_t asked = e->options.swap_bytes, block = (uint64_t)(bytes > 0 ? bytes : 1);
+    const uint64_t kept = e->options.backend->host_memory ? block * (uint64_t)blocks : 0;
+    const uint64_t each = host_memory_available() / (uint64_t)group_host_size(e->group);
+    if (each > 0 && asked > (each > kept ? each - kept : 0)) {
+        return status_errorf(STATUS_FAILED_PRECONDITION,
+                             "--swap-space %" PRIu64 ": %" PRIu64
+                             " bytes of this host's memory are left for each rank" STATUS_FIX
+                             "--swap-space %" PRIu64,
+                             asked, each > kept ? each - kept : 0,
+                             each > kept ? (each - kept) / 2 : 0);
+    }
+    if (asked < block) {
+        return status_errorf(STATUS_FAILED_PRECONDITION,
+                             "--swap-space %" PRIu64 ": a KV block of %d tokens in each lane takes "
+                             "%" PRIu64 " bytes on a rank" STATUS_FIX
+                             "--swap-space 1G (bytes, K, M or G; 0: no swapping)",
+                             asked, PLAN_BLOCK_TOKENS, block);
+    }
+    const uint64_t slots = asked / block;
+    *slots_out = slots < (uint64_t)MAX_BLOCKS_PER_LANE ? (int64_t)slots : MAX_BLOCKS_PER_LANE;
+    return status_ok();
+}
+
+static status_t size_slots(const struct engine *e, int64_t blocks, int64_t *slots_out)
+{
+    int64_t slots = 0;
+    if (e->options.swap_bytes > 0) {
+        TRY(group_agree(e->group, affordable_slots(e, blocks, &slots)));
+        TRY(group_agree(e->group, smallest(group_comm(e->group), &slots)));
+    }
+    *slots_out = slots;
+    return status_ok();
+}
+
 // ---- buffers ----
 
 static status_t alloc_rest(struct engine *e, int64_t blocks_per_lane)
@@ -522,7 +561,7 @@ static status_t alloc_rest(struct engine *e, int64_t blocks_per_lane)
         .max_steps = e->options.max_steps,
     };
     TRY(kv_pool_init(&e->pool, &request));
-    TRY(kv_moves_init(&e->moves, &e->pool));
+    TRY(kv_moves_init(&e->moves, &e->pool, e->limits.host_blocks_per_lane));
     const struct forward_parts parts = {
         .spec = e->spec,
         .plan = e->plan,
@@ -549,16 +588,26 @@ static status_t alloc_rest(struct engine *e, int64_t blocks_per_lane)
     return step_queue_init(&e->steps, &e->forward);
 }
 
-static void set_limits(struct engine *e, int64_t blocks_per_lane)
+/* Each sequence may copy a block, and whatever slots hold may go there and come back in one step. */
+static int32_t max_moves(const struct engine *e, int64_t slots_per_lane)
+{
+    const int64_t in_use = e->options.max_num_seqs * blocks_per_seq(e);
+    const int64_t slots = e->plan->n_lanes * slots_per_lane;
+    const int64_t n = e->options.max_num_seqs + 2 * (slots < in_use ? slots : in_use);
+    return (int32_t)(n < INT32_MAX ? n : INT32_MAX);
+}
+
+static void set_limits(struct engine *e, int64_t blocks_per_lane, int64_t slots_per_lane)
 {
     e->limits = (struct step_limits){
         .max_seqs = e->options.max_num_seqs,
         .max_rows = e->options.max_num_batched_tokens,
         .max_blocks = (int32_t)(e->options.max_num_seqs * blocks_per_seq(e)),
-        .max_moves = e->options.max_num_seqs, // each may copy its last block
+        .max_moves = max_moves(e, slots_per_lane),
         .n_lanes = e->plan->n_lanes,
         .n_vocab = e->spec->n_vocab,
         .blocks_per_lane = blocks_per_lane,
+        .host_blocks_per_lane = slots_per_lane,
         .max_logits = max_logits(e),
         .max_sample_tokens = step_max_sample_tokens(e->options.max_num_seqs, e->spec->n_vocab),
     };
@@ -572,8 +621,9 @@ static void log_memory(const struct engine *e, int64_t blocks_per_lane)
     plan_memory_of(&request, e->rank, &planned);
     log_write(&e->options.log, LOG_INFO, "memory",
               "planned=%" PRIu64 " resident=%" PRIu64 " weights=%" PRIu64 " kv=%" PRIu64
-              " buffers=%" PRIu64,
-              planned.total, host_memory_resident(), planned.weights, planned.kv, planned.buffers);
+              " buffers=%" PRIu64 " swap=%" PRIu64,
+              planned.total, host_memory_resident(), planned.weights, planned.kv, planned.buffers,
+              planned.swap);
 }
 
 // ---- the engine ----
@@ -581,15 +631,17 @@ static void log_memory(const struct engine *e, int64_t blocks_per_lane)
 static status_t build(struct engine *e)
 {
     TRY(load_weights(e));
-    int64_t blocks_per_lane;
+    int64_t blocks_per_lane, slots_per_lane;
     TRY(make_comm(e)); // libraries between devices take memory of their own
     TRY(group_agree(e->group, tune(e)));
     TRY(size_pool(e, &blocks_per_lane));
+    TRY(size_slots(e, blocks_per_lane, &slots_per_lane));
+    set_limits(e, blocks_per_lane, slots_per_lane);
     TRY(group_agree(e->group, alloc_rest(e, blocks_per_lane)));
-    set_limits(e, blocks_per_lane);
     log_write(&e->options.log, LOG_INFO, "kv pool ready",
-              "lanes=%d blocks_per_lane=%lld bytes=%" PRIu64, e->plan->n_lanes,
-              (long long)blocks_per_lane, e->pool.bytes);
+              "lanes=%d blocks_per_lane=%lld bytes=%" PRIu64 " host_blocks_per_lane=%lld",
+              e->plan->n_lanes, (long long)blocks_per_lane, e->pool.bytes,
+              (long long)slots_per_lane);
     log_memory(e, blocks_per_lane);
     return status_ok();
 }
@@ -655,6 +707,11 @@ uint64_t engine_weight_bytes(const struct engine *e)
 uint64_t engine_kv_bytes(const struct engine *e)
 {
     return e->pool.bytes;
+}
+
+uint64_t engine_swap_bytes(const struct engine *e)
+{
+    return e->moves.host_bytes;
 }
 
 uint64_t engine_bytes_read(const struct engine *e)

@@ -47,6 +47,7 @@ struct engine_options {
     uint64_t
         kv_cache_bytes; /* per rank; 0: what max_num_seqs sequences of max_model_len need, but at most 40 % of the
                               * host's available memory / ranks on the host, or what a device has left */
+    uint64_t swap_bytes; /* of host memory, per rank: KV blocks wait there in slots; 0: none */
     double
         device_memory_share; /* of a device with memory of its own, what its ranks may use together */
     bool tune;               /* true: measure the ways to multiply, where the backend has several */
@@ -78,9 +79,10 @@ bool engine_draws(const struct engine *engine);
 /* Ranks of a stage. */
 int32_t engine_stage_size(const struct engine *engine);
 
-/* Of this rank: bytes of packed weights, and of KV pools actually allocated. */
+/* Of this rank: bytes of packed weights, of KV pools actually allocated, and of slots in host memory. */
 uint64_t engine_weight_bytes(const struct engine *engine);
 uint64_t engine_kv_bytes(const struct engine *engine);
+uint64_t engine_swap_bytes(const struct engine *engine);
 
 /* Bytes of tensors this rank read from the checkpoint; over all ranks of a stage each byte is read once. */
 uint64_t engine_bytes_read(const struct engine *engine);

@@ -14,9 +14,9 @@ struct plane {
     int64_t unit_bytes;
 };
 
-static int32_t planes_of(const struct kv_pool *pool, int32_t layer, struct plane *planes_out)
+static int32_t planes_of(const struct kv_pool *pool, const struct kv_planes *planes,
+                         struct plane *planes_out)
 {
-    const struct kv_planes *planes = &pool->layers[layer];
     const int64_t values = (int64_t)kv_pool_unit_bytes(pool, planes->dtype);
     const int64_t scales = (int64_t)kv_pool_unit_scale_bytes(planes->dtype);
     const struct plane all[PLANES] = {{planes->k, values},
@@ -32,17 +32,98 @@ static int32_t planes_of(const struct kv_pool *pool, int32_t layer, struct plane
     return n;
 }
 
-status_t kv_moves_init(struct kv_moves *moves, const struct kv_pool *pool)
+// ---- slots ----
+
+/* Gives the layer's planes of slots their parts of the memory from *at on; NULL where the pool has none. */
+static void cut_layer(const struct kv_moves *m, int32_t layer, int64_t n_slots, size_t *at)
 {
-    struct kv_moves made = {.pool = pool};
+    enum { ALIGNMENT = 64 };
+    const struct kv_pool *pool = m->pool;
+    const struct kv_planes *like = &pool->layers[layer];
+    const int32_t class_index = pool->plan->layers[layer].class_index;
+    struct kv_planes *planes = &m->host_layers[layer];
+    planes->dtype = like->dtype;
+    if (class_index < 0) {
+        return; // it keeps nothing
+    }
+    const size_t units = (size_t)plan_units(pool->plan, class_index, pool->tp_rank, n_slots);
+    const size_t values = units * kv_pool_unit_bytes(pool, like->dtype);
+    const size_t scales = units * kv_pool_unit_scale_bytes(like->dtype);
+
+    const struct {
+        const void *like;
+        void **plane;
+        size_t size;
+    } all[PLANES] = {{like->k, &planes->k, values},
+                     {like->v, &planes->v, values},
+                     {like->k_scales, &planes->k_scales, scales},
+                     {like->v_scales, &planes->v_scales, scales}};
+
+    for (int32_t i = 0; i < PLANES; i++) {
+        if (all[i].like != NULL) {
+            *all[i].plane = m->host_memory != NULL ? (char *)m->host_memory + *at : NULL;
+            *at += (all[i].size + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+        }
+    }
+}
+
+static size_t cut_layers(const struct kv_moves *m, int64_t n_slots)
+{
+    size_t at = 0;
+    for (int32_t layer = m->pool->stage.begin; layer < m->pool->stage.end; layer++) {
+        cut_layer(m, layer, n_slots, &at);
+    }
+    return at;
+}
+
+static status_t init_slots(struct kv_moves *m, int64_t n_slots)
+{
+    const struct kv_pool *pool = m->pool;
+    m->host_layers = calloc((size_t)pool->plan->n_layers, sizeof *m->host_layers);
+    if (m->host_layers == NULL) {
+        return status_errorf(STATUS_RESOURCE_EXHAUSTED, "no memory for the tables of KV slots");
+    }
+    m->host = (struct kv_place){.layers = m->host_layers, .blocks_per_lane = n_slots};
+    m->host_bytes = cut_layers(m, n_slots);
+    if (m->host_bytes == 0) {
+        return status_ok();
+    }
+    TRY(pool->backend->host_alloc(pool->stream, m->host_bytes, &m->host_memory));
+    (void)cut_layers(m, n_slots); // now that it is known where
+    return status_ok();
+}
+
+// ---- life ----
+
+static status_t init(struct kv_moves *m, int64_t n_slots)
+{
+    const struct kv_pool *pool = m->pool;
     for (int32_t layer = pool->stage.begin; layer < pool->stage.end; layer++) {
         struct plane planes[PLANES];
-        made.max_strips += MOVES_AT_ONCE * planes_of(pool, layer, planes);
+        m->max_strips += MOVES_AT_ONCE * planes_of(pool, &pool->layers[layer], planes);
     }
-    const size_t n = made.max_strips > 0 ? (size_t)made.max_strips : 1;
-    made.strips = calloc(n, sizeof *made.strips);
-    if (made.strips == NULL) {
+    m->strips = calloc(m->max_strips > 0 ? (size_t)m->max_strips : 1, sizeof *m->strips);
+    if (m->strips == NULL) {
         return status_errorf(STATUS_RESOURCE_EXHAUSTED, "no memory for moves of KV blocks");
+    }
+    if (n_slots == 0) {
+        return status_ok();
+    }
+    const status_t s = init_slots(m, n_slots);
+    return status_is_ok(&s) ? s : status_wrapf(s, "KV slots in host memory");
+}
+
+status_t kv_moves_init(struct kv_moves *moves, const struct kv_pool *pool,
+                       int64_t host_blocks_per_lane)
+{
+    struct kv_moves made = {
+        .pool = pool,
+        .device = {.layers = pool->layers, .blocks_per_lane = pool->blocks_per_lane},
+    };
+    const status_t s = init(&made, host_blocks_per_lane);
+    if (!status_is_ok(&s)) {
+        kv_moves_destroy(&made);
+        return s;
     }
     *moves = made;
     return status_ok();
@@ -50,8 +131,39 @@ status_t kv_moves_init(struct kv_moves *moves, const struct kv_pool *pool)
 
 void kv_moves_destroy(struct kv_moves *moves)
 {
+    if (moves->host_memory != NULL) {
+        moves->pool->backend->host_free(moves->pool->stream, moves->host_memory);
+    }
+    free(moves->host_layers);
     free(moves->strips);
     memset(moves, 0, sizeof *moves);
+}
+
+// ---- a step ----
+
+static const struct kv_place *place_of(const struct kv_moves *m, const struct step_move *move,
+                                       enum step_move_kind host_kind)
+{
+    return move->kind == (int32_t)host_kind ? &m->host : &m->device;
+}
+
+/* The unit of the block's first head. */
+static int64_t unit_of(const struct kv_pool *pool, int32_t class_index,
+                       const struct kv_place *place, int32_t lane, int32_t block)
+{
+    const struct kv_class *kv_class = &pool->classes[class_index];
+    const int64_t base = kv_class->split ? lane * place->blocks_per_lane
+                                         : plan_unit_base(pool->plan, class_index, pool->tp_rank,
+                                                          lane, place->blocks_per_lane);
+    return base + (int64_t)block * kv_class->lanes[lane].units_per_block;
+}
+
+/* From one row of a strip to the next: from head to head of a split class. */
+static int64_t row_stride(const struct kv_pool *pool, int32_t class_index,
+                          const struct kv_place *place)
+{
+    const bool split = pool->classes[class_index].split;
+    return split ? pool->plan->n_lanes * place->blocks_per_lane : 0;
 }
 
 /* The move's strips of one layer; returns how many. */
@@ -63,20 +175,23 @@ static int32_t add_layer(const struct kv_moves *m, const struct step_move *move,
     if (class_index < 0) {
         return 0; // it keeps nothing
     }
+    const struct kv_place *from = place_of(m, move, STEP_MOVE_IN);
+    const struct kv_place *to = place_of(m, move, STEP_MOVE_OUT);
     const struct kv_class *kv_class = &pool->classes[class_index];
     const struct kv_lane *lane = &kv_class->lanes[move->lane];
-    struct plane planes[PLANES];
-    const int32_t n = lane->n_heads > 0 ? planes_of(pool, layer, planes) : 0;
-    const int64_t units = lane->units_per_block;
+    const int64_t from_unit = unit_of(pool, class_index, from, move->lane, move->from);
+    const int64_t to_unit = unit_of(pool, class_index, to, move->lane, move->to);
+    struct plane from_planes[PLANES], to_planes[PLANES];
+    const int32_t n = lane->n_heads > 0 ? planes_of(pool, &from->layers[layer], from_planes) : 0;
+    (void)planes_of(pool, &to->layers[layer], to_planes); // the same ones
     for (int32_t i = 0; i < n; i++) {
-        const int64_t unit_bytes = planes[i].unit_bytes;
-        const int64_t stride = kv_class->split ? kv_class->part_units * unit_bytes : 0;
+        const int64_t unit_bytes = from_planes[i].unit_bytes;
         strips[i] = (struct strip){
-            .from = planes[i].base + (lane->unit_base + move->from * units) * unit_bytes,
-            .to = planes[i].base + (lane->unit_base + move->to * units) * unit_bytes,
-            .from_stride_bytes = stride,
-            .to_stride_bytes = stride,
-            .row_bytes = units * unit_bytes,
+            .from = from_planes[i].base + from_unit * unit_bytes,
+            .to = to_planes[i].base + to_unit * unit_bytes,
+            .from_stride_bytes = row_stride(pool, class_index, from) * unit_bytes,
+            .to_stride_bytes = row_stride(pool, class_index, to) * unit_bytes,
+            .row_bytes = lane->units_per_block * unit_bytes,
             .n_rows = kv_class->split ? lane->n_heads : 1,
         };
     }
@@ -86,7 +201,11 @@ static int32_t add_layer(const struct kv_moves *m, const struct step_move *move,
 /* Whether the order of the two matters. */
 static bool touches(const struct step_move *a, const struct step_move *b)
 {
-    return a->lane == b->lane && (a->to == b->to || a->to == b->from || a->from == b->to);
+    const bool a_to_host = a->kind == STEP_MOVE_OUT, b_to_host = b->kind == STEP_MOVE_OUT;
+    const bool a_from_host = a->kind == STEP_MOVE_IN, b_from_host = b->kind == STEP_MOVE_IN;
+    return a->lane == b->lane && ((a_to_host == b_to_host && a->to == b->to) ||
+                                  (a_to_host == b_from_host && a->to == b->from) ||
+                                  (a_from_host == b_to_host && a->from == b->to));
 }
 
 /* How many of the moves can be made at once, at least one. */

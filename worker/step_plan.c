@@ -132,16 +132,20 @@ static status_t check_move(const struct step_plan *plan, const struct step_move 
     if (plan->n_moves >= limits->max_moves) {
         return status_errorf(STATUS_INTERNAL, "more than %d moves", limits->max_moves);
     }
-    const bool known = move->kind == STEP_MOVE_COPY;
-    if (!known || move->lane < 0 || move->lane >= limits->n_lanes) {
+    if (move->kind < STEP_MOVE_COPY || move->kind > STEP_MOVE_IN || move->lane < 0 ||
+        move->lane >= limits->n_lanes) {
         return status_errorf(STATUS_INTERNAL, "move %d of kind %d in lane %d of %d", plan->n_moves,
                              move->kind, move->lane, limits->n_lanes);
     }
-    if (move->from < 0 || move->from >= limits->blocks_per_lane || move->to < 0 ||
-        move->to >= limits->blocks_per_lane || move->from == move->to) {
-        return status_errorf(STATUS_INTERNAL, "move %d from KV block %d to %d, a lane has %lld",
-                             plan->n_moves, move->from, move->to,
-                             (long long)limits->blocks_per_lane);
+    const int64_t n_from =
+        move->kind == STEP_MOVE_IN ? limits->host_blocks_per_lane : limits->blocks_per_lane;
+    const int64_t n_to =
+        move->kind == STEP_MOVE_OUT ? limits->host_blocks_per_lane : limits->blocks_per_lane;
+    const bool stays = move->kind == STEP_MOVE_COPY && move->from == move->to;
+    if (move->from < 0 || move->from >= n_from || move->to < 0 || move->to >= n_to || stays) {
+        return status_errorf(
+            STATUS_INTERNAL, "move %d of kind %d from KV block %d of %lld to %d of %lld",
+            plan->n_moves, move->kind, move->from, (long long)n_from, move->to, (long long)n_to);
     }
     return status_ok();
 }

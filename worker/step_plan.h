@@ -36,6 +36,8 @@ struct step_seq {
 
 enum step_move_kind {
     STEP_MOVE_COPY, /* one block of the lane to another one: all layers, K and V */
+    STEP_MOVE_OUT,  /* a block to a slot of the lane in host memory */
+    STEP_MOVE_IN,   /* and back, into any block */
 };
 
 struct step_move {
@@ -51,6 +53,7 @@ struct step_limits {
     int32_t max_moves;
     int32_t n_lanes, n_vocab;
     int64_t blocks_per_lane;
+    int64_t host_blocks_per_lane; /* slots in host memory */
     int32_t max_logits; /* rows whose logits are needed, over all sequences: at least max_seqs */
     int32_t max_sample_tokens; /* of step_sampling */
 };

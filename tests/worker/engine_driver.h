@@ -40,8 +40,9 @@ struct driver_options {
     int dtype, kv_dtype;
     int quantization; /* enum quantization */
     int32_t max_rows;
-    int32_t max_steps; /* under way at once; 0: 1 */
-    int32_t pp;        /* stages, which divide the ranks; 0: 1 */
+    int32_t max_steps;   /* under way at once; 0: 1 */
+    uint64_t swap_bytes; /* a rank */
+    int32_t pp;          /* stages, which divide the ranks; 0: 1 */
     bool
         all_logits; /* every step of a sequence wants those of its last row; else two of three do, of
                         * some rows, and the last */

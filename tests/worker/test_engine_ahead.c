@@ -5,8 +5,9 @@
  * are given slots, drawn from with every setting there is, penalties included, and leave one after the other.
  *
  *     plain   each step waits for the tokens of the one before, and names and counts them
- *     ahead   steps name the pending token by its slot; two are under way; penalties count it on the device; and before every
- *             third step all sequences move: each to the KV blocks that the one before it has just left
+ *     ahead   steps name the pending token by its slot; two are under way; penalties count it on the device; and before two
+ *             of three steps all sequences move, each to the KV blocks that the one before it has just left: one time they are
+ *             copied, the other time by way of host memory
  */
 #include "tests/support/test.h"
 
@@ -124,19 +125,26 @@ static void add_to_plan(struct fixture *f, const struct ahead_seq *seq, int32_t 
     assert_status_ok(step_plan_add(plan, &entry, step == 0 ? seq->prompt : &token, blocks));
 }
 
-/* To the home that is free in its lane; its own is then the free one. */
-static void move_home(struct fixture *f, struct ahead_seq *seq)
+static void add_move(struct fixture *f, int32_t kind, int32_t lane, int32_t from, int32_t to)
 {
-    const int32_t to = f->free_home[seq->lane];
-    for (int32_t b = 0; b < HOME_BLOCKS; b++) {
-        const struct step_move move = {.kind = STEP_MOVE_COPY,
-                                       .lane = seq->lane,
-                                       .from = seq->home * HOME_BLOCKS + b,
-                                       .to = to * HOME_BLOCKS + b};
-        assert_status_ok(step_plan_add_move(&f->driver.step, &move));
+    const struct step_move move = {.kind = kind, .lane = lane, .from = from, .to = to};
+    assert_status_ok(step_plan_add_move(&f->driver.step, &move));
+}
+
+/* To the home that is free in its lane; its own is then the free one. All use the same slots. */
+static void move_home(struct fixture *f, struct ahead_seq *seq, int32_t step)
+{
+    const int32_t from = seq->home * HOME_BLOCKS;
+    const int32_t to = f->free_home[seq->lane] * HOME_BLOCKS;
+    for (int32_t b = 0; b < HOME_BLOCKS && step % 3 == 1; b++) {
+        add_move(f, STEP_MOVE_COPY, seq->lane, from + b, to + b);
+    }
+    for (int32_t b = 0; b < HOME_BLOCKS && step % 3 == 2; b++) {
+        add_move(f, STEP_MOVE_OUT, seq->lane, from + b, HOME_BLOCKS - 1 - b);
+        add_move(f, STEP_MOVE_IN, seq->lane, HOME_BLOCKS - 1 - b, to + b);
     }
     f->free_home[seq->lane] = seq->home;
-    seq->home = to;
+    seq->home = to / HOME_BLOCKS;
 }
 
 static void submit(struct fixture *f, int32_t first, int32_t end, int32_t step)
@@ -152,8 +160,8 @@ static void submit(struct fixture *f, int32_t first, int32_t end, int32_t step)
         if (step >= seq->n_steps) {
             continue;
         }
-        if (f->moves && step % 3 == 1) {
-            move_home(f, &f->seqs[i]);
+        if (f->moves && step % 3 > 0) {
+            move_home(f, &f->seqs[i], step);
         }
         struct sample_row *row = &rows[plan->n_logits];
         *row = seq->set;
@@ -228,6 +236,7 @@ static void open_driver(struct fixture *f, int placement, int kv_dtype)
                                            .kv_dtype = kv_dtype,
                                            .max_rows = 60,
                                            .max_steps = 2,
+                                           .swap_bytes = 1 << 20,
                                            .backend = ahead_backend()};
     engine_driver_open(&f->driver, f->group, &f->model, f->dir, &options);
 }

@@ -13,7 +13,7 @@
 #include "tests/worker/engine_driver.h"
 #include "tests/worker/model_writer.h"
 
-enum { N_SEQS = 8, MAX_ROWS = 80, N_ROUNDS = 40 };
+enum { N_SEQS = 8, MAX_ROWS = 80, N_ROUNDS = 40, SWAP_BYTES = 1 << 20 };
 
 static const struct test_model_shape shape = {.n_hidden = 96,
                                               .n_heads = 8,
@@ -80,11 +80,15 @@ static void check_against_plan(const struct engine_driver *driver, const struct 
         .max_rows = MAX_ROWS,
         .max_model_len = 96,
         .blocks_per_lane = driver->step.limits.blocks_per_lane,
+        .host_blocks_per_lane = driver->step.limits.host_blocks_per_lane,
         .max_steps = driver->plan.pp > 1 ? driver->plan.pp + 1 : 1,
     };
     struct plan_memory memory;
     plan_memory_of(&request, group_rank(driver->group), &memory);
-    const uint64_t planned = memory.weights + memory.kv + memory.buffers + memory.comm;
+    const uint64_t planned =
+        memory.weights + memory.kv + memory.buffers + memory.comm + memory.swap;
+    assert_true(memory.swap > 0 && memory.swap <= SWAP_BYTES);
+    assert_int_equal(engine_swap_bytes(driver->engine), memory.swap);
     print_message("rank %d of %d x %d: planned %llu, allocated %llu\n", group_rank(driver->group),
                   driver->plan.pp, driver->plan.tp, (unsigned long long)planned,
                   (unsigned long long)counted.bytes);
@@ -129,6 +133,7 @@ static void check_layout(struct group *group, const struct test_model *model, co
                                            .max_rows = MAX_ROWS,
                                            .max_steps = pp > 1 ? pp + 1 : 1,
                                            .pp = pp,
+                                           .swap_bytes = SWAP_BYTES,
                                            .backend = counting_backend()};
     memset(&counted, 0, sizeof counted);
     engine_driver_open(&driver, group, model, dir, &options);

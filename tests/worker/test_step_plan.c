@@ -13,6 +13,7 @@ static const struct step_limits limits = {
     .n_lanes = 3,
     .n_vocab = 100,
     .blocks_per_lane = 50,
+    .host_blocks_per_lane = 9,
     .max_logits = 6,
 };
 
@@ -31,7 +32,7 @@ static void add_example(struct step_plan *plan)
     assert_status_ok(step_plan_add(plan, &a, tokens, blocks));
     assert_status_ok(step_plan_add(plan, &b, tokens + 3, blocks + 1));
     const struct step_move there = {.kind = STEP_MOVE_COPY, .lane = 2, .from = 49, .to = 0};
-    const struct step_move onward = {.kind = STEP_MOVE_COPY, .lane = 2, .from = 0, .to = 7};
+    const struct step_move onward = {.kind = STEP_MOVE_OUT, .lane = 2, .from = 0, .to = 7};
     assert_status_ok(step_plan_add_move(plan, &there));
     assert_status_ok(step_plan_add_move(plan, &onward));
 }
@@ -56,7 +57,7 @@ static void check_example(const struct step_plan *plan)
     assert_memory_equal(plan->blocks, blocks, sizeof blocks);
     assert_int_equal(plan->n_moves, 2);
     assert_int_equal(plan->moves[0].from, 49);
-    assert_int_equal(plan->moves[1].kind, STEP_MOVE_COPY);
+    assert_int_equal(plan->moves[1].kind, STEP_MOVE_OUT);
     assert_int_equal(plan->moves[1].lane, 2);
     assert_int_equal(plan->moves[1].from, 0);
     assert_int_equal(plan->moves[1].to, 7);
@@ -140,7 +141,7 @@ static void test_step_plan_refuses_bad_moves(void **state)
     static const struct step_move good = {.kind = STEP_MOVE_COPY, .lane = 1, .from = 3, .to = 4};
     static const struct step_move bad[] = {
         {.kind = -1, .lane = 1, .from = 3, .to = 4},
-        {.kind = STEP_MOVE_COPY + 1, .lane = 1, .from = 3, .to = 4},
+        {.kind = STEP_MOVE_IN + 1, .lane = 1, .from = 3, .to = 4},
         {.kind = STEP_MOVE_COPY, .lane = -1, .from = 3, .to = 4},
         {.kind = STEP_MOVE_COPY, .lane = 3, .from = 3, .to = 4},
         {.kind = STEP_MOVE_COPY, .lane = 1, .from = -1, .to = 4},
@@ -148,6 +149,12 @@ static void test_step_plan_refuses_bad_moves(void **state)
         {.kind = STEP_MOVE_COPY, .lane = 1, .from = 3, .to = -1},
         {.kind = STEP_MOVE_COPY, .lane = 1, .from = 3, .to = 50},
         {.kind = STEP_MOVE_COPY, .lane = 1, .from = 3, .to = 3},
+        {.kind = STEP_MOVE_OUT, .lane = 1, .from = 50, .to = 3},
+        {.kind = STEP_MOVE_OUT, .lane = 1, .from = 3, .to = 9},
+        {.kind = STEP_MOVE_OUT, .lane = 1, .from = 3, .to = -1},
+        {.kind = STEP_MOVE_IN, .lane = 1, .from = 9, .to = 3},
+        {.kind = STEP_MOVE_IN, .lane = 1, .from = -1, .to = 3},
+        {.kind = STEP_MOVE_IN, .lane = 1, .from = 3, .to = 50},
     };
     struct step_plan plan;
     assert_status_ok(step_plan_init(&plan, &limits));
