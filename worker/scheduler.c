@@ -26,6 +26,7 @@ static status_t allocate(struct scheduler *s)
         s->free_slots[s->n_free_slots] = s->config.max_seqs - 1 - s->n_free_slots;
         s->n_free_slots++;
     }
+    TRY(scheduler_swap_init(s));
     return block_pool_init(&s->pool, s->config.n_lanes, s->config.blocks_per_lane);
 }
 
@@ -111,6 +112,7 @@ void scheduler_free(struct scheduler *s)
     free(s->free_slots);
     free_sequences(s->running, s->n_running);
     free_sequences(s->waiting, s->n_waiting);
+    scheduler_swap_destroy(s);
     block_pool_destroy(&s->pool);
     free(s);
 }
@@ -184,6 +186,7 @@ bool scheduler_remove(struct scheduler *s, uint64_t seq_id)
     struct sequence *seq = find(s->waiting, s->n_waiting, seq_id, &at);
     if (seq != NULL) {
         sequence_list_remove(s->waiting, &s->n_waiting, at);
+        scheduler_swap_drop(s, seq);
     } else {
         seq = find(s->running, s->n_running, seq_id, &at);
         if (seq == NULL) {
@@ -208,15 +211,21 @@ bool scheduler_cancel(struct scheduler *s, uint64_t seq_id)
 struct scheduler_load scheduler_load(const struct scheduler *s)
 {
     int64_t n_free = 0;
+    int64_t n_slots = s->config.host_blocks_per_lane * s->config.n_lanes;
     for (int32_t lane = 0; lane < s->config.n_lanes; lane++) {
         n_free += block_pool_free_count(&s->pool, lane);
+        n_slots -= s->slots.n_free[lane];
     }
     const int64_t total = s->config.blocks_per_lane * s->config.n_lanes;
     return (struct scheduler_load){.n_running = s->n_running,
                                    .n_waiting = s->n_waiting,
                                    .blocks_used = total - n_free,
                                    .blocks_total = total,
+                                   .host_blocks_used = n_slots,
                                    .n_preemptions = s->n_preemptions,
+                                   .n_recomputed = s->n_recomputed,
+                                   .n_swapped_out = s->slots.n_out,
+                                   .n_swapped_in = s->slots.n_in,
                                    .n_prefix_queries = s->n_prefix_queries,
                                    .n_prefix_hits = s->n_prefix_hits};
 }

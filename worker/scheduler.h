@@ -7,6 +7,11 @@
  *            tokens fit into a lane, and into the one that is then the emptiest. When a running sequence
  *            needs a block and its lane has none, the lane's last sequence in that order is preempted: its blocks are
  *            freed and it waits to be computed again. Sampling is keyed by position, so it continues with the same tokens.
+ * Swapping:  where slots of host memory are free and it costs less than computing the tokens again, the blocks of a preempted
+ *            sequence go there (moves of the step plan) and come back, to the same lane, when it is admitted again. Leading blocks
+ *            that others hold too stay; they are found by their tokens later, and if not, all is computed again. So it is where
+ *            another lane has room before its own: nothing overtakes the head of the queue, and nothing waits for one lane
+ *            while others are free.
  * Scoring:   rows of a prompt whose log probabilities are wanted take logits, of which a step has max_logits: chunks of
  *            such a prompt are as long as that allows, one token at least. What has been scored is not scored again after a
  *            preemption.
@@ -31,6 +36,7 @@
  * Thread:    owner:leader. No threads, clocks or system calls inside: time is steps.
  * Errors:    scheduler_submit says what is wrong with a request; nothing else fails.
  * Invariant: scheduler_check: free + held blocks of every lane == blocks_per_lane, every block has the holders that are counted,
+ *            free + held slots of host memory of every lane == host_blocks_per_lane, none of them held twice,
  *            running <= max_seqs, slots of running sequences differ, and every running sequence has a token that is still to be
  *            computed.
  * Source:    Yu et al. 2022 (Orca, iteration-level scheduling); Agrawal et al. 2024, arXiv:2403.02310
@@ -57,11 +63,15 @@ struct scheduler_config {
     int32_t n_lanes;
     int64_t blocks_per_lane; /* at least what max_model_len tokens need */
     int32_t n_vocab;
-    int32_t max_steps;         /* made and not applied; 0: 1 */
-    int32_t n_stages;          /* of the pipeline that computes the steps; 0: 1 */
-    bool prefix_caching;       /* false: every token is computed */
-    int32_t max_logits;        /* of a step; 0: max_seqs */
-    int32_t max_sample_tokens; /* of a step, at least n_vocab; 0: step_max_sample_tokens */
+    int32_t max_steps;            /* made and not applied; 0: 1 */
+    int32_t n_stages;             /* of the pipeline that computes the steps; 0: 1 */
+    bool prefix_caching;          /* false: every token is computed */
+    int32_t max_logits;           /* of a step; 0: max_seqs */
+    int32_t max_sample_tokens;    /* of a step, at least n_vocab; 0: step_max_sample_tokens */
+    int64_t host_blocks_per_lane; /* slots of host memory; 0: no swapping */
+    int32_t max_moves;            /* of a step */
+    double swap_block_s;          /* what a block costs that goes there and comes back ... */
+    double recompute_token_s;     /* ... and a token that is computed again */
 };
 
 #define SCHEDULER_MAX_STOP_IDS 264 /* what a request may name, and a model's own */
@@ -114,7 +124,10 @@ struct scheduler_output {
 struct scheduler_load {
     int32_t n_running, n_waiting;
     int64_t blocks_used, blocks_total;
+    int64_t host_blocks_used;
     uint64_t n_preemptions;
+    uint64_t n_recomputed;                    /* tokens that were there before a preemption */
+    uint64_t n_swapped_out, n_swapped_in;     /* blocks */
     uint64_t n_prefix_queries, n_prefix_hits; /* tokens looked up in the prefix cache, and found */
 };
 
@@ -124,7 +137,7 @@ void scheduler_free(struct scheduler *s); /* accepts NULL */
 /* INVALID_ARGUMENT names field, value and limit; ALREADY_EXISTS; RESOURCE_EXHAUSTED when max_waiting wait. */
 MUST_USE status_t scheduler_submit(struct scheduler *s, const struct scheduler_request *request);
 
-/* Frees the sequence's blocks at once; false when it is not known (it may have finished). */
+/* Frees the sequence's blocks and slots at once; false when it is not known (it may have finished). */
 bool scheduler_cancel(struct scheduler *s, uint64_t seq_id);
 
 /* Fills the plan (cleared first) and returns its number of rows; 0: nothing to do, or nothing until a plan is applied. Fewer than

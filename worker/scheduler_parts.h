@@ -6,6 +6,7 @@
  * scheduler_results.c   what is wanted of a step's logits, and what came of them
  * scheduler_check.c     the invariant
  * scheduler_sequence.c  requests and the sequences made of them
+ * scheduler_swap.c      blocks that wait in host memory
  * scheduler_prefix.c    blocks that are found instead of computed
  */
 #pragma once
@@ -46,8 +47,13 @@ struct sequence {
     uint64_t last;       /* serial of the last block published or found, or the root */
     int32_t n_published; /* blocks published or found, from the first on */
     int32_t n_cached;    /* tokens found when it was admitted first; -1: not admitted yet */
-    int32_t n_rows;      /* of the plans not applied that name it */
-    bool gone;           /* finished or cancelled: it lives on until those are applied */
+    /* Preempted, and its blocks are in host memory: blocks[n_left ..] are n_swapped slots, n_computed is what they hold. */
+    int32_t n_left;    /* leading blocks that others held and that are to be found */
+    int32_t n_swapped; /* 0: it is not */
+    int32_t
+        n_lost; /* tokens that were computed before it was preempted, and are not there any more */
+    int32_t n_rows; /* of the plans not applied that name it */
+    bool gone;      /* finished or cancelled: it lives on until those are applied */
 };
 
 /* A sequence of a plan that is not applied. */
@@ -66,9 +72,19 @@ struct planned_step {
     int32_t n_seqs;
 };
 
+struct host_slots {
+    int32_t *free_ids; /* [n_lanes][host_blocks_per_lane], stacks */
+    int64_t *n_free;   /* [n_lanes] */
+    /* Of the next plan: those of sequences preempted since the last one, then those of sequences that come back. */
+    struct step_move *moves; /* [max_moves] */
+    int32_t n_moves;
+    uint64_t n_out, n_in; /* blocks */
+};
+
 struct scheduler {
     struct scheduler_config config;
     struct block_pool pool;
+    struct host_slots slots;
     struct sequence **running; /* [max_seqs], in order of admission */
     int32_t n_running;
     struct sequence **waiting; /* [max_waiting + max_seqs], by (priority, arrival) */
@@ -81,6 +97,7 @@ struct scheduler {
     uint64_t n_prefix_queries, n_prefix_hits; /* tokens */
     uint64_t n_arrivals;
     uint64_t n_preemptions;
+    uint64_t n_recomputed; /* tokens */
     uint64_t n_steps;
 };
 
@@ -147,3 +164,32 @@ void scheduler_prefix_publish(struct scheduler *s, struct sequence *seq, int32_t
 
 /* It holds no blocks any more. */
 void scheduler_prefix_forget(struct sequence *seq);
+
+// ---- scheduler_swap.c ----
+
+MUST_USE status_t scheduler_swap_init(struct scheduler *s);
+void scheduler_swap_destroy(struct scheduler *s); /* accepts zeroed slots */
+
+/* Blocks a running sequence that is preempted now would leave to the others that hold them: leading ones. */
+int32_t scheduler_swap_shared(const struct scheduler *s, const struct sequence *seq);
+
+/* Whether slots take what it has computed, n_left blocks aside, at less than it costs to compute that again. */
+bool scheduler_swap_pays(const struct scheduler *s, const struct sequence *seq, int32_t n_left);
+
+/* Its blocks, which it has just given back, go to slots before anybody else's rows are computed into them. */
+void scheduler_swap_out(struct scheduler *s, struct sequence *seq, int32_t n_left);
+
+/* Whether its lane has what it left there, and the next plan room for the moves. */
+bool scheduler_swap_is_whole(const struct scheduler *s, const struct sequence *seq);
+
+/* Takes blocks of its lane, which has room for all its tokens, and brings back what it does not find there. */
+void scheduler_swap_in(struct scheduler *s, struct sequence *seq);
+
+/* Gives up its slots, if it has any: it is to be computed again, or gone. */
+void scheduler_swap_drop(struct scheduler *s, struct sequence *seq);
+
+/* The moves into a plan. */
+void scheduler_swap_emit(struct scheduler *s, struct step_plan *plan);
+
+/* INTERNAL where slots leak or are held twice. */
+MUST_USE status_t scheduler_swap_check(const struct scheduler *s);

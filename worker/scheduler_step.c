@@ -23,13 +23,84 @@ static bool must_wait(const struct scheduler *s, const struct sequence *seq)
     return is_complete(s, seq) || seq->n_pending > 1 || too_early;
 }
 
+/* ---- lanes ---- */
+
+static int32_t n_running_in_lane(const struct scheduler *s, int32_t lane)
+{
+    int32_t n = 0;
+    for (int32_t i = 0; i < s->n_running; i++) {
+        n += s->running[i]->lane == lane;
+    }
+    return n;
+}
+
+/* Computing a token takes much longer than reading one more in a lane than in another (7 G parameters on an A100: 45 us
+ * against some ns a step), but lanes that are uneven also run full one before the other. */
+#define COMPUTING_WEIGHT 8
+
+/* Of the growth of a lane's sequences, what counts where a new one is placed: measured on lengths that are distributed
+ * lognormally, 96 of them on 8 lanes are 1.13 times the mean on the fullest, 1.15 without, 1.18 when all growth counts. */
+#define NEAR_TOKENS 64
+
+/* Blocks that the lane's sequences will hold soon. */
+static int64_t blocks_soon(const struct scheduler *s, int32_t lane)
+{
+    int64_t n_tokens = 0;
+    for (int32_t i = 0; i < s->n_running; i++) {
+        const struct sequence *seq = s->running[i];
+        const int32_t left = seq->n_prompt + seq->request.max_tokens - seq->n_tokens;
+        if (seq->lane == lane) {
+            n_tokens += seq->n_tokens + (left < NEAR_TOKENS ? left : NEAR_TOKENS);
+        }
+    }
+    return (n_tokens + PLAN_BLOCK_TOKENS - 1) / PLAN_BLOCK_TOKENS;
+}
+
+/* One block stays free for each sequence that runs there, else the newcomer is preempted as soon as they grow. */
+static bool has_room(const struct scheduler *s, const struct sequence *seq, int32_t lane,
+                     struct prefix_match match)
+{
+    const int64_t wanted = blocks_for(seq->n_tokens) - match.n_blocks + match.n_cached;
+    return wanted + n_running_in_lane(s, lane) <= block_pool_free_count(&s->pool, lane);
+}
+
+/*
+ * The lane in which the sequence costs least: blocks that its sequences will hold soon, and those that must be computed. A prefix
+ * draws sequences to its lane until another is emptier by COMPUTING_WEIGHT times what the prefix saves; then it comes to be there
+ * too. -1: no lane has room.
+ */
+static int32_t choose_lane(const struct scheduler *s, const struct sequence *seq)
+{
+    int32_t best = -1;
+    int64_t least = INT64_MAX;
+    for (int32_t lane = 0; lane < s->config.n_lanes; lane++) {
+        const struct prefix_match match = scheduler_prefix_match(s, seq, lane);
+        const int64_t to_compute = blocks_for(seq->n_tokens) - match.n_blocks;
+        const int64_t cost = blocks_soon(s, lane) + COMPUTING_WEIGHT * to_compute;
+        if (has_room(s, seq, lane, match) && cost < least) {
+            best = lane;
+            least = cost;
+        }
+    }
+    return best;
+}
+
+/* ---- preemption ---- */
+
+/* Where a lane has room it comes back at once, and what is worth keeping is still there to be found: no use in swapping. */
 static void preempt(struct scheduler *s, int32_t at)
 {
     struct sequence *seq = s->running[at];
+    const int32_t n_left = scheduler_swap_shared(s, seq);
     scheduler_stop_running(s, at);
-    seq->n_computed = 0;
     seq->n_now = seq->n_extra = 0;
     s->n_preemptions++;
+    if (scheduler_swap_pays(s, seq, n_left) && choose_lane(s, seq) < 0) {
+        scheduler_swap_out(s, seq, n_left);
+    } else {
+        seq->n_lost = seq->n_computed;
+        seq->n_computed = 0;
+    }
     scheduler_enqueue(s, seq);
 }
 
@@ -170,75 +241,37 @@ static void schedule_running(struct scheduler *s, enum pass pass, struct budget 
     }
 }
 
-static int32_t n_running_in_lane(const struct scheduler *s, int32_t lane)
+/* Gives the sequence a lane and what it finds there, or has kept in host memory; false: no lane has room. */
+static bool attach_lane(struct scheduler *s, struct sequence *seq)
 {
-    int32_t n = 0;
-    for (int32_t i = 0; i < s->n_running; i++) {
-        n += s->running[i]->lane == lane;
+    if (scheduler_swap_is_whole(s, seq) &&
+        has_room(s, seq, seq->lane, scheduler_prefix_match(s, seq, seq->lane))) {
+        scheduler_swap_in(s, seq);
+        return true;
     }
-    return n;
-}
-
-/* Computing a token takes much longer than reading one more in a lane than in another (7 G parameters on an A100: 45 us
- * against some ns a step), but lanes that are uneven also run full one before the other. */
-#define COMPUTING_WEIGHT 8
-
-/* Of the growth of a lane's sequences, what counts where a new one is placed: measured on lengths that are distributed
- * lognormally, 96 of them on 8 lanes are 1.13 times the mean on the fullest, 1.15 without, 1.18 when all growth counts. */
-#define NEAR_TOKENS 64
-
-/* Blocks that the lane's sequences will hold soon. */
-static int64_t blocks_soon(const struct scheduler *s, int32_t lane)
-{
-    int64_t n_tokens = 0;
-    for (int32_t i = 0; i < s->n_running; i++) {
-        const struct sequence *seq = s->running[i];
-        const int32_t left = seq->n_prompt + seq->request.max_tokens - seq->n_tokens;
-        if (seq->lane == lane) {
-            n_tokens += seq->n_tokens + (left < NEAR_TOKENS ? left : NEAR_TOKENS);
-        }
+    const int32_t lane = choose_lane(s, seq);
+    if (lane < 0) {
+        return false;
     }
-    return (n_tokens + PLAN_BLOCK_TOKENS - 1) / PLAN_BLOCK_TOKENS;
-}
-
-/*
- * The lane in which the sequence costs least: blocks that its sequences will hold soon, and those that must be computed. A prefix
- * draws sequences to its lane until another is emptier by COMPUTING_WEIGHT times what the prefix saves; then it comes to be there
- * too. -1: no lane has room.
- */
-static int32_t choose_lane(const struct scheduler *s, const struct sequence *seq)
-{
-    int32_t best = -1;
-    int64_t least = INT64_MAX;
-    for (int32_t lane = 0; lane < s->config.n_lanes; lane++) {
-        const struct prefix_match match = scheduler_prefix_match(s, seq, lane);
-        const int64_t n_free = block_pool_free_count(&s->pool, lane);
-        const int64_t to_compute = blocks_for(seq->n_tokens) - match.n_blocks;
-        // One block stays free for each sequence that runs there, else the newcomer is preempted as soon as they grow.
-        const int64_t wanted = to_compute + match.n_cached + n_running_in_lane(s, lane);
-        const int64_t cost = blocks_soon(s, lane) + COMPUTING_WEIGHT * to_compute;
-        if (wanted <= n_free && cost < least) {
-            best = lane;
-            least = cost;
-        }
-    }
-    return best;
+    scheduler_swap_drop(s, seq);
+    seq->lane = lane;
+    scheduler_prefix_attach(s, seq);
+    s->n_recomputed +=
+        seq->n_lost > seq->n_computed ? (uint64_t)(seq->n_lost - seq->n_computed) : 0;
+    seq->n_lost = 0;
+    return true;
 }
 
 static void admit_waiting(struct scheduler *s, struct budget *budget)
 {
     while (s->n_waiting > 0 && s->n_running < s->config.max_seqs && budget->rows > 0) {
         struct sequence *seq = s->waiting[0];
-        const bool waits = seq->n_pending > 0 || !list_fits(s, seq);
-        const int32_t lane = waits ? -1 : choose_lane(s, seq);
-        if (lane < 0) {
+        if (seq->n_pending > 0 || !list_fits(s, seq) || !attach_lane(s, seq)) {
             return; // first come, first served: nothing overtakes the head of the queue
         }
         sequence_list_remove(s->waiting, &s->n_waiting, 0);
-        seq->lane = lane;
         seq->slot = s->free_slots[--s->n_free_slots];
         s->running[s->n_running++] = seq;
-        scheduler_prefix_attach(s, seq);
         const int32_t n = affordable(seq, budget);
         const bool reserved = reserve(s, seq, n, budget);
         assert(reserved); // the lane had the blocks of all its tokens
@@ -299,6 +332,7 @@ static int32_t emit(struct scheduler *s, struct step_plan *plan)
         }
     }
     if (to->n_seqs > 0) {
+        scheduler_swap_emit(s, plan);
         plan->step = s->n_steps++;
         s->next_planned = (s->next_planned + 1) % s->config.max_steps;
         s->n_planned++;

@@ -378,6 +378,192 @@ static void test_scheduler_spreads_a_hot_prefix(void **state)
     prefix_close(&f);
 }
 
+/* Two sequences in a lane that has room for one and three quarters; the second one, the last, is preempted at 48 tokens. */
+enum { SWAP_PROMPT = 40, SWAP_TOKENS = 24, SWAP_BLOCKS = 7, SWAP_SLOTS = 4 };
+
+struct swap_fixture {
+    struct scheduler *s;
+    struct step_plan plan;
+    int32_t tokens[SWAP_PROMPT];
+    int32_t n_moves[3]; /* of each kind, in all plans */
+};
+
+static void swap_open(struct swap_fixture *f, const struct scheduler_config *changes)
+{
+    struct scheduler_config config = small_config();
+    config.max_rows = 64;
+    config.blocks_per_lane = changes->blocks_per_lane > 0 ? changes->blocks_per_lane : SWAP_BLOCKS;
+    config.max_moves = 2 * SWAP_SLOTS;
+    config.host_blocks_per_lane = changes->host_blocks_per_lane;
+    config.swap_block_s = changes->swap_block_s;
+    config.recompute_token_s = 1;
+    config.prefix_caching = changes->prefix_caching;
+    const struct step_limits limits = {.max_seqs = 4,
+                                       .max_logits = 4,
+                                       .max_rows = 64,
+                                       .max_blocks = 16,
+                                       .max_moves = config.max_moves,
+                                       .n_lanes = 1,
+                                       .n_vocab = N_VOCAB,
+                                       .blocks_per_lane = config.blocks_per_lane,
+                                       .host_blocks_per_lane = config.host_blocks_per_lane};
+    memset(f, 0, sizeof *f);
+    assert_status_ok(scheduler_new(&config, &f->s));
+    assert_status_ok(step_plan_init(&f->plan, &limits));
+}
+
+static void swap_close(struct swap_fixture *f)
+{
+    assert_status_ok(scheduler_check(f->s));
+    assert_int_equal(scheduler_load(f->s).host_blocks_used, 0);
+    step_plan_destroy(&f->plan);
+    scheduler_free(f->s);
+}
+
+/* Ids are all different where nothing is to be shared. */
+static void swap_submit(struct swap_fixture *f, uint64_t id, int32_t n, int32_t first_token)
+{
+    for (int32_t i = 0; i < n; i++) {
+        f->tokens[i] = (first_token + i) % N_VOCAB;
+    }
+    struct scheduler_request r = small_request(id, f->tokens, n);
+    r.max_tokens = SWAP_TOKENS;
+    assert_status_ok(scheduler_submit(f->s, &r));
+}
+
+static void swap_step(struct swap_fixture *f)
+{
+    struct scheduler_output outputs[4];
+    struct sample_result results[4] = {{0}};
+    assert_true(scheduler_schedule(f->s, &f->plan) > 0);
+    int32_t n = 0;
+    for (int32_t i = 0; i < f->plan.n_seqs; i++) { // each draws an id of its own
+        results[n].id = 1 + (int32_t)f->plan.seqs[i].seq_id;
+        n += f->plan.seqs[i].n_logits;
+    }
+    for (int32_t i = 0; i < f->plan.n_moves; i++) {
+        f->n_moves[f->plan.moves[i].kind]++;
+    }
+    assert_status_ok(scheduler_check(f->s));
+    assert_int_equal(scheduler_apply(f->s, &f->plan, results, outputs), f->plan.n_logits);
+}
+
+static void swap_until_preemption(struct swap_fixture *f)
+{
+    while (scheduler_load(f->s).n_preemptions == 0) {
+        swap_step(f);
+    }
+    assert_int_equal(scheduler_load(f->s).n_running, 1);
+}
+
+static void swap_to_the_end(struct swap_fixture *f)
+{
+    while (scheduler_load(f->s).n_running + scheduler_load(f->s).n_waiting > 0) {
+        swap_step(f);
+    }
+}
+
+/* The sequence goes out, comes back before who came after it, and goes on where it was. */
+static void test_scheduler_swaps(void **state)
+{
+    (void)state;
+    struct swap_fixture f;
+    swap_open(&f,
+              &(struct scheduler_config){.host_blocks_per_lane = SWAP_SLOTS, .swap_block_s = 15});
+    swap_submit(&f, 0, SWAP_PROMPT, 0);
+    swap_submit(&f, 1, SWAP_PROMPT, 5);
+    swap_until_preemption(&f);
+    assert_int_equal(f.n_moves[STEP_MOVE_OUT], 3);
+    assert_int_equal(scheduler_load(f.s).host_blocks_used, 3);
+    swap_submit(&f, 2, 2, 9);
+    while (f.n_moves[STEP_MOVE_IN] == 0) {
+        for (int32_t i = 0; i < f.plan.n_seqs; i++) {
+            assert_int_equal(f.plan.seqs[i].seq_id, 0); // nobody overtakes
+        }
+        swap_step(&f);
+    }
+    assert_int_equal(f.n_moves[STEP_MOVE_IN], 3);
+    assert_int_equal(f.plan.n_seqs, 2);
+    assert_int_equal(f.plan.seqs[0].seq_id, 1);
+    assert_int_equal(f.plan.seqs[0].n_computed, 48);
+    assert_int_equal(f.plan.seqs[0].n_tokens, 1);
+    for (int32_t i = 0; i < 3; i++) {
+        assert_int_equal(f.plan.moves[i].to, f.plan.blocks[i]);
+    }
+    assert_int_equal(f.plan.seqs[1].seq_id, 2);
+    swap_to_the_end(&f);
+    const struct scheduler_load load = scheduler_load(f.s);
+    assert_int_equal(load.n_swapped_out, 3);
+    assert_int_equal(load.n_swapped_in, 3);
+    assert_int_equal(load.n_recomputed, 0);
+    swap_close(&f);
+}
+
+/* Where it costs more than 48 tokens do, or slots are missing, all is computed again. */
+static void test_scheduler_recomputes_what_does_not_pay(void **state)
+{
+    (void)state;
+    static const struct scheduler_config changes[] = {
+        {.host_blocks_per_lane = SWAP_SLOTS, .swap_block_s = 17},
+        {.host_blocks_per_lane = 2, .swap_block_s = 1},
+        {.host_blocks_per_lane = 0, .swap_block_s = 1},
+    };
+    for (size_t i = 0; i < sizeof changes / sizeof changes[0]; i++) {
+        struct swap_fixture f;
+        swap_open(&f, &changes[i]);
+        swap_submit(&f, 0, SWAP_PROMPT, 0);
+        swap_submit(&f, 1, SWAP_PROMPT, 5);
+        swap_until_preemption(&f);
+        swap_to_the_end(&f);
+        assert_int_equal(f.n_moves[STEP_MOVE_OUT] + f.n_moves[STEP_MOVE_IN], 0);
+        assert_int_equal(scheduler_load(f.s).n_recomputed, 48);
+        swap_close(&f);
+    }
+}
+
+/* A cancelled one's slots are free at once. */
+static void test_scheduler_cancels_swapped(void **state)
+{
+    (void)state;
+    struct swap_fixture f;
+    swap_open(&f,
+              &(struct scheduler_config){.host_blocks_per_lane = SWAP_SLOTS, .swap_block_s = 1});
+    swap_submit(&f, 0, SWAP_PROMPT, 0);
+    swap_submit(&f, 1, SWAP_PROMPT, 5);
+    swap_until_preemption(&f);
+    assert_int_equal(scheduler_load(f.s).host_blocks_used, 3);
+    assert_true(scheduler_cancel(f.s, 1));
+    assert_int_equal(scheduler_load(f.s).host_blocks_used, 0);
+    assert_false(scheduler_cancel(f.s, 1));
+    swap_to_the_end(&f);
+    assert_int_equal(f.n_moves[STEP_MOVE_IN], 0);
+    swap_close(&f);
+}
+
+/* Blocks that the other sequence holds too stay where they are. Nobody needed the third one's either: it is found, too. */
+static void test_scheduler_swaps_no_shared_blocks(void **state)
+{
+    (void)state;
+    struct swap_fixture f;
+    swap_open(&f, &(struct scheduler_config){.host_blocks_per_lane = SWAP_SLOTS,
+                                             .swap_block_s = 1,
+                                             .blocks_per_lane = 5,
+                                             .prefix_caching = true});
+    swap_submit(&f, 0, SWAP_PROMPT, 0);
+    swap_submit(&f, 1, SWAP_PROMPT, 0);
+    swap_until_preemption(&f);
+    assert_int_equal(f.n_moves[STEP_MOVE_OUT], 1); // of three
+    while (scheduler_load(f.s).n_waiting > 0) {
+        swap_step(&f);
+    }
+    assert_int_equal(f.plan.seqs[0].seq_id, 1);
+    assert_int_equal(f.plan.seqs[0].n_computed, 48);
+    swap_to_the_end(&f);
+    assert_int_equal(f.n_moves[STEP_MOVE_IN], 0);
+    assert_int_equal(scheduler_load(f.s).n_recomputed, 0);
+    swap_close(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -389,6 +575,10 @@ int main(void)
         cmocka_unit_test(test_scheduler_shares_prefixes_within_a_step),
         cmocka_unit_test(test_scheduler_finds_past_prompts),
         cmocka_unit_test(test_scheduler_spreads_a_hot_prefix),
+        cmocka_unit_test(test_scheduler_swaps),
+        cmocka_unit_test(test_scheduler_recomputes_what_does_not_pay),
+        cmocka_unit_test(test_scheduler_cancels_swapped),
+        cmocka_unit_test(test_scheduler_swaps_no_shared_blocks),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
