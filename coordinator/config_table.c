@@ -4,6 +4,9 @@
 
 #define AT(field) offsetof(struct coordinator_config, field)
 
+/* A number below was meant in GiB, as other servers take it. */
+#define MIN_SWAP_BYTES (64 << 10)
+
 static const struct config_row rows[] = {
     PLAN_OPTIONS_ROWS(struct coordinator_config),
     {.name = "replicas",
@@ -88,6 +91,15 @@ static const struct config_row rows[] = {
      .default_text = "0",
      .alias = "--kv-cache-memory-bytes",
      .help = "bytes of KV cache per rank (4G, 512M); 0: as free memory allows",
+     .min = 0,
+     .max = 0x1p50},
+    {.name = "swap-space",
+     .type = CONFIG_INT,
+     .offset = AT(swap_space_bytes),
+     .default_text = "0",
+     .help =
+         "bytes of host memory per rank where KV of preempted requests waits where that costs less than computing it "
+         "again (4G); 0: none",
      .min = 0,
      .max = 0x1p50},
     {.name = "gpu-memory-utilization",
@@ -224,6 +236,13 @@ status_t config_table_check(const struct config_set *set, struct coordinator_con
         return status_errorf(STATUS_UNIMPLEMENTED,
                              "--determinism strict is not built in this version" STATUS_FIX
                              "--determinism batch");
+    }
+    if (config->swap_space_bytes > 0 && config->swap_space_bytes < MIN_SWAP_BYTES) {
+        return status_errorf(
+            STATUS_INVALID_ARGUMENT,
+            "--swap-space %lld: is in bytes, and holds no KV to speak of" STATUS_FIX
+            "--swap-space %lldG",
+            (long long)config->swap_space_bytes, (long long)config->swap_space_bytes);
     }
     if (config->launcher == CONFIG_TABLE_LAUNCHER_NONE && config->replicas > 1) {
         return status_errorf(STATUS_INVALID_ARGUMENT,

@@ -54,6 +54,7 @@ struct coordinator_config {
     int64_t max_model_len; /* 0: the model's */
     int64_t max_num_seqs, max_num_batched_tokens;
     int64_t kv_cache_memory_bytes; /* per rank; 0: the worker decides */
+    int64_t swap_space_bytes;      /* of host memory, per rank; 0: none */
     double gpu_memory_utilization;
     bool enable_prefix_caching;
     int determinism; /* enum config_table_determinism */

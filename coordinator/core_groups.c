@@ -318,6 +318,7 @@ static status_t send_assignment(struct core *core, int index, struct link *link)
                    .max_num_seqs = (uint32_t)config->max_num_seqs,
                    .max_num_batched_tokens = (uint32_t)config->max_num_batched_tokens,
                    .kv_cache_bytes = (uint64_t)config->kv_cache_memory_bytes,
+                   .swap_space_bytes = (uint64_t)config->swap_space_bytes,
                    .dummy_weights = config->load_format == CONFIG_TABLE_LOAD_DUMMY,
                    .weights_seed = (uint64_t)config->seed,
                    .gpu_memory_utilization = config->gpu_memory_utilization,
@@ -409,6 +410,12 @@ static void take_load(struct core *core, int index, const struct wire_load *load
                load->prefix_queries_total);
     add_growth(core, METRICS_PREFIX_CACHE_HITS, group->load.prefix_hits_total,
                load->prefix_hits_total);
+    add_growth(core, METRICS_RECOMPUTE_TOKENS, group->load.recompute_tokens_total,
+               load->recompute_tokens_total);
+    add_growth(core, METRICS_SWAPPED_OUT_BLOCKS, group->load.swapped_out_blocks_total,
+               load->swapped_out_blocks_total);
+    add_growth(core, METRICS_SWAPPED_IN_BLOCKS, group->load.swapped_in_blocks_total,
+               load->swapped_in_blocks_total);
     const uint64_t total =
         load->kv_blocks_total > 0 ? load->kv_blocks_total : group->load.kv_blocks_total;
     group->load = *load;

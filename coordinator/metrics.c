@@ -13,7 +13,14 @@ struct name_row {
     const char *help;
 };
 
-static const struct name_row counter_rows[METRICS_N_COUNTERS] = {
+/* Counters of one name stand one after the other. */
+struct counter_row {
+    const char *name;
+    const char *help;
+    const char *label; /* behind the model's; NULL: none */
+};
+
+static const struct counter_row counter_rows[METRICS_N_COUNTERS] = {
     [METRICS_PROMPT_TOKENS] = {"prompt_tokens_total", "Prompt tokens of admitted requests"},
     [METRICS_GENERATION_TOKENS] = {"generation_tokens_total", "Tokens generated"},
     [METRICS_PREFIX_CACHE_QUERIES] = {"prefix_cache_queries_total",
@@ -23,7 +30,11 @@ static const struct name_row counter_rows[METRICS_N_COUNTERS] = {
     [METRICS_PREEMPTIONS] = {"num_preemptions_total",
                              "Sequences put back because KV blocks ran out"},
     [METRICS_RECOMPUTE_TOKENS] = {"recompute_tokens_total",
-                                  "Tokens computed again after a preemption or restart"},
+                                  "Tokens computed again after a preemption"},
+    [METRICS_SWAPPED_OUT_BLOCKS] = {"swapped_blocks_total",
+                                    "KV blocks moved to host memory by preemptions, and back",
+                                    ",direction=\"out\""},
+    [METRICS_SWAPPED_IN_BLOCKS] = {"swapped_blocks_total", NULL, ",direction=\"in\""},
     [METRICS_REQUESTS] = {"requests_total", "Requests that arrived"},
     [METRICS_SLOW_READERS] = {"slow_readers_total",
                               "Streams ended because the client did not read"},
@@ -145,9 +156,12 @@ static status_t head(struct page *page, const char *name, const char *help, cons
 static status_t render_counters(struct page *page)
 {
     for (size_t i = 0; i < METRICS_N_COUNTERS; i++) {
-        const struct name_row *row = &counter_rows[i];
-        TRY(head(page, row->name, row->help, "counter"));
-        TRY(bytes_printf(page->out, "kvasir_%s{model_name=%s} %llu\n", row->name, page->model,
+        const struct counter_row *row = &counter_rows[i];
+        if (row->help != NULL) { // the first of its name
+            TRY(head(page, row->name, row->help, "counter"));
+        }
+        TRY(bytes_printf(page->out, "kvasir_%s{model_name=%s%s} %llu\n", row->name, page->model,
+                         row->label != NULL ? row->label : "",
                          (unsigned long long)load(&page->m->counters[i])));
     }
     return status_ok();

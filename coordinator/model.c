@@ -93,6 +93,7 @@ static struct plan_memory_request memory_request(const struct model *model,
         .max_model_len = (int32_t)model->context_tokens,
     };
     plan_memory_set_kv(&request, (uint64_t)config->kv_cache_memory_bytes);
+    plan_memory_set_swap(&request, (uint64_t)config->swap_space_bytes);
     return request;
 }
 

@@ -341,8 +341,8 @@ struct backend {
     status_t (*download)(struct backend_stream *stream, void *to_host, const void *from,
                          size_t size);
     status_t (*zero)(struct backend_stream *stream, void *to, size_t size);
-    status_t (*copy_strips)(struct backend_stream *stream, const struct strip *strips,
-                            int32_t n); /* host */
+    /* strips are host, and may change on return; what they copy from and to is device memory, or host memory of host_alloc. */
+    status_t (*copy_strips)(struct backend_stream *stream, const struct strip *strips, int32_t n);
 
     /* -- weights: init time --------------------------------------------------------------------- */
     /* Bytes matrix_new allocates for a matrix; what the plan counts, but for padding of odd shapes. format: enum

@@ -21,6 +21,7 @@ struct options {
     struct plan_options plan;
     struct plan_rates_options rates; /* rates.device is of device_names */
     int64_t max_num_seqs, max_num_batched_tokens, max_model_len, kv_cache_bytes, memory_bytes;
+    int64_t swap_bytes;
     double memory_share;
     const char *workload;
     int64_t concurrency, n_gpus, gpus_per_node;
@@ -60,6 +61,13 @@ static const struct config_row rows[] = {
      .min = 0,
      .max = 0x1p50,
      .help = "bytes of KV cache per rank; 0: what those sequences need"},
+    {.name = "swap-space",
+     .type = CONFIG_INT,
+     .offset = offsetof(struct options, swap_bytes),
+     .default_text = "0",
+     .min = 0,
+     .max = 0x1p50,
+     .help = "bytes of host memory per rank where KV of preempted sequences waits; 0: none"},
     {.name = "device",
      .type = CONFIG_CHOICE,
      .offset = offsetof(struct options, rates.device),
@@ -201,6 +209,7 @@ static status_t memory_request(const struct plan_print_args *args, const struct 
         .max_model_len = options->max_model_len > 0 ? (int32_t)options->max_model_len : most,
     };
     plan_memory_set_kv(&request, (uint64_t)options->kv_cache_bytes);
+    plan_memory_set_swap(&request, (uint64_t)options->swap_bytes);
     if (options->memory_bytes > 0) {
         const double usable = options->memory_share * (double)options->memory_bytes;
         TRY(fit(&request, options, (uint64_t)usable));

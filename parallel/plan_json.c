@@ -68,10 +68,10 @@ static json_t *memory_json(const struct plan_memory_request *request, int32_t ra
 {
     struct plan_memory m;
     plan_memory_of(request, rank, &m);
-    return json_pack("{sIsIsIsIsIsIsI}", "weights", (json_int_t)m.weights, "kv", (json_int_t)m.kv,
+    return json_pack("{sIsIsIsIsIsIsIsI}", "weights", (json_int_t)m.weights, "kv", (json_int_t)m.kv,
                      "buffers", (json_int_t)m.buffers, "comm", (json_int_t)m.comm, "workspace",
-                     (json_int_t)m.workspace, "runtime", (json_int_t)m.runtime, "total",
-                     (json_int_t)m.total);
+                     (json_int_t)m.workspace, "runtime", (json_int_t)m.runtime, "swap",
+                     (json_int_t)m.swap, "total", (json_int_t)m.total);
 }
 
 static json_t *rank_json(const struct plan_print_args *a, int32_t rank)

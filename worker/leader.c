@@ -65,7 +65,10 @@ static struct wire_load current_load(const struct leader *l)
                               .kv_blocks_total = (uint64_t)load.blocks_total,
                               .preemptions_total = load.n_preemptions,
                               .prefix_queries_total = load.n_prefix_queries,
-                              .prefix_hits_total = load.n_prefix_hits};
+                              .prefix_hits_total = load.n_prefix_hits,
+                              .recompute_tokens_total = load.n_recomputed,
+                              .swapped_out_blocks_total = load.n_swapped_out,
+                              .swapped_in_blocks_total = load.n_swapped_in};
 }
 
 static status_t read_token(const char *path, char *buf, size_t buf_bytes)
@@ -282,7 +285,17 @@ static status_t open_group(struct leader *l, const struct wire_coordinator_messa
         .max_steps = member_max_steps(&l->member.plan, l->config),
         .n_stages = l->member.plan.pp,
         .prefix_caching = message->assign.prefix_caching,
+        .host_blocks_per_lane = limits->host_blocks_per_lane,
+        .max_moves = limits->max_moves,
+        .swap_block_s = l->member.swap_cost.block_s,
+        .recompute_token_s = l->member.swap_cost.token_s,
     };
+    if (config.host_blocks_per_lane > 0) {
+        log_write(&l->log, LOG_INFO, "swapping",
+                  "host_blocks_per_lane=%lld block_us=%.1f token_us=%.1f",
+                  (long long)config.host_blocks_per_lane, config.swap_block_s * 1e6,
+                  config.recompute_token_s * 1e6);
+    }
     TRY(scheduler_new(&config, &l->scheduler));
     TRY(make_runner(l, config.max_steps));
     TRY(allocate_step_arrays(l, limits));

@@ -68,6 +68,9 @@ status_t member_open(struct group *group, const struct wire_assign *assign,
         .max_model_len = (int32_t)assign->max_model_len,
         .max_steps = member_max_steps(&m->plan, options->config),
         .kv_cache_bytes = assign->kv_cache_bytes,
+        .swap_bytes = options->config->swap_space_bytes >= 0
+                          ? (uint64_t)options->config->swap_space_bytes
+                          : assign->swap_space_bytes,
         .device_memory_share = assign->gpu_memory_utilization,
         .determinism = assign->determinism,
         .comm_choice = assign->comm,
@@ -82,6 +85,10 @@ status_t member_open(struct group *group, const struct wire_assign *assign,
     };
     TRY_GOTO(s, engine_new(group, &m->spec, &m->plan, &engine_options, &m->engine), undo);
     TRY_GOTO(s, group_agree(group, open_steps(group, m)), undo);
+    if (engine_limits(m->engine)->host_blocks_per_lane > 0) {
+        const int32_t max_model_len = (int32_t)assign->max_model_len;
+        TRY_GOTO(s, swap_cost_measure(group, m->engine, max_model_len, &m->swap_cost), undo);
+    }
     return status_ok();
 
 undo:

@@ -19,6 +19,7 @@
 #include "proto/wire/link.h"
 #include "worker/device.h"
 #include "worker/engine.h"
+#include "worker/swap_cost.h"
 #include "worker/worker_config.h"
 
 enum control_kind { CONTROL_ASSIGN = 1, CONTROL_STEP = 2, CONTROL_STOP = 3 };
@@ -30,8 +31,9 @@ struct member {
     struct model_spec spec;
     struct plan plan;
     struct engine *engine;
-    struct step_plan step; /* followers: the one obeyed */
-    struct step_draw draw; /* a follower that draws: what */
+    struct step_plan step;      /* followers: the one obeyed */
+    struct step_draw draw;      /* a follower that draws: what */
+    struct swap_cost swap_cost; /* zeros: there are no slots */
 };
 
 struct member_options {

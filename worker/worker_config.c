@@ -61,6 +61,15 @@ const struct config_row worker_config_rows[] = {
      .help =
          "seconds after which GPUs that wait for each other are given up; 0: what the coordinator "
          "says"},
+    {.name = "swap-space",
+     .type = CONFIG_INT,
+     .offset = AT(swap_space_bytes),
+     .default_text = "-1",
+     .min = -1,
+     .max = 0x1p50,
+     .help =
+         "bytes of host memory of this rank where KV of preempted sequences waits (4G); 0: none; -1: what the "
+         "coordinator says"},
     {.name = "max-idle-sleep-us",
      .type = CONFIG_INT,
      .offset = AT(max_idle_sleep_us),

@@ -26,6 +26,7 @@ struct worker_config {
     int64_t steps_ahead;
     double collective_timeout_s; /* 0: what the coordinator says */
     int64_t max_idle_sleep_us;
+    int64_t swap_space_bytes; /* -1: what the coordinator says */
     bool bystander;
     const char *measure; /* model directory: measure its ops and print the rates; NULL: serve */
     int measure_dtype, measure_kv_dtype; /* enum dtype_wanted */

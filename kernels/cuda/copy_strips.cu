@@ -5,6 +5,8 @@
  * Mapping:  up to 64 strips travel in the kernel's parameters (3 KB of the 4 that every driver takes), so that nothing has to
  *           be uploaded or kept. Grid (parts, strips); threads take 16 bytes each where all of a strip is a
  *           multiple of 16, else 4, else one.
+ *           Either side may be pinned host memory, which kernels reach over the bus: a block that is swapped is many strips, and each
+ *           would be a copy of its own to the copy engine.
  * Numerics: bytes.
  * Cost:     memory bound: 2 * n_rows * row_bytes bytes a strip. (computed)
  */

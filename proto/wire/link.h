@@ -67,6 +67,8 @@ struct wire_load {
     uint64_t preemptions_total;
     uint64_t step_age_ns;                             /* of the step under way; 0 between steps */
     uint64_t prefix_queries_total, prefix_hits_total; /* tokens */
+    uint64_t recompute_tokens_total;
+    uint64_t swapped_out_blocks_total, swapped_in_blocks_total;
 };
 
 struct wire_step_result {
@@ -107,9 +109,10 @@ struct wire_assign {
     int dtype;    /* enum dtype of weights on the device */
     int kv_dtype; /* enum dtype */
     uint32_t max_model_len, max_num_seqs, max_num_batched_tokens;
-    uint64_t kv_cache_bytes; /* per rank; 0: the worker decides from free memory */
-    uint32_t threads;        /* per rank; 0: cores / ranks on the host */
-    const uint8_t *plan;     /* plan_pack */
+    uint64_t kv_cache_bytes;   /* per rank; 0: the worker decides from free memory */
+    uint64_t swap_space_bytes; /* of host memory, per rank; 0: none */
+    uint32_t threads;          /* per rank; 0: cores / ranks on the host */
+    const uint8_t *plan;       /* plan_pack */
     size_t plan_bytes;
     bool dummy_weights; /* made up from config.json, keyed by */
     uint64_t weights_seed;

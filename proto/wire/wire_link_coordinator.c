@@ -37,6 +37,7 @@ static void pack_assign(const struct wire_assign *from, Kvasir__V1__Assign *to)
     to->max_num_seqs = from->max_num_seqs;
     to->max_num_batched_tokens = from->max_num_batched_tokens;
     to->kv_cache_bytes = from->kv_cache_bytes;
+    to->swap_space_bytes = from->swap_space_bytes;
     to->threads = from->threads;
     to->plan = borrow(from->plan, from->plan_bytes);
     to->dummy_weights = from->dummy_weights;
@@ -140,6 +141,7 @@ static status_t unpack_assign(struct arena *arena, const Kvasir__V1__Assign *fro
         .max_num_seqs = from->max_num_seqs,
         .max_num_batched_tokens = from->max_num_batched_tokens,
         .kv_cache_bytes = from->kv_cache_bytes,
+        .swap_space_bytes = from->swap_space_bytes,
         .threads = from->threads,
         .plan = from->plan.data,
         .plan_bytes = from->plan.len,

@@ -65,6 +65,9 @@ static void pack_load(const struct wire_load *from, Kvasir__V1__Load *to)
     to->step_age_ns = from->step_age_ns;
     to->prefix_queries_total = from->prefix_queries_total;
     to->prefix_hits_total = from->prefix_hits_total;
+    to->recompute_tokens_total = from->recompute_tokens_total;
+    to->swapped_out_blocks_total = from->swapped_out_blocks_total;
+    to->swapped_in_blocks_total = from->swapped_in_blocks_total;
 }
 
 static void pack_step_result(struct wire_packer *p, const struct wire_step_result *from,
@@ -200,6 +203,9 @@ static struct wire_load unpack_load(const Kvasir__V1__Load *from)
         .step_age_ns = from->step_age_ns,
         .prefix_queries_total = from->prefix_queries_total,
         .prefix_hits_total = from->prefix_hits_total,
+        .recompute_tokens_total = from->recompute_tokens_total,
+        .swapped_out_blocks_total = from->swapped_out_blocks_total,
+        .swapped_in_blocks_total = from->swapped_in_blocks_total,
     };
 }
 

@@ -41,6 +41,7 @@ static void test_config_table_defaults(void **state)
     assert_int_equal(c.launcher, CONFIG_TABLE_LAUNCHER_NONE);
     assert_int_equal(c.plan.tp, 1);
     assert_int_equal(c.max_num_seqs, 64);
+    assert_true(c.swap_space_bytes == 0);
     assert_int_equal(c.max_num_batched_tokens, 512);
     assert_int_equal(c.max_num_queued_reqs, 1024);
     assert_int_equal(c.log_level, LOG_WARN);
@@ -53,11 +54,12 @@ static void test_config_table_reads_the_flags_users_know(void **state)
     (void)state;
     struct coordinator_config c;
     struct config_set set;
-    assert_status_ok(load(
-        &c, &set,
-        ARGS("-tp", "4", "--launcher=mpirun", "--replicas", "2", "--kv-cache-memory-bytes", "2G",
-             "--max-model-len", "32K", "--kv-placement", "replicate", "--dtype", "bfloat16",
-             "--comm", "staged", "--determinism", "batch", "--collective-timeout", "2.5", "m")));
+    assert_status_ok(
+        load(&c, &set,
+             ARGS("-tp", "4", "--launcher=mpirun", "--replicas", "2", "--kv-cache-memory-bytes",
+                  "2G", "--max-model-len", "32K", "--kv-placement", "replicate", "--dtype",
+                  "bfloat16", "--swap-space", "4G", "--comm", "staged", "--determinism", "batch",
+                  "--collective-timeout", "2.5", "m")));
     assert_int_equal(c.comm, 2); // of Assign
     assert_int_equal(c.determinism, CONFIG_TABLE_DETERMINISM_BATCH);
     assert_close(c.collective_timeout_s, 2.5, 0, 0);
@@ -65,6 +67,7 @@ static void test_config_table_reads_the_flags_users_know(void **state)
     assert_int_equal(c.replicas, 2);
     assert_int_equal(c.launcher, CONFIG_TABLE_LAUNCHER_MPIRUN);
     assert_true(c.kv_cache_memory_bytes == 2LL << 30);
+    assert_true(c.swap_space_bytes == 4LL << 30);
     assert_int_equal(c.max_model_len, 32768);
     assert_int_equal(c.plan.placement, PLAN_REPLICATE); // the choices are in the enum's order
     assert_int_equal(c.plan.dtype, DTYPE_WANTED_BF16);
@@ -112,6 +115,8 @@ static void test_config_table_refuses_what_cannot_be(void **state)
                        "--launcher none");
     assert_status_says(load(&c, &set, ARGS("a", "--determinism", "strict")), STATUS_UNIMPLEMENTED,
                        "--determinism strict");
+    assert_status_says(load(&c, &set, ARGS("a", "--swap-space", "4")), STATUS_INVALID_ARGUMENT,
+                       "--swap-space 4G");
     assert_status_says(load(&c, &set, ARGS("a", "-tp", "0")), STATUS_INVALID_ARGUMENT,
                        "tensor-parallel-size");
     assert_status_says(load(&c, &set, ARGS("a", "--max-num-sequences", "1")),

@@ -35,12 +35,18 @@ static void test_metrics_show_what_was_counted(void **state)
     metrics_init(&m, "demo", "0.1.0");
     metrics_add(&m, METRICS_PROMPT_TOKENS, 7);
     metrics_add(&m, METRICS_PROMPT_TOKENS, 3);
+    metrics_add(&m, METRICS_SWAPPED_OUT_BLOCKS, 6);
+    metrics_add(&m, METRICS_SWAPPED_IN_BLOCKS, 4);
     metrics_set(&m, METRICS_KV_REPLICATION, 1.5);
     metrics_finish(&m, WIRE_FINISH_LENGTH);
     metrics_reject(&m, METRICS_REJECTED_OVERLOAD);
     struct bytes out;
     const char *page = render(&m, 0, &out);
     assert_true(value_of(page, "kvasir_prompt_tokens_total{model_name=\"demo\"}") == 10);
+    assert_true(value_of(page, "kvasir_swapped_blocks_total{model_name=\"demo\",direction="
+                               "\"out\"}") == 6);
+    assert_true(value_of(page, "kvasir_swapped_blocks_total{model_name=\"demo\",direction="
+                               "\"in\"}") == 4);
     assert_true(value_of(page, "kvasir_kv_replication_factor{model_name=\"demo\"}") == 1.5);
     assert_true(value_of(page, "kvasir_request_success_total{model_name=\"demo\",finished_reason="
                                "\"length\"}") == 1);

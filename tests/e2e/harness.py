@@ -1,13 +1,16 @@
 """A running server for a test, and stubs of the public API made from the .proto files with Debian's tools."""
 import os
 import queue
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+import urllib.request
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BIN = os.environ["KVASIR_BIN"]  # <build>/bin
@@ -143,6 +146,19 @@ class Server:
             if words[0].endswith(b"kvasir-worker") and any(self.address.encode() in w for w in words):
                 found.append(int(pid))
         return sorted(found)
+
+
+def free_address():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return "%s:%d" % free.getsockname()
+
+
+def metrics_of(http):
+    """What is counted, by name with labels but the model's: {'requests_total': 3.0, 'swapped_blocks_total,direction="in"': 0.0}"""
+    with urllib.request.urlopen(f"http://{http}/metrics", timeout=10) as page:
+        found = re.findall(r'^kvasir_(\w+){model_name="[^"]*"(.*)} (\S+)$', page.read().decode(), re.M)
+    return {name + labels: float(value) for name, labels, value in found}
 
 
 def request(prompt, **fields):

@@ -5,7 +5,8 @@ import threading
 import unittest
 import unittest.mock
 
-from harness import (DEMO, Result, Server, cluster_pb2, generate, health_pb2, inference_pb2, request, run)
+from harness import (DEMO, Result, Server, cluster_pb2, free_address, generate, health_pb2, inference_pb2, metrics_of,
+                     request, run)
 
 PROMPTS = ["Once upon a time", "The little fox", "One rainy morning, Mia", "\n", "A", "In the garden there was a"]
 
@@ -130,7 +131,7 @@ class TestLayouts(unittest.TestCase):
     OPTIONS = ()
     RANKS = ("2", "3", "4")
     CHUNKS = ("1", "7", "33")
-    SCARCE = "400K"  # KV memory of little more than one sequence
+    SCARCE = 344  # KB of KV memory on all ranks: 12 blocks, of which four sequences want 16
 
     @classmethod
     def setUpClass(cls):
@@ -189,9 +190,18 @@ class TestLayouts(unittest.TestCase):
         self.assertTrue(all(len(r.ids) > 0 for r in got["w8a8", "2"]))
 
     def test_preemption(self):
-        """Four at once preempt each other and still say the same."""
-        with Server("-tp", "1", "--max-model-len", "128", "--kv-cache-memory", self.SCARCE, "--max-num-seqs", "4",
-                    *self.OPTIONS) as server:
+        self.assertGreater(self.preempt(1)["num_preemptions_total"], 0)
+
+    def test_preemption_and_swapping_on_two_ranks(self):
+        counted = self.preempt(2, "--swap-space", "1M")
+        self.assertGreater(counted['swapped_blocks_total,direction="out"'], 0)
+
+    def preempt(self, ranks, *options):
+        """Four at once preempt each other and still say the same. Returns what the server counted."""
+        http = free_address()
+        with Server("-tp", str(ranks), "--http", http, "--max-model-len", "96", "--max-num-seqs", "4",
+                    "--kv-cache-memory", f"{self.SCARCE // ranks}K", *options, *self.OPTIONS) as server:
+            wanted = self.want if ranks == 1 else [greedy(server, p) for p in PROMPTS]
             results = {}
 
             def ask(i):
@@ -202,8 +212,10 @@ class TestLayouts(unittest.TestCase):
                 t.start()
             for t in threads:
                 t.join()
-            for i, want in enumerate(self.want):
+            for i, want in enumerate(wanted):
                 self.assertEqual((results[i].ids, results[i].logprobs), (want.ids, want.logprobs))
+                self.assertEqual(want.ids, self.want[i].ids)
+            return metrics_of(http)
 
 
 class TestLayoutsInt8(TestLayouts):
@@ -211,7 +223,7 @@ class TestLayoutsInt8(TestLayouts):
     OPTIONS = ("--kv-cache-dtype", "int8")
     RANKS = ("2", "3")
     CHUNKS = ("7",)
-    SCARCE = "210K"
+    SCARCE = 184
 
     def test_plan_counts_values_and_scales(self):
         with Server("-tp", "2", *self.OPTIONS) as server:

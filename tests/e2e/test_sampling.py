@@ -1,13 +1,10 @@
 """Every sampling parameter as a client reaches it, and what must not change its answers: company, chunks, preemption."""
 import collections
 import json
-import re
-import socket
 import threading
 import unittest
-import urllib.request
 
-from harness import Server, generate, grpc, inference_pb2, request, run
+from harness import Server, free_address, generate, grpc, inference_pb2, metrics_of, request, run
 
 PROMPT = "Once upon a time there was a little fox who lived in the garden"
 EOS = 0
@@ -236,21 +233,27 @@ class TestParameters(unittest.TestCase):
 class TestCompany(unittest.TestCase):
     """Tokens, log probabilities and ranks to the bit, with everything on."""
 
+    def check_metrics(self, http, swaps):
+        counted = metrics_of(http)
+        out = counted['swapped_blocks_total,direction="out"']
+        self.assertGreater(counted["num_preemptions_total"], 0)
+        self.assertEqual(out > 0, swaps)
+        self.assertLessEqual(counted['swapped_blocks_total,direction="in"'], out)
+        if not swaps:
+            self.assertGreater(counted["recompute_tokens_total"], 0)
+
     def test_alone_together_preempted_and_in_pieces(self):
         n = 16
         with Server("-tp", "1", "--max-num-seqs", "48") as server:
             alone = [all_of(complete(server, prompt_of(i), **everything(i))) for i in range(n)]
             self.assertEqual(ask_together(server, n), alone)
-        # KV memory for little more than one sequence: they preempt each other.
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            http = "%s:%d" % free.getsockname()
-        with Server("-tp", "1", "--max-model-len", "128", "--kv-cache-memory", "600K", "--max-num-seqs", "12", "--http",
-                    http) as server:
-            self.assertEqual(ask_together(server, n), alone)
-            with urllib.request.urlopen(f"http://{http}/metrics", timeout=10) as metrics:
-                counted = re.search(r"^kvasir_num_preemptions_total\S* (\d+)", metrics.read().decode(), re.M)
-            self.assertGreater(int(counted.group(1)), 0)
+        # KV memory for little more than one sequence: they preempt each other, and are computed again or swapped.
+        for swap_space in ("0", "4M"):
+            http = free_address()
+            with Server("-tp", "1", "--max-model-len", "128", "--kv-cache-memory", "600K", "--max-num-seqs", "12",
+                        "--swap-space", swap_space, "--http", http) as server:
+                self.assertEqual(ask_together(server, n), alone)
+                self.check_metrics(http, swap_space != "0")
         # One token of a prompt at a time where log probabilities are wanted, and chunks of 9 elsewhere.
         with Server("-tp", "1", "--max-num-seqs", "9", "--max-num-batched-tokens", "9") as server:
             self.assertEqual(ask_together(server, n), alone)

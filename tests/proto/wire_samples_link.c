@@ -77,6 +77,9 @@ static struct wire_load random_load(void)
         .step_age_ns = random_u64(),
         .prefix_queries_total = random_u64(),
         .prefix_hits_total = random_u64(),
+        .recompute_tokens_total = random_u64(),
+        .swapped_out_blocks_total = random_u64(),
+        .swapped_in_blocks_total = random_u64(),
     };
 }
 
@@ -90,6 +93,9 @@ static void assert_load_equal(const struct wire_load *got, const struct wire_loa
     assert_true(got->step_age_ns == want->step_age_ns);
     assert_true(got->prefix_queries_total == want->prefix_queries_total);
     assert_true(got->prefix_hits_total == want->prefix_hits_total);
+    assert_true(got->recompute_tokens_total == want->recompute_tokens_total);
+    assert_true(got->swapped_out_blocks_total == want->swapped_out_blocks_total);
+    assert_true(got->swapped_in_blocks_total == want->swapped_in_blocks_total);
 }
 
 static void fill_step_result(struct arena *arena, struct wire_step_result *m)
@@ -198,6 +204,7 @@ static void fill_assign(struct arena *arena, struct wire_assign *m)
     m->max_num_seqs = random_u32();
     m->max_num_batched_tokens = random_u32();
     m->kv_cache_bytes = random_u64();
+    m->swap_space_bytes = random_u64();
     m->dummy_weights = random_count() % 2 == 0;
     m->weights_seed = random_u64();
     m->gpu_memory_utilization = (double)random_float();
@@ -225,6 +232,7 @@ static void assert_assign_equal(const struct wire_assign *got, const struct wire
     assert_int_equal(got->max_num_seqs, want->max_num_seqs);
     assert_int_equal(got->max_num_batched_tokens, want->max_num_batched_tokens);
     assert_true(got->kv_cache_bytes == want->kv_cache_bytes);
+    assert_true(got->swap_space_bytes == want->swap_space_bytes);
     assert_true(got->dummy_weights == want->dummy_weights);
     assert_true(got->weights_seed == want->weights_seed);
     assert_true(got->prefix_caching == want->prefix_caching);

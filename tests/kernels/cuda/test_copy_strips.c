@@ -66,6 +66,39 @@ static void test_cuda_copy_strips_copies_what_it_says(void **state)
     check_stream_done(stream);
 }
 
+/* Pinned memory to the device, and back to another place in it. */
+static void test_cuda_copy_strips_reach_pinned_memory(void **state)
+{
+    (void)state;
+
+    enum { ROWS = 70, ROW_BYTES = 4 * 48, SIZE = ROWS * ROW_BYTES };
+
+    struct backend_stream *stream = check_stream();
+    void *memory = NULL;
+    assert_status_ok(check_backend()->host_alloc(stream, 2 * SIZE, &memory));
+    unsigned char *from = memory, *to = from + SIZE;
+    char *device = device_new(stream, SIZE);
+    struct strip out[ROWS], in[ROWS];
+    for (size_t i = 0; i < ROWS; i++) { // backwards, so that the order is another one
+        void *const at = device + (ROWS - 1 - i) * ROW_BYTES;
+        out[i] = (struct strip){
+            .from = from + i * ROW_BYTES, .to = at, .row_bytes = ROW_BYTES, .n_rows = 1};
+        in[i] = (struct strip){
+            .from = at, .to = to + i * ROW_BYTES, .row_bytes = ROW_BYTES, .n_rows = 1};
+    }
+    for (size_t i = 0; i < SIZE; i++) {
+        from[i] = (unsigned char)test_random_u64();
+    }
+    memset(to, 0xee, SIZE);
+    assert_status_ok(check_backend()->copy_strips(stream, out, ROWS));
+    assert_status_ok(check_backend()->copy_strips(stream, in, ROWS));
+    assert_status_ok(check_backend()->stream_sync(stream));
+    assert_same_bytes(to, from, SIZE, "pinned memory");
+    device_free(stream, device);
+    check_backend()->host_free(stream, memory);
+    check_stream_done(stream);
+}
+
 static void test_cuda_copy_strips_of_nothing_and_of_nonsense(void **state)
 {
     (void)state;
@@ -84,6 +117,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_cuda_copy_strips_copies_what_it_says),
+        cmocka_unit_test(test_cuda_copy_strips_reach_pinned_memory),
         cmocka_unit_test(test_cuda_copy_strips_of_nothing_and_of_nonsense),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
