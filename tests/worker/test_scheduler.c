@@ -228,31 +228,32 @@ static void score(struct simulation *sim, struct shadow_step *step, const struct
 static void check_counts(const struct shadow_request *shadow, const struct sample_row *row,
                          const struct sample_token *tokens)
 {
-    int32_t n_generated[N_VOCAB] = {0}, listed[N_VOCAB] = {0};
-    bool in_prompt[N_VOCAB] = {false};
-    const int32_t n_listed = shadow->n_drawn - (row->pending_slot >= 0 ? 1 : 0);
-    for (int32_t i = 0; i < n_listed; i++) {
-        if (i < shadow->n_prompt) {
-            in_prompt[shadow->tokens[i]] = true;
-        } else {
-            n_generated[shadow->tokens[i]]++;
-        }
+    uint8_t n_generated[N_VOCAB] = {0};
+    bool in_prompt[N_VOCAB] = {false}, listed[N_VOCAB] = {false};
+    const int32_t n_known = shadow->n_drawn - (row->pending_slot >= 0 ? 1 : 0);
+    const int32_t n_prompt =
+        row->repetition != 1.0f ? shadow->n_prompt : 0; // else it does not count
+    int32_t n_missing = 0;
+    for (int32_t i = 0; i < n_prompt; i++) {
+        n_missing += !in_prompt[shadow->tokens[i]];
+        in_prompt[shadow->tokens[i]] = true;
+    }
+    for (int32_t i = shadow->n_prompt; i < n_known; i++) {
+        const int32_t id = shadow->tokens[i];
+        n_missing += n_generated[id] == 0 && !in_prompt[id];
+        n_generated[id]++;
     }
     for (int32_t i = 0; i < row->n_tokens; i++) {
         const int32_t id = tokens[i].id;
-        const bool counts = in_prompt[id] && row->repetition != 1.0f;
-        if (listed[id]++ > 0 || tokens[i].n_generated != n_generated[id] ||
-            tokens[i].in_prompt != counts) {
+        if (listed[id] || tokens[i].n_generated != n_generated[id] ||
+            tokens[i].in_prompt != in_prompt[id]) {
             fail_msg("id %d is listed with %d in the completion and %d in the prompt", id,
                      tokens[i].n_generated, tokens[i].in_prompt);
         }
+        listed[id] = true;
+        n_missing -= n_generated[id] > 0 || in_prompt[id];
     }
-    for (int32_t id = 0; id < N_VOCAB; id++) {
-        const bool needed = n_generated[id] > 0 || (in_prompt[id] && row->repetition != 1.0f);
-        if (needed && listed[id] != 1) {
-            fail_msg("id %d is listed %d times", id, listed[id]);
-        }
-    }
+    assert_int_equal(n_missing, 0);
 }
 
 static void draw(struct simulation *sim, struct shadow_step *step, const struct step_seq *seq,
