@@ -98,8 +98,8 @@ static const struct config_row rows[] = {
      .offset = AT(swap_space_bytes),
      .default_text = "0",
      .help =
-         "bytes of host memory per rank where KV of preempted requests waits where that costs less than computing it "
-         "again (4G); 0: none",
+         "bytes of host memory per rank (4G) for KV of preempted requests, where moving it costs "
+         "less than computing it again; 0: none",
      .min = 0,
      .max = 0x1p50},
     {.name = "gpu-memory-utilization",

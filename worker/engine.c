@@ -508,41 +508,30 @@ static status_t size_pool(const struct engine *e, int64_t *blocks_out)
     return status_ok();
 }
 
-/* Slots of a lane that --swap-space holds, beside the KV pool where both are the host's. */
-static status_t affordable_slots(const struct engine *e, int64_t blocks, int64_t *slots_out)
+/* What the host has for slots of this rank, beside the KV pool where that is the host's too. */
+static uint64_t host_room(const struct engine *e, int64_t blocks)
 {
-    const int64_t bytes = plan_kv_block_bytes(e->plan, e->rank, e->options.kv_dtype);
-    const uint64_t asked = e->options.swap_bytes, block = (uint64_t)(bytes > 0 ? bytes : 1);
-    const uint64_t kept = e->options.backend->host_memory ? block * (uint64_t)blocks : 0;
-    const uint64_t each = host_memory_available() / (uint64_t)group_host_size(e->group);
-    if (each > 0 && asked > (each > kept ? each - kept : 0)) {
-        return status_errorf(STATUS_FAILED_PRECONDITION,
-                             "--swap-space %" PRIu64 ": %" PRIu64
-                             " bytes of this host's memory are left for each rank" STATUS_FIX
-                             "--swap-space %" PRIu64,
-                             asked, each > kept ? each - kept : 0,
-                             each > kept ? (each - kept) / 2 : 0);
+    const int64_t pool = blocks * plan_kv_block_bytes(e->plan, e->rank, e->options.kv_dtype);
+    const uint64_t kept = e->options.backend->host_memory ? (uint64_t)pool : 0;
+    const uint64_t available = host_memory_available();
+    const uint64_t each = available / (uint64_t)group_host_size(e->group);
+    if (available == 0) {
+        return UINT64_MAX; // not known
     }
-    if (asked < block) {
-        return status_errorf(STATUS_FAILED_PRECONDITION,
-                             "--swap-space %" PRIu64 ": a KV block of %d tokens in each lane takes "
-                             "%" PRIu64 " bytes on a rank" STATUS_FIX
-                             "--swap-space 1G (bytes, K, M or G; 0: no swapping)",
-                             asked, PLAN_BLOCK_TOKENS, block);
-    }
-    const uint64_t slots = asked / block;
-    *slots_out = slots < (uint64_t)MAX_BLOCKS_PER_LANE ? (int64_t)slots : MAX_BLOCKS_PER_LANE;
-    return status_ok();
+    return each > kept ? each - kept : 0;
 }
 
 static status_t size_slots(const struct engine *e, int64_t blocks, int64_t *slots_out)
 {
     int64_t slots = 0;
     if (e->options.swap_bytes > 0) {
-        TRY(group_agree(e->group, affordable_slots(e, blocks, &slots)));
+        const int64_t block = plan_kv_block_bytes(e->plan, e->rank, e->options.kv_dtype);
+        const status_t fits =
+            kv_moves_fit(e->options.swap_bytes, host_room(e, blocks), block, &slots);
+        TRY(group_agree(e->group, fits));
         TRY(group_agree(e->group, smallest(group_comm(e->group), &slots)));
     }
-    *slots_out = slots;
+    *slots_out = slots < MAX_BLOCKS_PER_LANE ? slots : 0; // no rank keeps anything
     return status_ok();
 }
 

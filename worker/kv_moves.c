@@ -1,5 +1,6 @@
 #include "worker/kv_moves.h"
 
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -33,6 +34,29 @@ static int32_t planes_of(const struct kv_pool *pool, const struct kv_planes *pla
 }
 
 // ---- slots ----
+
+status_t kv_moves_fit(uint64_t swap_bytes, uint64_t room_bytes, int64_t block_bytes,
+                      int64_t *slots_out)
+{
+    if (swap_bytes > room_bytes) {
+        return status_errorf(STATUS_FAILED_PRECONDITION,
+                             "--swap-space %" PRIu64 ": %" PRIu64
+                             " bytes of this host's memory are left for each rank" STATUS_FIX
+                             "--swap-space %" PRIu64,
+                             swap_bytes, room_bytes, room_bytes / 2);
+    }
+    if (swap_bytes < (uint64_t)block_bytes) {
+        return status_errorf(STATUS_FAILED_PRECONDITION,
+                             "--swap-space %" PRIu64 ": a KV block of %d tokens in each lane takes "
+                             "%lld bytes on a rank" STATUS_FIX
+                             "--swap-space 1G (bytes, K, M or G; 0: no swapping)",
+                             swap_bytes, PLAN_BLOCK_TOKENS, (long long)block_bytes);
+    }
+    const uint64_t most = INT32_MAX; // ids are int32
+    const uint64_t slots = block_bytes > 0 ? swap_bytes / (uint64_t)block_bytes : most;
+    *slots_out = (int64_t)(slots < most ? slots : most);
+    return status_ok();
+}
 
 /* Gives the layer's planes of slots their parts of the memory from *at on; NULL where the pool has none. */
 static void cut_layer(const struct kv_moves *m, int32_t layer, int64_t n_slots, size_t *at)

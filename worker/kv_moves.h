@@ -33,6 +33,11 @@ struct kv_moves {
     uint64_t host_bytes;
 };
 
+/* Slots of a lane that swap_bytes of the host's room hold, block_bytes being what one in every lane takes; INT32_MAX where the rank
+ * keeps nothing. FAILED_PRECONDITION where they are too many bytes or too few. */
+MUST_USE status_t kv_moves_fit(uint64_t swap_bytes, uint64_t room_bytes, int64_t block_bytes,
+                               int64_t *slots_out);
+
 /* host_blocks_per_lane: slots; 0: none. */
 MUST_USE status_t kv_moves_init(struct kv_moves *moves, const struct kv_pool *pool,
                                 int64_t host_blocks_per_lane);

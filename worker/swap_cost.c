@@ -92,9 +92,6 @@ static status_t measure(struct measuring *m, int32_t max_model_len, struct swap_
     const struct step_limits *limits = engine_limits(m->engine);
     const int32_t max_rows = lesser(lesser(limits->max_rows, max_model_len), LAST_ROWS);
     struct swap_cost cost = {0};
-    for (int32_t i = 0; i < LAST_ROWS; i++) {
-        m->blocks[i] = i;
-    }
     TRY(measure_token(m, max_rows, &cost.token_s));
     TRY(measure_block(m, &cost.block_s));
     engine_rest(m->engine);
@@ -102,20 +99,24 @@ static status_t measure(struct measuring *m, int32_t max_model_len, struct swap_
     return status_ok();
 }
 
+static status_t init(struct measuring *m)
+{
+    m->zeros = calloc(LAST_ROWS, sizeof *m->zeros);
+    m->blocks = calloc(LAST_ROWS, sizeof *m->blocks);
+    if (m->zeros == NULL || m->blocks == NULL) {
+        return status_errorf(STATUS_RESOURCE_EXHAUSTED, "no memory to measure swapping");
+    }
+    for (int32_t i = 0; i < LAST_ROWS; i++) {
+        m->blocks[i] = i;
+    }
+    return step_plan_init(&m->plan, engine_limits(m->engine));
+}
+
 status_t swap_cost_measure(struct group *group, struct engine *engine, int32_t max_model_len,
                            struct swap_cost *cost_out)
 {
-    struct measuring m = {
-        .group = group,
-        .engine = engine,
-        .zeros = calloc(LAST_ROWS, sizeof *m.zeros),
-        .blocks = calloc(LAST_ROWS, sizeof *m.blocks),
-    };
-    status_t s = step_plan_init(&m.plan, engine_limits(engine));
-    if (status_is_ok(&s) && (m.zeros == NULL || m.blocks == NULL)) {
-        s = status_errorf(STATUS_RESOURCE_EXHAUSTED, "no memory to measure swapping");
-    }
-    s = group_agree(group, s);
+    struct measuring m = {.group = group, .engine = engine};
+    status_t s = group_agree(group, init(&m));
     if (status_is_ok(&s)) {
         s = measure(&m, max_model_len, cost_out);
     }

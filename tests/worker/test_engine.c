@@ -629,6 +629,11 @@ static void test_engine_refuses_what_cannot_fit(void **state)
     options.kv_cache_bytes = (uint64_t)1 << 60;
     check_fails(f, &options, STATUS_FAILED_PRECONDITION, "are available");
     options.kv_cache_bytes = 0;
+    options.swap_bytes = (uint64_t)1 << 60;
+    check_fails(f, &options, STATUS_FAILED_PRECONDITION, "--swap-space 1152921504606846976");
+    options.swap_bytes = 4;
+    check_fails(f, &options, STATUS_FAILED_PRECONDITION, "a KV block of 16 tokens in each lane");
+    options.swap_bytes = 0;
     options.max_model_len = 129;
     check_fails(f, &options, STATUS_FAILED_PRECONDITION, "128 positions");
     options.max_model_len = 96;

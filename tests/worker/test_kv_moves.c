@@ -66,8 +66,9 @@ static void fill(struct fixture *f)
         }
         const size_t size = plane_bytes(f, i / PLANES, i % PLANES);
         f->want[i] = malloc(size);
-        f->waiting[i] = calloc((size_t)(f->pool.plan->n_lanes * SLOTS * heads_of(f, i / PLANES)),
-                               unit_bytes(f, f->pool.layers[i / PLANES].dtype, i % PLANES));
+        f->waiting[i] =
+            calloc((size_t)f->pool.plan->n_lanes * SLOTS * (size_t)heads_of(f, i / PLANES),
+                   unit_bytes(f, f->pool.layers[i / PLANES].dtype, i % PLANES));
         assert_non_null(f->want[i]);
         assert_non_null(f->waiting[i]);
         for (size_t at = 0; at < size; at++) {
@@ -173,7 +174,8 @@ static void check_slot_bytes(const struct fixture *f, const struct plan *plan, i
                              int kv_dtype)
 {
     const uint64_t want = (uint64_t)(plan_kv_block_bytes(plan, rank, kv_dtype) * SLOTS);
-    assert_in_range(f->moves.host_bytes, want, want + 64 * PLANES * (uint64_t)plan->n_layers);
+    const uint64_t padding = (uint64_t)plan->n_layers * PLANES * 64;
+    assert_in_range(f->moves.host_bytes, want, want + padding);
 }
 
 static void check_rank(const struct plan *plan, int32_t rank, int kv_dtype)

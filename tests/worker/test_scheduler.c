@@ -349,13 +349,12 @@ static void count_again(struct simulation *sim, const struct step_seq *seq)
     shadow->n_there = end > shadow->n_there ? end : shadow->n_there;
 }
 
-/* False when there is nothing to do. */
-static bool make_step(struct simulation *sim)
+static void make_step(struct simulation *sim)
 {
     struct shadow_step *step = &sim->steps[sim->n_made % MAX_AHEAD];
     const struct step_plan *plan = &step->plan;
     if (scheduler_schedule(sim->scheduler, &step->plan) == 0) {
-        return false;
+        return; // there is nothing to do
     }
     sim->n_made++;
     int32_t row = 0;
@@ -380,7 +379,6 @@ static bool make_step(struct simulation *sim)
     memset(step->rows, 0x55, (size_t)plan->n_logits * sizeof *step->rows);
     assert_true(scheduler_sample_rows(sim->scheduler, plan, step->rows, step->tokens) <=
                 sim->config.max_sample_tokens);
-    return true;
 }
 
 /* None lost, none repeated, and all of them before the first token. */
@@ -529,7 +527,7 @@ static void simulation_open(struct simulation *sim, uint64_t seed)
         .prefix_caching = below(sim, 3) > 0,
         .max_logits = max_seqs + below(sim, MAX_LOGITS - MAX_SEQS),
         .max_sample_tokens = N_VOCAB + below(sim, 3 * N_VOCAB),
-        .host_blocks_per_lane = below(sim, 2) * below(sim, 30),
+        .host_blocks_per_lane = below(sim, 2) > 0 ? below(sim, 30) : 0,
         .swap_block_s = 1 + below(sim, 20),
         .recompute_token_s = 1 + below(sim, 4),
     };
@@ -589,24 +587,42 @@ static void simulation_close(struct simulation *sim)
     free(sim->host);
 }
 
+/* Requests that come, and one that goes; false: neither did. */
+static bool change_requests(struct simulation *sim, int32_t n_requests)
+{
+    bool changed = false;
+    while (sim->n_requests < n_requests && below(sim, 3) == 0) {
+        submit_random(sim);
+        changed = true;
+    }
+    if (sim->n_requests > 0 && below(sim, 50) == 0) {
+        cancel_random(sim);
+        changed = true;
+    }
+    return changed;
+}
+
+static bool is_over(const struct simulation *sim, int32_t n_requests)
+{
+    if (sim->n_requests < n_requests || sim->n_applied < sim->n_made) {
+        return false;
+    }
+    const struct scheduler_load load = scheduler_load(sim->scheduler);
+    return load.n_running + load.n_waiting == 0;
+}
+
 /* One thing after the other, as chance has it: a plan, a step computed, one applied. */
 static void simulate(struct simulation *sim)
 {
     const int32_t n_requests = 1 + below(sim, MAX_REQUESTS);
-    for (int turns = 0;; turns++) {
+    for (int turns = 0; !is_over(sim, n_requests); turns++) {
         assert_true(turns < 100000); // everything ends
-        bool changed = false;
-        while (sim->n_requests < n_requests && below(sim, 3) == 0) {
-            submit_random(sim);
-            changed = true;
-        }
-        if (sim->n_requests > 0 && below(sim, 50) == 0) {
-            cancel_random(sim);
-            changed = true;
-        }
+        bool changed = change_requests(sim, n_requests);
         const bool room = sim->n_made - sim->n_applied < sim->config.max_steps;
-        const bool plans = room && below(sim, 5) > 0;
-        const bool made = plans && make_step(sim);
+        if (room && below(sim, 5) > 0) {
+            make_step(sim);
+            changed = true;
+        }
         if (sim->n_computed < sim->n_made && below(sim, 2) == 0) {
             compute_step(sim);
         }
@@ -614,15 +630,8 @@ static void simulate(struct simulation *sim)
             apply_step(sim);
             changed = true;
         }
-        if (changed || plans) {
+        if (changed) {
             assert_status_ok(scheduler_check(sim->scheduler));
-        }
-        const bool all_applied = sim->n_requests == n_requests && sim->n_applied == sim->n_made;
-        if (!made && all_applied) {
-            const struct scheduler_load load = scheduler_load(sim->scheduler);
-            if (load.n_running + load.n_waiting == 0) {
-                return;
-            }
         }
     }
 }
