@@ -64,6 +64,7 @@ struct coordinator_config {
     const char *served_model_name; /* NULL: the directory's name */
 
     int64_t max_num_queued_reqs, max_num_queued_tokens, max_completion_tokens, max_unread_bytes;
+    double max_queue_time_s; /* 0: no limit */
     double shutdown_timeout_s, heartbeat_timeout_s, step_timeout_s;
     const char *join_token_file;
     int log_level; /* enum log_level: the choices are in its order */

@@ -216,10 +216,17 @@ static void *core_main(void *arg)
             tick(core);
             next_tick_ns = core->now_ns + CORE_TICK_NS;
         }
-        struct core_message *message = mailbox_take(&core->inbox, next_tick_ns - core->now_ns);
+        const uint64_t wake_ns =
+            core->next_deadline_ns < next_tick_ns ? core->next_deadline_ns : next_tick_ns;
+        struct core_message *message =
+            mailbox_take(&core->inbox, wake_ns > core->now_ns ? wake_ns - core->now_ns : 0);
+        core->now_ns = clock_now_ns(core->clock);
         if (message != NULL) {
-            core->now_ns = clock_now_ns(core->clock);
             handle(core, message);
+        }
+        if (core->now_ns >= core->next_deadline_ns) {
+            core_requests_expire(core);
+            core_requests_dispatch(core);
         }
     }
     // Here, not in core_free: children die with the thread that forked them.
@@ -271,6 +278,7 @@ status_t core_new(const struct core_options *options, struct core **core_out)
     core->clock = clock_system();
     core->result = status_ok();
     core->next_seq_id = 1;
+    core->next_deadline_ns = RPC_NO_DEADLINE;
     core->started_ns = clock_now_ns(core->clock);
     core->interval_ns = 100 * NS_PER_MS;
     atomic_init(&core->ticked_ns, core->started_ns);

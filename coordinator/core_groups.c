@@ -416,6 +416,12 @@ static void take_load(struct core *core, int index, const struct wire_load *load
                load->swapped_out_blocks_total);
     add_growth(core, METRICS_SWAPPED_IN_BLOCKS, group->load.swapped_in_blocks_total,
                load->swapped_in_blocks_total);
+    if (load->prompt_tokens_total > group->load.prompt_tokens_total) {
+        const uint64_t found = load->prefix_hits_total - group->load.prefix_hits_total;
+        pace_prompt(&core->pace,
+                    found + load->prompt_tokens_total - group->load.prompt_tokens_total,
+                    load->prompt_ns_total - group->load.prompt_ns_total, core->now_ns);
+    }
     const uint64_t total =
         load->kv_blocks_total > 0 ? load->kv_blocks_total : group->load.kv_blocks_total;
     group->load = *load;

@@ -11,6 +11,7 @@
 #include "base/mailbox.h"
 #include "coordinator/core.h"
 #include "coordinator/link.h"
+#include "coordinator/pace.h"
 #include "coordinator/progress.h"
 #include "coordinator/request.h"
 #include "coordinator/router.h"
@@ -94,6 +95,8 @@ struct core {
     uint32_t n_running, n_live;
     uint64_t next_seq_id;
     uint64_t ended_ns, interval_ns; /* last end of a request; smoothed time between ends */
+    uint64_t next_deadline_ns;      /* of those that live; RPC_NO_DEADLINE */
+    struct pace pace;               /* of the ready groups */
 
     struct core_caller watchers[CORE_MAX_WATCHERS];
     struct core_caller drainers[CORE_MAX_WATCHERS];
@@ -118,6 +121,12 @@ void core_update_serving(struct core *core);
 void core_requests_admit(struct core *core, struct request *request);
 void core_requests_gone(struct core *core, struct request *request);
 
+/* Ends those whose deadlines have passed. */
+void core_requests_expire(struct core *core);
+
+/* Whether a request with this id is QUEUED or RUNNING. */
+bool core_requests_are_live(struct core *core, const char *request_id);
+
 /* Ends requests whose calls are over, where no message could say so. */
 void core_requests_sweep(struct core *core);
 
@@ -131,6 +140,14 @@ void core_requests_output(struct core *core, int group, const struct wire_seq_ou
 
 /* Ends every request of the group (-1: of all, the waiting ones too). Returns how many. */
 uint32_t core_requests_fail(struct core *core, int group, const status_t *status);
+
+// ---- core_admission.c ----
+
+/* Puts the request into the router's queue, or says (and counts) why not. */
+MUST_USE status_t core_admission_enter(struct core *core, struct request *request);
+
+/* Whether one that waited can still be done in time. */
+MUST_USE status_t core_admission_recheck(struct core *core, struct request *request);
 
 // ---- core_groups.c ----
 

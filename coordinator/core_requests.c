@@ -53,6 +53,11 @@ static struct request *find_id(struct core *core, const char *id)
     return request;
 }
 
+bool core_requests_are_live(struct core *core, const char *request_id)
+{
+    return find_id(core, request_id) != NULL;
+}
+
 static void enter_list(struct request **list, struct request *request)
 {
     request->next_live = *list;
@@ -194,24 +199,32 @@ static void count_end(struct core *core, struct request *request, int reason)
     metrics_observe(core->metrics, METRICS_REQUEST_GENERATION_TOKENS, request->answer.n_tokens);
 }
 
-/* The client is gone or out of time: nobody listens any more. */
-static void end_unheard(struct core *core, struct request *request)
+/* Nothing more is computed for the request; the client, if it still listens, is told the status. */
+static void end_early(struct core *core, struct request *request, int reason,
+                      const status_t *status)
 {
-    const int code = atomic_load(&request->closed) - 1;
-    count_end(core, request,
-              code == STATUS_DEADLINE_EXCEEDED ? WIRE_FINISH_DEADLINE : WIRE_FINISH_CANCELLED);
+    count_end(core, request, reason);
     log_write(&core->log, LOG_DEBUG, "request cancelled", "req=%s seq=%llu tokens=%u code=%s",
               request->wire.request_id, first_seq(request), request->answer.n_tokens,
-              status_code_name(code));
+              status_code_name(status->code));
     // Losing the group over the cancel ends its requests, this one included: hold on to it.
     request_acquire(request);
     cancel_at_worker(core, request);
     if (request->state == REQUEST_QUEUED || request->state == REQUEST_RUNNING) {
-        const status_t s = status_errorf(STATUS_CANCELLED, "the call is over");
-        request_refuse(request, &s);
+        request_refuse(request, status);
         end(core, request);
     }
     request_release(request);
+}
+
+/* The client is gone or out of time: nobody listens any more. */
+static void end_unheard(struct core *core, struct request *request)
+{
+    const int code = atomic_load(&request->closed) - 1;
+    const bool late = code == STATUS_DEADLINE_EXCEEDED;
+    const status_t s =
+        status_errorf(late ? STATUS_DEADLINE_EXCEEDED : STATUS_CANCELLED, "the call is over");
+    end_early(core, request, late ? WIRE_FINISH_DEADLINE : WIRE_FINISH_CANCELLED, &s);
 }
 
 void core_requests_gone(struct core *core, struct request *request)
@@ -279,37 +292,6 @@ uint32_t core_requests_fail(struct core *core, int group, const status_t *status
 
 // ---- admission ----
 
-static status_t check_admission(struct core *core, const struct request *request)
-{
-    if (find_id(core, request->wire.request_id) != NULL) {
-        return status_errorf(STATUS_ALREADY_EXISTS, "request_id: %s is live",
-                             request->wire.request_id);
-    }
-    const int mode = atomic_load(&core->gate->mode);
-    if (mode != GATE_OPEN) {
-        metrics_reject(core->metrics, mode == GATE_DRAINING ? METRICS_REJECTED_DRAINING
-                                                            : METRICS_REJECTED_NOT_READY);
-        return status_errorf(STATUS_UNAVAILABLE, "%s", gate_reason(mode));
-    }
-    // What a group can hold may be less than the model's context: better said now than never finished.
-    uint64_t most = 0;
-    for (int i = 0; i < core->n_groups; i++) {
-        const uint64_t tokens = core->groups[i].n_blocks_per_lane * PLAN_BLOCK_TOKENS;
-        most = core->groups[i].state == WIRE_GROUP_READY && tokens > most ? tokens : most;
-    }
-    const struct validate_limits limits = {.context_tokens = most < core->model->context_tokens
-                                                                 ? (uint32_t)most
-                                                                 : core->model->context_tokens};
-    return validate_length(request->prompt.n, request->wire.stopping.max_tokens, &limits);
-}
-
-/* A prompt is computed for each sample. */
-static uint32_t waiting_tokens(const struct request *request)
-{
-    const uint64_t n = (uint64_t)request->prompt.n * request->wire.sampling.n;
-    return n < UINT32_MAX ? (uint32_t)n : UINT32_MAX;
-}
-
 void core_requests_admit(struct core *core, struct request *request)
 {
     if (request_is_closed(request)) {
@@ -319,19 +301,8 @@ void core_requests_admit(struct core *core, struct request *request)
         request_release(request);
         return;
     }
-    request->queue.priority = request->wire.priority;
-    request->queue.n_seqs = request->wire.sampling.n;
-    request->queue.n_tokens = waiting_tokens(request);
-    status_t s = check_admission(core, request);
-    if (status_is_ok(&s)) {
-        s = router_admit(&core->router, &request->queue);
-    }
+    const status_t s = core_admission_enter(core, request);
     if (!status_is_ok(&s)) {
-        if (s.code != STATUS_UNAVAILABLE) {
-            metrics_reject(core->metrics, s.code == STATUS_RESOURCE_EXHAUSTED
-                                              ? METRICS_REJECTED_OVERLOAD
-                                              : METRICS_REJECTED_INVALID);
-        }
         request_refuse(request, &s);
         request_release(request);
         return;
@@ -341,6 +312,8 @@ void core_requests_admit(struct core *core, struct request *request)
         request->samples[i].seq_id = core->next_seq_id++;
     }
     enter_tables(core, request);
+    core->next_deadline_ns = request->deadline_ns < core->next_deadline_ns ? request->deadline_ns
+                                                                           : core->next_deadline_ns;
     metrics_add(core->metrics, METRICS_PROMPT_TOKENS, request->prompt.n);
     metrics_observe(core->metrics, METRICS_REQUEST_PROMPT_TOKENS, request->prompt.n);
     log_write(&core->log, LOG_DEBUG, "request admitted", "req=%s seq=%llu prompt_tokens=%zu",
@@ -381,6 +354,15 @@ static struct wire_token_ids gather_held_tokens(const struct core *core,
     return (struct wire_token_ids){.ids = ids, .n = n};
 }
 
+/* Clocks of hosts differ: what travels is how long it is from now. 0: for ever. */
+static uint64_t time_left_ns(const struct core *core, const struct request *request)
+{
+    if (request->deadline_ns == RPC_NO_DEADLINE) {
+        return 0;
+    }
+    return request->deadline_ns > core->now_ns ? request->deadline_ns - core->now_ns : 1;
+}
+
 static status_t submit(struct core *core, struct request *request, uint32_t index)
 {
     const struct wire_sampling *sampling = &request->wire.sampling;
@@ -411,7 +393,8 @@ static status_t submit(struct core *core, struct request *request, uint32_t inde
                    .allowed_token_ids = sampling->allowed_token_ids,
                    .held_token_ids = gather_held_tokens(core, request, held_ids),
                    .n_prompt_top = scores_prompt ? (int32_t)output->prompt_logprobs : -1,
-                   .cache_salt = request->wire.cache_salt}};
+                   .cache_salt = request->wire.cache_salt,
+                   .time_left_ns = time_left_ns(core, request)}};
     return link_send(core->groups[request->group].link, &m);
 }
 
@@ -457,6 +440,52 @@ static void fail_running(struct core *core, struct request *request, const statu
     request_release(request);
 }
 
+// ---- out of time ----
+
+/* The end of each sample that has not ended, for a client whose own clock is not there yet. */
+static status_t tell_late(struct core *core, struct request *request)
+{
+    for (uint32_t i = 0; i < request->wire.sampling.n; i++) {
+        const struct wire_finished finished = {.index = i, .reason = WIRE_FINISH_DEADLINE};
+        int reason = WIRE_FINISH_NONE;
+        if (request->samples[i].ended) {
+            continue;
+        }
+        bytes_clear(&core->packed);
+        TRY(answer_finish(&request->answer, &finished, SESSION_NO_STOP, &core->packed, &reason));
+        TRY(send_packed(core, request));
+    }
+    return status_ok();
+}
+
+static void end_late(struct core *core, struct request *request)
+{
+    const status_t late = status_errorf(
+        STATUS_DEADLINE_EXCEEDED, "the deadline passed after %.3f s and %u tokens",
+        (double)(core->now_ns - request->received_ns) * 1e-9, request->answer.n_tokens);
+    status_t s = status_ok();
+    if (request->shape == ANSWER_STREAM && request->prompt_sent) {
+        s = tell_late(core, request);
+    }
+    end_early(core, request, WIRE_FINISH_DEADLINE, status_is_ok(&s) ? &late : &s);
+}
+
+void core_requests_expire(struct core *core)
+{
+    struct request *next = NULL;
+    core->next_deadline_ns = RPC_NO_DEADLINE;
+    for (struct request *request = core->live; request != NULL; request = next) {
+        next = request->next_live;
+        if (request->deadline_ns <= core->now_ns) {
+            end_late(core, request);
+            next = core->live; // a lost group may have taken others with it: from the start
+            core->next_deadline_ns = RPC_NO_DEADLINE;
+        } else if (request->deadline_ns < core->next_deadline_ns) {
+            core->next_deadline_ns = request->deadline_ns;
+        }
+    }
+}
+
 /*
  * Hands the samples out. While log probabilities of the prompt are awaited the first one goes alone: the prompt comes first
  * in a stream, and the others' tokens could be here before it. False when the group was lost over it, and the request too.
@@ -485,6 +514,12 @@ void core_requests_dispatch(struct core *core)
         if (link_is_backlogged(core->groups[group].link)) {
             router_put_back(&core->router, item, group);
             return; // the next tick tries again
+        }
+        const status_t s = core_admission_recheck(core, request);
+        if (!status_is_ok(&s)) {
+            router_done(&core->router, group, item->n_seqs);
+            end_badly(core, request, &s);
+            continue;
         }
         request->state = REQUEST_RUNNING;
         request->group = group;
@@ -525,9 +560,11 @@ static status_t deliver_token(struct core *core, struct request_sample *sample,
         metrics_observe(core->metrics, METRICS_TIME_TO_FIRST_TOKEN,
                         core->now_ns - request->received_ns);
     } else if (!first) {
-        metrics_observe(core->metrics, METRICS_INTER_TOKEN_LATENCY,
-                        core->now_ns - sample->last_token_ns);
+        const uint64_t gap_ns = core->now_ns - sample->last_token_ns;
+        metrics_observe(core->metrics, METRICS_INTER_TOKEN_LATENCY, gap_ns);
+        pace_step(&core->pace, core->groups[request->group].load.running, gap_ns, core->now_ns);
     }
+    sample->first_token_ns = first ? core->now_ns : sample->first_token_ns;
     sample->last_token_ns = core->now_ns;
     return status_ok();
 }
@@ -634,6 +671,7 @@ static void end_sample(struct core *core, struct request_sample *sample,
     }
     sample->ended = true;
     request->n_unended--;
+    pace_stay(&core->pace, core->now_ns - sample->first_token_ns, core->now_ns);
     if (core->groups[request->group].state == WIRE_GROUP_READY) {
         router_done(&core->router, request->group, 1);
     }
@@ -650,6 +688,10 @@ void core_requests_output(struct core *core, int group, const struct wire_seq_ou
         return; // it was cancelled meanwhile
     }
     struct request *request = sample->request;
+    if (output->finish == WIRE_FINISH_DEADLINE) {
+        end_late(core, request);
+        return;
+    }
     request_acquire(request);
     bool ended = false;
     const status_t s = deliver(core, sample, output, &ended);

@@ -89,7 +89,7 @@ static const struct histogram_row histogram_rows[METRICS_N_HISTOGRAMS] = {
 static const char *const rejection_names[METRICS_N_REJECTIONS] = {
     [METRICS_REJECTED_INVALID] = "invalid",     [METRICS_REJECTED_OVERLOAD] = "overload",
     [METRICS_REJECTED_NOT_READY] = "not_ready", [METRICS_REJECTED_DRAINING] = "draining",
-    [METRICS_REJECTED_OTHER] = "other",
+    [METRICS_REJECTED_DEADLINE] = "deadline",   [METRICS_REJECTED_OTHER] = "other",
 };
 
 static const char *const restart_names[METRICS_N_RESTARTS] = {

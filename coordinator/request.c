@@ -28,6 +28,7 @@ status_t request_new(struct rpc_call *call, struct gate *gate, const uint8_t *da
     request->raw = raw;
     request->raw_bytes = size;
     request->entered = true;
+    request->deadline_ns = rpc_call_deadline_ns(call);
     request->queue.at = ROUTER_NOT_QUEUED;
     atomic_init(&request->refs, 2);
     atomic_init(&request->closed, 0);
@@ -71,7 +72,8 @@ void request_refuse(struct request *request, const status_t *status)
         return;
     }
     char text[16];
-    snprintf(text, sizeof text, "%u", atomic_load(&request->gate->retry_ms));
+    snprintf(text, sizeof text, "%u",
+             request->retry_ms > 0 ? request->retry_ms : atomic_load(&request->gate->retry_ms));
     const struct rpc_trailer retry = {.key = "retry-after-ms", .value = text};
     rpc_finish(request->call, status, &retry, 1);
 }

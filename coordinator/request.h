@@ -48,7 +48,7 @@ struct request;
 struct request_sample {
     struct request *request;
     uint64_t seq_id;
-    uint64_t last_token_ns;
+    uint64_t first_token_ns, last_token_ns;
     bool ended;
     struct request_sample *next_by_seq; /* hash chain */
 };
@@ -59,6 +59,7 @@ struct request {
     struct gate *gate;
     int shape; /* enum answer_shape */
     uint64_t received_ns;
+    uint64_t deadline_ns; /* RPC_NO_DEADLINE */
 
     /* any thread */
     atomic_int refs;
@@ -73,7 +74,8 @@ struct request {
     char made_up_id[REQUEST_ID_BYTES];
     struct token_list prompt;
     struct answer answer;
-    bool entered; /* through the gate */
+    bool entered;      /* through the gate */
+    uint32_t retry_ms; /* what the client is told when it is refused; 0: as the gate says */
 
     /* owner: core */
     int state; /* enum request_state */

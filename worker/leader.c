@@ -35,11 +35,12 @@ struct leader {
 
     /* What follows belongs to the leader's thread while the group serves, and so does the link. */
     struct scheduler *scheduler;
-    status_t served;             /* how serving ended */
-    bool stop;                   /* told to stop */
-    bool resting;                /* nothing was left to do when the last step ended */
-    uint64_t step_began_ns;      /* the oldest step under way; 0: none is */
-    struct step_job **free_jobs; /* [n_jobs] */
+    status_t served;                   /* how serving ended */
+    bool stop;                         /* told to stop */
+    bool resting;                      /* nothing was left to do when the last step ended */
+    uint64_t step_began_ns;            /* the oldest step under way; 0: none is */
+    uint64_t prompt_tokens, prompt_ns; /* computed so far, and the time of the steps with some */
+    struct step_job **free_jobs;       /* [n_jobs] */
     int32_t n_free;
 
     /* Of one step: outputs [max_seqs], tokens [max_logits], tops [max_logits][SAMPLE_MAX_TOP]. */
@@ -68,7 +69,9 @@ static struct wire_load current_load(const struct leader *l)
                               .prefix_hits_total = load.n_prefix_hits,
                               .recompute_tokens_total = load.n_recomputed,
                               .swapped_out_blocks_total = load.n_swapped_out,
-                              .swapped_in_blocks_total = load.n_swapped_in};
+                              .swapped_in_blocks_total = load.n_swapped_in,
+                              .prompt_tokens_total = l->prompt_tokens,
+                              .prompt_ns_total = l->prompt_ns};
 }
 
 static status_t read_token(const char *path, char *buf, size_t buf_bytes)
@@ -314,6 +317,13 @@ static status_t say_finished(struct leader *l, uint64_t seq_id, int finish, stat
     return say(l, &m);
 }
 
+static uint64_t deadline_of(const struct leader *l, const struct wire_submit *submit)
+{
+    const uint64_t now_ns = clock_now_ns(l->clock);
+    const bool ever = submit->time_left_ns > 0 && submit->time_left_ns < UINT64_MAX - now_ns;
+    return ever ? now_ns + submit->time_left_ns : 0;
+}
+
 static status_t submit(struct leader *l, const struct wire_submit *submit)
 {
     struct sample_bias bias[SCHEDULER_MAX_BIAS];
@@ -354,6 +364,7 @@ static status_t submit(struct leader *l, const struct wire_submit *submit)
         .n_held_ids = (int32_t)submit->held_token_ids.n,
         .n_prompt_top = submit->n_prompt_top,
         .salt = submit->cache_salt,
+        .deadline_ns = deadline_of(l, submit),
     };
     return scheduler_submit(l->scheduler, &request);
 }
@@ -491,9 +502,23 @@ static int32_t n_under_way(const struct leader *l)
     return l->runner.parts.n_jobs - l->n_free;
 }
 
+/* What the prompts' part of a step tells of how fast they are. Steps under way overlap: what counts is the time between two. */
+static void count_prompts(struct leader *l, const struct step_plan *plan)
+{
+    int32_t n = 0;
+    for (int32_t i = 0; i < plan->n_seqs; i++) {
+        n += plan->seqs[i].n_tokens > 1 ? plan->seqs[i].n_tokens : 0;
+    }
+    if (n > 0) {
+        l->prompt_tokens += (uint64_t)n;
+        l->prompt_ns += clock_now_ns(l->clock) - l->step_began_ns;
+    }
+}
+
 static status_t take_step(struct leader *l, struct step_job *job)
 {
     TRY(job->status);
+    count_prompts(l, &job->plan);
     const int32_t n = scheduler_apply(l->scheduler, &job->plan, job->results, l->outputs);
     log_write(&l->log, LOG_TRACE, "step", "step=%llu seqs=%d rows=%d us=%llu",
               (unsigned long long)job->plan.step, job->plan.n_seqs, job->plan.n_rows,
@@ -509,6 +534,23 @@ static status_t take_steps(struct leader *l)
     for (struct step_job *job; (job = step_runner_take(&l->runner)) != NULL;) {
         TRY(take_step(l, job));
     }
+    return status_ok();
+}
+
+#define EXPIRED_AT_ONCE 64
+
+/* Nothing out of time is computed, whether or not the coordinator says so. */
+static status_t expire(struct leader *l)
+{
+    const uint64_t now_ns = clock_now_ns(l->clock);
+    uint64_t seq_ids[EXPIRED_AT_ONCE];
+    int32_t n;
+    do {
+        n = scheduler_expire(l->scheduler, now_ns, seq_ids, EXPIRED_AT_ONCE);
+        for (int32_t i = 0; i < n; i++) {
+            TRY(say_finished(l, seq_ids[i], WIRE_FINISH_DEADLINE, status_ok()));
+        }
+    } while (n == EXPIRED_AT_ONCE);
     return status_ok();
 }
 
@@ -541,6 +583,7 @@ static status_t lead_steps(struct leader *l)
         TRY(take_events(l));
         TRY(take_steps(l));
         if (!l->stop) {
+            TRY(expire(l));
             TRY(make_steps(l));
         }
     }

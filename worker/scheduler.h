@@ -31,6 +31,7 @@
  * Prefixes:  full blocks of sequences, running and past, are found by their tokens and those before them: a sequence begins behind
  *            the longest prefix that its lane still has, up to its last token but one. Prompts and what was generated alike;
  *            a preempted sequence finds its own. What is found has the bits that computing it would give.
+ * Deadlines: time is an input: scheduler_expire is told what time it is and takes out what is too late.
  * Units:     tokens and blocks of PLAN_BLOCK_TOKENS tokens; one block id space per lane.
  * Ownership: the scheduler copies what it is given.
  * Thread:    owner:leader. No threads, clocks or system calls inside: time is steps.
@@ -103,6 +104,7 @@ struct scheduler_request {
     int32_t n_held_ids;      /* at most SCHEDULER_MAX_STOP_IDS */
     int32_t
         n_prompt_top; /* as n_top, for the tokens of the prompt, all of which are then computed */
+    uint64_t deadline_ns; /* on the clock of scheduler_expire; 0: none */
 };
 
 enum scheduler_finish { SCHEDULER_GOES_ON, SCHEDULER_STOP, SCHEDULER_LENGTH, SCHEDULER_ERROR };
@@ -139,6 +141,10 @@ MUST_USE status_t scheduler_submit(struct scheduler *s, const struct scheduler_r
 
 /* Frees the sequence's blocks and slots at once; false when it is not known (it may have finished). */
 bool scheduler_cancel(struct scheduler *s, uint64_t seq_id);
+
+/* Removes sequences whose deadline is at or before now_ns, as cancelling does, waiting and running ones alike: writes the ids of at
+ * most max of them and returns how many. Called before each step, nothing out of time is computed. */
+int32_t scheduler_expire(struct scheduler *s, uint64_t now_ns, uint64_t *seq_ids, int32_t max);
 
 /* Fills the plan (cleared first) and returns its number of rows; 0: nothing to do, or nothing until a plan is applied. Fewer than
  * max_steps plans may be waiting for that. */

@@ -5,6 +5,7 @@
  * scheduler_step.c      which tokens the next step computes
  * scheduler_results.c   what is wanted of a step's logits, and what came of them
  * scheduler_check.c     the invariant
+ * scheduler_deadline.c  what is out of time
  * scheduler_sequence.c  requests and the sequences made of them
  * scheduler_swap.c      blocks that wait in host memory
  * scheduler_prefix.c    blocks that are found instead of computed

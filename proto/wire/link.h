@@ -69,6 +69,7 @@ struct wire_load {
     uint64_t prefix_queries_total, prefix_hits_total; /* tokens */
     uint64_t recompute_tokens_total;
     uint64_t swapped_out_blocks_total, swapped_in_blocks_total;
+    uint64_t prompt_tokens_total, prompt_ns_total;    /* computed, and by steps that took so long */
 };
 
 struct wire_step_result {
@@ -144,6 +145,7 @@ struct wire_submit {
     const char *cache_salt;
     struct wire_token_ids held_token_ids; /* out before min_tokens, and no end after it */
     int32_t n_prompt_top;                 /* as n_top, for the tokens of the prompt */
+    uint64_t time_left_ns;                /* to the deadline; 0: there is none */
 };
 
 enum wire_coordinator_kind {

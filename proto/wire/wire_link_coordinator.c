@@ -81,6 +81,7 @@ static void pack_submit(struct wire_packer *p, const struct wire_submit *from,
     to->held_token_ids = wire_pack_ids(from->held_token_ids.ids);
     to->n_prompt_top = from->n_prompt_top;
     to->cache_salt = wire_pack_text(from->cache_salt);
+    to->time_left_ns = from->time_left_ns;
 }
 
 status_t wire_coordinator_message_pack(const struct wire_coordinator_message *m, struct bytes *out)
@@ -184,6 +185,7 @@ static status_t unpack_submit(struct arena *arena, const Kvasir__V1__Submit *fro
         .held_token_ids = wire_unpack_token_ids(from->held_token_ids, from->n_held_token_ids),
         .n_prompt_top = from->n_prompt_top,
         .cache_salt = from->cache_salt,
+        .time_left_ns = from->time_left_ns,
     };
     return wire_unpack_logit_bias(arena, from->logit_bias, from->n_logit_bias, &to->logit_bias);
 }

@@ -68,6 +68,8 @@ static void pack_load(const struct wire_load *from, Kvasir__V1__Load *to)
     to->recompute_tokens_total = from->recompute_tokens_total;
     to->swapped_out_blocks_total = from->swapped_out_blocks_total;
     to->swapped_in_blocks_total = from->swapped_in_blocks_total;
+    to->prompt_tokens_total = from->prompt_tokens_total;
+    to->prompt_ns_total = from->prompt_ns_total;
 }
 
 static void pack_step_result(struct wire_packer *p, const struct wire_step_result *from,
@@ -206,6 +208,8 @@ static struct wire_load unpack_load(const Kvasir__V1__Load *from)
         .recompute_tokens_total = from->recompute_tokens_total,
         .swapped_out_blocks_total = from->swapped_out_blocks_total,
         .swapped_in_blocks_total = from->swapped_in_blocks_total,
+        .prompt_tokens_total = from->prompt_tokens_total,
+        .prompt_ns_total = from->prompt_ns_total,
     };
 }
 

@@ -23,7 +23,7 @@ struct fake_seq {
     uint32_t stop_ids[64];
     size_t n_stop_ids;
     int32_t n_top;
-    bool scores_prompt;
+    bool scores_prompt, has_deadline;
     size_t
         n_scored; /* prompt tokens whose log probabilities have been sent, the first one included */
 };
@@ -42,6 +42,8 @@ struct fake_worker {
     struct fake_seq *seqs[MAX_SEQS];
     size_t n_seqs;
     size_t n_submits, n_cancels;
+    uint64_t time_left_ns; /* of the last one submitted */
+    uint64_t prompt_tokens;
 };
 
 uint32_t fake_token(uint64_t seed, uint32_t index)
@@ -79,13 +81,16 @@ static void take_submit(struct fake_worker *w, const struct wire_submit *submit)
                              .n_stop_ids = submit->stop_token_ids.n,
                              .n_top = submit->n_top,
                              .scores_prompt = submit->n_prompt_top >= 0,
-                             .n_scored = 1};
+                             .n_scored = 1,
+                             .has_deadline = submit->time_left_ns > 0};
     memcpy(seq->prompt, submit->tokens.ids, submit->tokens.n * sizeof seq->prompt[0]);
     for (size_t i = 0; i < submit->stop_token_ids.n; i++) {
         seq->stop_ids[i] = submit->stop_token_ids.ids[i];
     }
     w->seqs[w->n_seqs++] = seq;
     w->n_submits++;
+    w->time_left_ns = submit->time_left_ns;
+    w->prompt_tokens += submit->tokens.n;
 }
 
 static void remove_seq(struct fake_worker *w, size_t i)
@@ -200,6 +205,11 @@ static void step_seq(struct fake_worker *w, struct fake_seq *seq, struct wire_to
             return;
         }
     }
+    if (seq->has_deadline && w->options.late_after > 0 && seq->n_done == w->options.late_after) {
+        *output = (struct wire_seq_output){
+            .seq_id = seq->id, .finish = WIRE_FINISH_DEADLINE, .error = status_ok()};
+        return;
+    }
     const uint32_t id = next_token(seq);
     *token = (struct wire_token_info){
         .id = id, .has_logprob = seq->n_top >= 0, .logprob = -0.5F, .rank = 1};
@@ -232,7 +242,10 @@ static struct wire_load load_of(const struct fake_worker *w)
 {
     return (struct wire_load){.running = (uint32_t)w->n_seqs,
                               .kv_blocks_used = w->n_seqs,
-                              .kv_blocks_total = w->options.kv_blocks_per_lane};
+                              .kv_blocks_total = w->options.kv_blocks_per_lane,
+                              .prompt_tokens_total =
+                                  w->options.prompt_token_ns > 0 ? w->prompt_tokens : 0,
+                              .prompt_ns_total = w->options.prompt_token_ns * w->prompt_tokens};
 }
 
 static void step(struct fake_worker *w, struct wire_token_info *tokens,
@@ -399,6 +412,14 @@ static size_t count(struct fake_worker *w, int counter)
     const size_t counts[] = {w->n_submits, w->n_cancels, w->n_seqs, w->ended ? 1 : 0};
     pthread_mutex_unlock(&w->mutex);
     return counts[counter];
+}
+
+uint64_t fake_worker_time_left_ns(struct fake_worker *w)
+{
+    pthread_mutex_lock(&w->mutex);
+    const uint64_t left_ns = w->time_left_ns;
+    pthread_mutex_unlock(&w->mutex);
+    return left_ns;
 }
 
 bool fake_worker_computes(struct fake_worker *w, uint64_t seed)

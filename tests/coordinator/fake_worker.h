@@ -38,7 +38,10 @@ struct fake_worker_options {
     bool stay_silent;            /* ready, then neither heartbeats nor results */
     bool hold;                   /* takes work and gives no token */
     bool skip_position;          /* the second token says it is the third */
-    status_t fail;               /* when not OK: says failed instead of ready */
+    uint64_t prompt_token_ns;    /* said of prompts; 0: nothing is said of them */
+    uint32_t
+        late_after; /* tokens after which a sequence with a deadline is said to be too late; 0: never */
+    status_t fail; /* when not OK: says failed instead of ready */
 };
 
 struct fake_worker *fake_worker_new(const struct fake_worker_options *options);
@@ -54,6 +57,9 @@ status_t fake_worker_wait_end(struct fake_worker *worker);
 size_t fake_worker_n_submits(struct fake_worker *worker);
 size_t fake_worker_n_cancels(struct fake_worker *worker);
 size_t fake_worker_n_active(struct fake_worker *worker);
+
+/* What the last submitted sequence had left, in nanoseconds; 0: it has no deadline. */
+uint64_t fake_worker_time_left_ns(struct fake_worker *worker);
 
 /* A sequence with this seed is here. */
 bool fake_worker_computes(struct fake_worker *worker, uint64_t seed);

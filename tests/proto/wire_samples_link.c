@@ -80,6 +80,8 @@ static struct wire_load random_load(void)
         .recompute_tokens_total = random_u64(),
         .swapped_out_blocks_total = random_u64(),
         .swapped_in_blocks_total = random_u64(),
+        .prompt_tokens_total = random_u64(),
+        .prompt_ns_total = random_u64(),
     };
 }
 
@@ -96,6 +98,8 @@ static void assert_load_equal(const struct wire_load *got, const struct wire_loa
     assert_true(got->recompute_tokens_total == want->recompute_tokens_total);
     assert_true(got->swapped_out_blocks_total == want->swapped_out_blocks_total);
     assert_true(got->swapped_in_blocks_total == want->swapped_in_blocks_total);
+    assert_true(got->prompt_tokens_total == want->prompt_tokens_total);
+    assert_true(got->prompt_ns_total == want->prompt_ns_total);
 }
 
 static void fill_step_result(struct arena *arena, struct wire_step_result *m)
@@ -271,6 +275,7 @@ static void fill_submit(struct arena *arena, struct wire_submit *m)
     m->allowed_token_ids = random_ids(arena);
     m->held_token_ids = random_ids(arena);
     m->cache_salt = random_text(arena);
+    m->time_left_ns = random_u64();
     m->n_prompt_top = (int32_t)test_random_below(22) - 1;
 }
 
@@ -298,6 +303,7 @@ static void assert_submit_equal(const struct wire_submit *got, const struct wire
     assert_ids_equal(got->allowed_token_ids, want->allowed_token_ids);
     assert_ids_equal(got->held_token_ids, want->held_token_ids);
     assert_text_equal(got->cache_salt, want->cache_salt);
+    assert_true(got->time_left_ns == want->time_left_ns);
     assert_int_equal(got->n_prompt_top, want->n_prompt_top);
 }
 
