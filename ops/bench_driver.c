@@ -33,14 +33,16 @@ struct stream {
         struct event event;
         status_t status;
         uint64_t retry_ns; /* when the server wants to be asked again */
+        bool told;         /* it said so */
     } end;
     struct rpc_call *call; /* NULL: not under way */
     size_t index;
     uint64_t due_ns;
     double *gaps_s; /* [n_gaps]: kept until it is known to have succeeded */
     size_t n_gaps, gaps_capacity;
-    status_t ours; /* why this side gave it up */
-    bool finished; /* the message that says so came */
+    status_t ours;     /* why this side gave it up */
+    bool finished;     /* the message that says so came */
+    int64_t cancel_at; /* tokens; -1: never */
 };
 
 struct driver {
@@ -97,7 +99,8 @@ static void on_closed(struct rpc_call *call, const status_t *status)
     stream->end.event = (struct event){.at_ns = now_ns(), .stream = stream};
     stream->end.status = *status;
     stream->end.retry_ns = DEFAULT_RETRY_NS;
-    if (rpc_call_trailer(call, "retry-after-ms", text, sizeof text)) {
+    stream->end.told = rpc_call_trailer(call, "retry-after-ms", text, sizeof text);
+    if (stream->end.told) {
         const uint64_t wanted_ms = strtoull(text, NULL, 10);
         stream->end.retry_ns =
             wanted_ms < MAX_RETRY_MS ? wanted_ms * NS_PER_MS : MAX_RETRY_MS * NS_PER_MS;
@@ -145,10 +148,20 @@ static status_t send(struct driver *d, struct stream *stream)
     const status_t s = rpc_send(stream->call, d->message.data, d->message.size);
     if (s.code == STATUS_OK) {
         rpc_half_close(stream->call);
-    } else { // on_closed says why
+    }
+    if (s.code != STATUS_OK || stream->cancel_at == 0) { // on_closed says why
         rpc_cancel(stream->call);
     }
     return status_ok();
+}
+
+/* Evenly spread over 0 to cancel_after, the same for an index. */
+static int64_t cancel_at(const struct driver *d, size_t index)
+{
+    const uint64_t mixed = (index + 1) * UINT64_C(0x9e3779b97f4a7c15);
+    return d->options->cancel_after < 0
+               ? -1
+               : (int64_t)((mixed >> 33) % ((uint64_t)d->options->cancel_after + 1));
 }
 
 static void note_start(struct driver *d, struct stream *stream)
@@ -160,6 +173,7 @@ static void note_start(struct driver *d, struct stream *stream)
     }
     stream->ours = status_ok();
     stream->finished = false;
+    stream->cancel_at = cancel_at(d, stream->index);
     stream->n_gaps = 0;
     request->first_ns = 0;
     request->output_tokens = 0;
@@ -271,6 +285,9 @@ static status_t read_token(struct driver *d, struct stream *stream, uint64_t at_
     }
     request->last_ns = at_ns;
     request->output_tokens += (uint32_t)n_tokens;
+    if (stream->cancel_at == (int64_t)request->output_tokens) {
+        rpc_cancel(stream->call);
+    }
     return count_second(d->record, at_ns, n_tokens);
 }
 
@@ -346,6 +363,9 @@ static status_t end_stream(struct driver *d, struct stream *stream)
     stream->call = NULL;
     d->n_running--;
     request->end_ns = stream->end.event.at_ns;
+    request->told_to_retry = stream->end.told;
+    request->cancelled = stream->cancel_at >= 0 && stream->ours.code == STATUS_OK &&
+                         stream->end.status.code == STATUS_CANCELLED;
     request->status = verdict(d, stream, stream->end.status);
     if (request->status.code == STATUS_RESOURCE_EXHAUSTED && d->options->retry) {
         request->n_retries++;
@@ -355,7 +375,7 @@ static status_t end_stream(struct driver *d, struct stream *stream)
         return status_ok();
     }
     d->n_done++;
-    d->n_failed += request->status.code != STATUS_OK;
+    d->n_failed += request->status.code != STATUS_OK && !request->cancelled;
     const status_t s =
         request->status.code == STATUS_OK ? keep_gaps(d->record, stream) : status_ok();
     free(stream->gaps_s);

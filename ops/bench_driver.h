@@ -25,7 +25,9 @@ struct bench_driver_options {
     uint64_t seed;       /* of sampling */
     uint64_t timeout_ns; /* of a request; RPC_NO_DEADLINE */
     bool ignore_eos;
-    bool retry;           /* RESOURCE_EXHAUSTED: again when the server says, not a failure */
+    int64_t
+        cancel_after; /* tokens: each request is cancelled after some number up to that; -1: none is */
+    bool retry;       /* RESOURCE_EXHAUSTED: again when the server says, not a failure */
     const char *progress; /* title of the progress on stderr; NULL: none */
 };
 
@@ -35,6 +37,8 @@ struct bench_request {
     uint64_t end_ns;
     uint32_t input_tokens, cached_tokens, output_tokens;
     uint32_t n_retries;
+    bool cancelled;     /* by this side, as wanted: its status is no failure */
+    bool told_to_retry; /* refused at last, and told when to come back */
     status_t status;
 };
 

@@ -7,7 +7,7 @@
 
 #include "base/stats.h"
 
-enum metric { TTFT, TPOT, ITL, E2EL, RATE, N_METRICS };
+enum metric { TTFT, TPOT, ITL, E2EL, REJECTION, RATE, N_METRICS };
 
 static const struct {
     const char *key, *name, *title;
@@ -16,14 +16,16 @@ static const struct {
     [TPOT] = {"tpot", "TPOT", "Time per Output Token (excl. 1st token)"},
     [ITL] = {"itl", "ITL", "Inter-token Latency"},
     [E2EL] = {"e2el", "E2EL", "End-to-end Latency"},
+    [REJECTION] = {"rejection", "rejection", "Time to Rejection"},
 };
 
-/* Values of the requests that succeeded. */
+/* Values of the requests that succeeded, and how long the refused ones waited to hear it. */
 struct values {
     double *of[N_METRICS]; /* [n[metric]]; ITL's are the record's */
     size_t n[N_METRICS];
     uint64_t input_tokens, output_tokens, cached_tokens;
-    size_t completed, rejected, good;
+    size_t completed, cancelled, rejected, good;
+    size_t untold; /* refused, and not told when to come back */
     double late_s; /* the most that a request was sent after it was due */
 };
 
@@ -87,7 +89,12 @@ static bool values_make(const struct bench_report_options *o, const struct bench
         if (r->status.code == STATUS_OK) {
             take_request(o, r, v);
         }
-        v->rejected += r->status.code == STATUS_RESOURCE_EXHAUSTED;
+        v->cancelled += r->cancelled ? 1 : 0;
+        if (r->status.code == STATUS_RESOURCE_EXHAUSTED) {
+            v->of[REJECTION][v->n[REJECTION]++] = seconds(r->start_ns, r->end_ns);
+            v->rejected++;
+            v->untold += r->told_to_retry ? 0 : 1;
+        }
         const double late = seconds(r->due_ns, r->start_ns);
         v->late_s = late > v->late_s ? late : v->late_s;
     }
@@ -141,7 +148,7 @@ static json_t *errors_of(const struct bench_record *record)
     json_t *errors = json_object();
     for (size_t i = 0; i < record->n; i++) {
         const status_t *s = &record->requests[i].status;
-        if (s->code != STATUS_OK) {
+        if (s->code != STATUS_OK && !record->requests[i].cancelled) {
             const char *name = status_code_name(s->code);
             const json_int_t n = json_integer_value(json_object_get(errors, name));
             json_object_set_new(errors, name, json_integer(n + 1));
@@ -176,8 +183,10 @@ static void add_totals(json_t *object, const struct bench_report_options *o,
     }
     set_number(object, "duration", duration);
     set_count(object, "completed", v->completed);
-    set_count(object, "failed", record->n - v->completed);
+    set_count(object, "failed", record->n - v->completed - v->cancelled);
+    set_count(object, "cancelled", v->cancelled);
     set_count(object, "rejected", v->rejected);
+    set_count(object, "rejected_without_retry_after", v->untold);
     set_count(object, "retries", record->n_retries);
     json_object_set_new(object, "errors_by_status", errors_of(record));
     set_count(object, "total_input_tokens", v->input_tokens);
@@ -226,7 +235,7 @@ json_t *bench_report_make(const struct bench_report_options *options,
                         options->max_concurrency > 0 ? json_integer(options->max_concurrency)
                                                      : json_null());
     add_totals(object, options, record, &values);
-    for (int metric = TTFT; metric <= E2EL; metric++) {
+    for (int metric = TTFT; metric <= (values.rejected > 0 ? REJECTION : E2EL); metric++) {
         add_metric(object, options, metric, &values);
     }
     add_stream_rates(object, &values);
@@ -303,6 +312,7 @@ void bench_report_print(const json_t *report, const struct bench_report_options 
     };
     static const struct row tail[] = {
         {"Input tokens from the cache:", "total_cached_tokens", 0},
+        {"Cancelled requests:", "cancelled", 0},
         {"Rejected requests:", "rejected", 0},
         {"Retries:", "retries", 0},
         {"Slowest stream (tok/s):", "min_stream_tok_s", 2},
@@ -314,7 +324,8 @@ void bench_report_print(const json_t *report, const struct bench_report_options 
     for (size_t i = 0; i < sizeof head / sizeof head[0]; i++) {
         print_row(out, report, &head[i]);
     }
-    for (int metric = TTFT; metric <= E2EL; metric++) {
+    const bool rejects = json_integer_value(json_object_get(report, "rejected")) > 0;
+    for (int metric = TTFT; metric <= (rejects ? REJECTION : E2EL); metric++) {
         print_metric(out, report, options, metric);
     }
     print_title(out, "Streams", '-');
@@ -349,7 +360,8 @@ status_t bench_report_verdict(const struct bench_record *record, FILE *out)
     const char *first[N_CODES] = {NULL};
     for (size_t i = 0; i < record->n; i++) {
         const status_t *s = &record->requests[i].status;
-        const int code = s->code >= 0 && s->code < N_CODES ? s->code : STATUS_UNKNOWN;
+        const int known = s->code >= 0 && s->code < N_CODES ? s->code : STATUS_UNKNOWN;
+        const int code = record->requests[i].cancelled ? STATUS_OK : known;
         n_failed += code != STATUS_OK;
         counts[code]++;
         first[code] = first[code] != NULL ? first[code] : s->msg;

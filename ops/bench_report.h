@@ -3,7 +3,7 @@
  *
  * What:      the fields, names and formulas of `vllm bench serve`: TTFT from sending to the first token; TPOT (E2EL - TTFT) /
  *            (tokens - 1); ITL each gap between two messages of a stream; E2EL from sending to the end. Requests that
- *            failed count in `failed` alone. Ours are: rejected, errors by status, the rates of single streams
+ *            failed count in `failed` alone. Ours are: rejected, the time it took to hear it, errors by status, the rates of single streams
  *            (tokens after the first / time from first to last) and how late requests were sent.
  * Units:     milliseconds where a name ends in _ms, else seconds.
  * Thread:    owner:main

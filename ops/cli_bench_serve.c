@@ -23,6 +23,7 @@ struct options {
         seed;
     double sigma, temperature, timeout_s;
     int lengths; /* enum bench_lengths */
+    int64_t cancel_after;
     bool ignore_eos, retry, json, progress;
 };
 
@@ -125,6 +126,13 @@ static const struct config_row rows[] = {
      .min = 0,
      .max = 1e7,
      .help = "deadline of a request in seconds; 0: none"},
+    {.name = "cancel-after",
+     .type = CONFIG_INT,
+     .offset = AT(cancel_after),
+     .default_text = "-1",
+     .min = -1,
+     .max = 1e9,
+     .help = "cancel each request after some number of tokens up to this; -1: none"},
     FLAG_ROW("retry", retry, "false",
              "ask again when a full server says so; else such a request has failed"),
     STRING_ROW("goodput", goodput, "bounds of a good request in ms: ttft:200,tpot:50,e2el:5000"),
@@ -297,6 +305,7 @@ static status_t set_up(struct run *run)
         .seed = (uint64_t)o->seed,
         .timeout_ns = o->timeout_s > 0 ? (uint64_t)(o->timeout_s * 1e9) : RPC_NO_DEADLINE,
         .ignore_eos = o->ignore_eos,
+        .cancel_after = o->cancel_after,
         .retry = o->retry,
         .progress = o->progress ? "bench serve" : NULL,
     };
@@ -317,6 +326,7 @@ static status_t warm_up(const struct run *run)
     options.seed = ~run->workload.seed;
     options.request_rate = 0;
     driver.retry = true;
+    driver.cancel_after = -1;
     driver.progress = NULL;
     TRY(bench_workload_make(&options, &workload));
     status_t s;

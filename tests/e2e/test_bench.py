@@ -131,6 +131,8 @@ class TestFullServer(unittest.TestCase):
             self.assertGreater(report["rejected"], 0)
             self.assertEqual(report["completed"] + report["rejected"], 12)
             self.assertEqual(report["errors_by_status"], {"RESOURCE_EXHAUSTED": report["rejected"]})
+            self.assertEqual(report["rejected_without_retry_after"], 0)
+            self.assertGreater(report["median_rejection_ms"], 0)
             self.assertEqual(report["total_output_tokens"], 100 * report["completed"])
             again = run(*args, "--retry", timeout=120)
             report = json.loads(again.stdout)
