@@ -34,6 +34,7 @@ static const struct plan_device devices[] = {
         .matrix_bytes = cpu_matrix,
         .runtime =
             20 * MIB, // measured: resident memory of a rank of a model of a few MB, less that model
+        .leader = 8 * MIB, // likewise: gRPC's pages and buffers, the scheduler's lists
     },
     {
         .name = "cuda",

@@ -29,6 +29,7 @@ struct plan_device {
     uint64_t workspace;
     /* The program, MPI, gRPC, stacks; on a device: its context, and the code of kernels and libraries. */
     uint64_t runtime;
+    uint64_t leader; /* of them, in rank 0 beside: what speaks with the coordinator and schedules */
 };
 
 /* INVALID_ARGUMENT for another name. Static. */

@@ -329,7 +329,7 @@ void plan_memory_of(const struct plan_memory_request *request, int32_t rank,
         .buffers = buffer_bytes(request, rank),
         .comm = comm_bytes(request, rank),
         .workspace = workspace_bytes(request, rank),
-        .runtime = device_of(request)->runtime,
+        .runtime = device_of(request)->runtime + (rank == 0 ? device_of(request)->leader : 0),
     };
     m.swap = (uint64_t)(plan_kv_block_bytes(request->plan, rank, request->kv_dtype) *
                         request->host_blocks_per_lane);

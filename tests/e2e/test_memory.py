@@ -17,9 +17,18 @@ CONFIG = {
 TOLERANCE = 0.03
 
 
-def resident(pid):
+def number(pid, name):
     with open(f"/proc/{pid}/status") as f:
-        return next(int(line.split()[1]) * 1024 for line in f if line.startswith("VmRSS"))
+        return next(int(line.split()[1]) * 1024 for line in f if line.startswith(name))
+
+
+def resident(pid):
+    return number(pid, "VmRSS")
+
+
+def mapped(pid):
+    """For itself, touched or not."""
+    return number(pid, "VmData")
 
 
 def planned(model, *args):
@@ -48,11 +57,22 @@ class TestMemory(unittest.TestCase):
             result = generate(server, [5, 6, 7], temperature=0, max_tokens=4, ignore_eos=True)
             self.assertEqual(len(result.ids), 4)
             got = [resident(pid) for pid in server.worker_pids()]
+            if ranks == 2:
+                self.soak(server)
         self.assertEqual(len(got), ranks)
         if not SANITIZED:
             for g, w in zip(sorted(got), sorted(want)):
                 self.assertLess(abs(g - w) / w, TOLERANCE, f"{ranks} ranks: resident {got}, planned {want}")
         return result.ids
+
+    def soak(self, server):
+        """Nothing of size is allocated once a server is ready."""
+        before = [mapped(pid) for pid in server.worker_pids()]
+        result = run("bench", "serve", "--address", server.address, "--num-prompts", 16, "--concurrency", 8, "--input-len", 8,
+                     "--output-len", 4, "--ignore-eos", "--num-warmups", 0, "--no-progress", "--json", timeout=120)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        for b, a in zip(before, [mapped(pid) for pid in server.worker_pids()]):
+            self.assertTrue(SANITIZED or a - b < 4 * 2**20, f"{b} bytes mapped, then {a}")
 
     def test_ranks_need_what_the_plan_says(self):
         self.add_tokenizer()

@@ -89,7 +89,9 @@ static void test_plan_memory_adds_up_over_the_ranks(void **state)
             plan_memory_of(&request, rank, &m);
             sum.weights += m.weights;
             sum.kv += m.kv;
-            assert_true(m.buffers > 0 && m.runtime == want.runtime);
+            assert_true(m.buffers > 0);
+            // Rank 0 leads, here and alone.
+            assert_true(rank == 0 ? m.runtime == want.runtime : m.runtime < want.runtime);
         }
         const uint64_t norms = (uint64_t)(spec_n_norms(&spec) * spec_norm_parameters(&spec)) * 4;
         assert_int_equal(sum.kv, want.kv);
