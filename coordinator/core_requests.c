@@ -217,14 +217,18 @@ static void end_early(struct core *core, struct request *request, int reason,
     request_release(request);
 }
 
-/* The client is gone or out of time: nobody listens any more. */
-static void end_unheard(struct core *core, struct request *request)
+/* Why nobody listens any more. */
+static int unheard_reason(const struct request *request)
 {
     const int code = atomic_load(&request->closed) - 1;
-    const bool late = code == STATUS_DEADLINE_EXCEEDED;
-    const status_t s =
-        status_errorf(late ? STATUS_DEADLINE_EXCEEDED : STATUS_CANCELLED, "the call is over");
-    end_early(core, request, late ? WIRE_FINISH_DEADLINE : WIRE_FINISH_CANCELLED, &s);
+    return code == STATUS_DEADLINE_EXCEEDED ? WIRE_FINISH_DEADLINE : WIRE_FINISH_CANCELLED;
+}
+
+/* The client is gone or out of time. */
+static void end_unheard(struct core *core, struct request *request)
+{
+    const status_t s = status_errorf(STATUS_CANCELLED, "the call is over");
+    end_early(core, request, unheard_reason(request), &s);
 }
 
 void core_requests_gone(struct core *core, struct request *request)
@@ -295,7 +299,7 @@ uint32_t core_requests_fail(struct core *core, int group, const status_t *status
 void core_requests_admit(struct core *core, struct request *request)
 {
     if (request_is_closed(request)) {
-        metrics_finish(core->metrics, WIRE_FINISH_CANCELLED);
+        metrics_finish(core->metrics, unheard_reason(request));
         const status_t s = status_errorf(STATUS_CANCELLED, "the call is over");
         request_refuse(request, &s);
         request_release(request);

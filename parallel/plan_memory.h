@@ -2,8 +2,8 @@
  * plan_memory.h - how much memory each rank will need
  *
  * What:      what a rank allocates for weights, KV pools, the buffers of a step, messages and workspaces, from the plan, the
- *            device and the limits of a server alone, and a fixed amount for programs and libraries. All of it is there
- *            before the group is ready. A rank's resident memory after loading is to be within 3 % of it.
+ *            device and the limits of a server alone, and a fixed amount for programs and libraries, more on rank 0,
+ *            which leads. All of it is there before the group is ready. A rank's resident memory is to be within 3 % of it.
  * Units:     bytes of one rank, on its device.
  * Thread:    any. Pure.
  */
