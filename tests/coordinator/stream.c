@@ -130,6 +130,23 @@ void bench_status(struct bench *b, struct arena *arena, struct wire_cluster_stat
     rpc_channel_free(channel);
 }
 
+void bench_served_begin(struct bench_served *served, const struct fake_worker_options *worker)
+{
+    bench_start(&served->bench);
+    served->worker = bench_worker(&served->bench, worker);
+    served->channel = stream_channel(served->bench.address);
+}
+
+void bench_served_end(struct bench_served *served)
+{
+    rpc_channel_free(served->channel);
+    coordinator_drain(served->bench.coordinator);
+    bench_wait_stopped(&served->bench);
+    assert_status_ok(coordinator_result(served->bench.coordinator));
+    fake_worker_free(served->worker);
+    bench_stop(&served->bench);
+}
+
 // ---- streams ----
 
 static void keep_text(struct stream *s, uint32_t index, const char *text)

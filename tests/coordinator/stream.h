@@ -44,6 +44,16 @@ struct fake_worker *bench_worker(struct bench *b, const struct fake_worker_optio
 
 void bench_status(struct bench *b, struct arena *arena, struct wire_cluster_status *out);
 
+/* A bench with one worker, ready, and a channel to it: bench_init(&served.bench) comes first. */
+struct bench_served {
+    struct bench bench;
+    struct fake_worker *worker;
+    struct rpc_channel *channel;
+};
+
+void bench_served_begin(struct bench_served *served, const struct fake_worker_options *worker);
+void bench_served_end(struct bench_served *served);
+
 // ---- calls ----
 
 #define STREAM_MAX_SAMPLES 8

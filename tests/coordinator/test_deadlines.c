@@ -10,29 +10,6 @@
 
 #define STEP_NS (2 * NS_PER_MS)
 
-struct fixture {
-    struct bench bench;
-    struct fake_worker *worker;
-    struct rpc_channel *channel;
-};
-
-static void begin(struct fixture *f, const struct fake_worker_options *worker)
-{
-    bench_start(&f->bench);
-    f->worker = bench_worker(&f->bench, worker);
-    f->channel = stream_channel(f->bench.address);
-}
-
-static void end(struct fixture *f)
-{
-    rpc_channel_free(f->channel);
-    coordinator_drain(f->bench.coordinator);
-    bench_wait_stopped(&f->bench);
-    assert_status_ok(coordinator_result(f->bench.coordinator));
-    fake_worker_free(f->worker);
-    bench_stop(&f->bench);
-}
-
 /* Ends by length alone. */
 static struct wire_generate_request exactly(uint64_t seed, uint32_t n_tokens)
 {
@@ -41,7 +18,7 @@ static struct wire_generate_request exactly(uint64_t seed, uint32_t n_tokens)
     return request;
 }
 
-static status_t run(struct fixture *f, const struct wire_generate_request *request,
+static status_t run(struct bench_served *f, const struct wire_generate_request *request,
                     uint64_t timeout_ns, struct stream *s)
 {
     stream_start(s, f->channel, request, timeout_ns);
@@ -53,27 +30,27 @@ static status_t run(struct fixture *f, const struct wire_generate_request *reque
 static void test_deadlines_reach_the_worker(void **state)
 {
     (void)state;
-    struct fixture f;
+    struct bench_served f;
     struct stream s;
     bench_init(&f.bench);
-    begin(&f, &(struct fake_worker_options){.step_ns = STEP_NS});
+    bench_served_begin(&f, &(struct fake_worker_options){.step_ns = STEP_NS});
     const struct wire_generate_request request = exactly(1, 3);
     assert_status_ok(run(&f, &request, RPC_NO_DEADLINE, &s));
     assert_true(fake_worker_time_left_ns(f.worker) == 0);
     assert_status_ok(run(&f, &request, 60 * NS_PER_S, &s));
     const uint64_t left_ns = fake_worker_time_left_ns(f.worker);
     assert_true(left_ns > 50 * NS_PER_S && left_ns < 61 * NS_PER_S);
-    end(&f);
+    bench_served_end(&f);
 }
 
 /* The worker's clock is enough: the client hears of it whatever its own says. */
 static void test_deadlines_the_worker_finds_end_the_request(void **state)
 {
     (void)state;
-    struct fixture f;
+    struct bench_served f;
     struct stream s;
     bench_init(&f.bench);
-    begin(&f, &(struct fake_worker_options){.step_ns = STEP_NS, .late_after = 3});
+    bench_served_begin(&f, &(struct fake_worker_options){.step_ns = STEP_NS, .late_after = 3});
     struct wire_generate_request request = exactly(1, 100);
     assert_status_says(run(&f, &request, 60 * NS_PER_S, &s), STATUS_DEADLINE_EXCEEDED,
                        "and 3 tokens");
@@ -85,29 +62,30 @@ static void test_deadlines_the_worker_finds_end_the_request(void **state)
     assert_status_says(run(&f, &request, 60 * NS_PER_S, &s), STATUS_DEADLINE_EXCEEDED,
                        "the deadline passed");
     fake_worker_wait_active(f.worker, 0);
-    end(&f);
+    bench_served_end(&f);
 }
 
 static void test_deadlines_refuse_nothing_that_was_not_measured(void **state)
 {
     (void)state;
-    struct fixture f;
+    struct bench_served f;
     struct stream s;
     bench_init(&f.bench);
-    begin(&f, &(struct fake_worker_options){.hold = true, .prompt_token_ns = NS_PER_S});
+    bench_served_begin(&f,
+                       &(struct fake_worker_options){.hold = true, .prompt_token_ns = NS_PER_S});
     const struct wire_generate_request request = exactly(1, 2000);
     assert_status_code(run(&f, &request, NS_PER_S / 5, &s), STATUS_DEADLINE_EXCEEDED);
     fake_worker_wait_submits(f.worker, 1); // it was tried
-    end(&f);
+    bench_served_end(&f);
 }
 
 static void test_deadlines_refuse_what_cannot_be_done(void **state)
 {
     (void)state;
-    struct fixture f;
+    struct bench_served f;
     struct stream s;
     bench_init(&f.bench);
-    begin(&f, &(struct fake_worker_options){.step_ns = STEP_NS});
+    bench_served_begin(&f, &(struct fake_worker_options){.step_ns = STEP_NS});
     const struct wire_generate_request measured = exactly(1, 50);
     assert_status_ok(run(&f, &measured, RPC_NO_DEADLINE, &s));
     struct wire_generate_request request = exactly(1, 2000); // four seconds at least
@@ -120,16 +98,17 @@ static void test_deadlines_refuse_what_cannot_be_done(void **state)
     fake_worker_wait_submits(f.worker, 2);
     stream_free(&s);
     fake_worker_wait_active(f.worker, 0);
-    end(&f);
+    bench_served_end(&f);
 }
 
 static void test_deadlines_refuse_what_would_wait_too_long(void **state)
 {
     (void)state;
-    struct fixture f;
+    struct bench_served f;
     struct stream running, s;
     bench_init(&f.bench);
-    begin(&f, &(struct fake_worker_options){.step_ns = STEP_NS, .prompt_token_ns = NS_PER_S / 10});
+    bench_served_begin(
+        &f, &(struct fake_worker_options){.step_ns = STEP_NS, .prompt_token_ns = NS_PER_S / 10});
     const struct wire_generate_request first = exactly(1, 2000), second = exactly(2, 1);
     assert_status_ok(run(&f, &second, RPC_NO_DEADLINE, &s)); // five tokens of a prompt: 0.5 s
     assert_status_says(run(&f, &second, NS_PER_S / 4, &s), STATUS_DEADLINE_EXCEEDED, "estimated");
@@ -138,19 +117,19 @@ static void test_deadlines_refuse_what_would_wait_too_long(void **state)
     assert_status_ok(run(&f, &second, 10 * NS_PER_S, &s));
     stream_free(&running);
     fake_worker_wait_active(f.worker, 0);
-    end(&f);
+    bench_served_end(&f);
 }
 
 /* One place: how long those before stayed tells how long one must wait. */
 static void test_waiting_is_limited(void **state)
 {
     (void)state;
-    struct fixture f;
+    struct bench_served f;
     struct stream live[2], s;
     bench_init(&f.bench);
     f.bench.config.max_num_seqs = 1;
     f.bench.config.max_queue_time_s = 0.1;
-    begin(&f, &(struct fake_worker_options){.step_ns = STEP_NS});
+    bench_served_begin(&f, &(struct fake_worker_options){.step_ns = STEP_NS});
     const struct wire_generate_request request = exactly(1, 100); // 0.2 s at least
     for (int i = 0; i < 2; i++) {                                 // nothing is known yet
         stream_start(&live[i], f.channel, &request, RPC_NO_DEADLINE);
@@ -172,7 +151,7 @@ static void test_waiting_is_limited(void **state)
     assert_status_ok(stream_wait(&live[0]));
     stream_free(&live[0]);
     assert_status_ok(run(&f, &few, RPC_NO_DEADLINE, &s)); // alone it waits for nobody
-    end(&f);
+    bench_served_end(&f);
 }
 
 int main(void)

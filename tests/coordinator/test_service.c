@@ -10,30 +10,6 @@
 #include "base/clock.h"
 #include "tests/coordinator/stream.h"
 
-/* A bench with one worker, ready. */
-struct fixture {
-    struct bench bench;
-    struct fake_worker *worker;
-    struct rpc_channel *channel;
-};
-
-static void begin(struct fixture *f, const struct fake_worker_options *worker)
-{
-    bench_start(&f->bench);
-    f->worker = bench_worker(&f->bench, worker);
-    f->channel = stream_channel(f->bench.address);
-}
-
-static void end(struct fixture *f)
-{
-    rpc_channel_free(f->channel);
-    coordinator_drain(f->bench.coordinator);
-    bench_wait_stopped(&f->bench);
-    assert_status_ok(coordinator_result(f->bench.coordinator));
-    fake_worker_free(f->worker);
-    bench_stop(&f->bench);
-}
-
 static void expect_letters(const struct stream *s, uint64_t seed, uint32_t n)
 {
     assert_int_equal(s->n_tokens, n);
@@ -46,9 +22,9 @@ static void expect_letters(const struct stream *s, uint64_t seed, uint32_t n)
 static void test_service_streams_a_completion(void **state)
 {
     (void)state;
-    struct fixture f;
+    struct bench_served f;
     bench_init(&f.bench);
-    begin(&f, NULL);
+    bench_served_begin(&f, NULL);
     struct wire_generate_request request = stream_request("hello", 5, 100);
     struct stream s;
     stream_start(&s, f.channel, &request, RPC_NO_DEADLINE);
@@ -62,15 +38,15 @@ static void test_service_streams_a_completion(void **state)
     assert_false(s.has_logprobs);
     assert_true(strlen(s.request_id) == 32); // one was made up
     stream_free(&s);
-    end(&f);
+    bench_served_end(&f);
 }
 
 static void test_service_completes_whole(void **state)
 {
     (void)state;
-    struct fixture f;
+    struct bench_served f;
     bench_init(&f.bench);
-    begin(&f, NULL);
+    bench_served_begin(&f, NULL);
     struct wire_generate_request request = stream_request("hello", 6, 50);
     request.request_id = "my-id";
     request.output.has_logprobs = true;
@@ -87,15 +63,15 @@ static void test_service_completes_whole(void **state)
     }
     assert_int_equal(m.usage.completion_tokens, 50);
     arena_destroy(&arena);
-    end(&f);
+    bench_served_end(&f);
 }
 
 static void test_service_stops_at_strings_and_tells_the_worker(void **state)
 {
     (void)state;
-    struct fixture f;
+    struct bench_served f;
     bench_init(&f.bench);
-    begin(&f, NULL);
+    bench_served_begin(&f, NULL);
     const char *const stop[] = {"lo w"};
     struct wire_generate_request request = stream_request("hello world ", FAKE_ECHO, 1000);
     request.stopping.stop = stop;
@@ -111,15 +87,15 @@ static void test_service_stops_at_strings_and_tells_the_worker(void **state)
     fake_worker_wait_cancels(f.worker, 1);
     fake_worker_wait_active(f.worker, 0);
     stream_free(&s);
-    end(&f);
+    bench_served_end(&f);
 }
 
 static void test_service_stops_at_eos_and_at_stop_tokens(void **state)
 {
     (void)state;
-    struct fixture f;
+    struct bench_served f;
     bench_init(&f.bench);
-    begin(&f, NULL);
+    bench_served_begin(&f, NULL);
     const uint32_t ids[] = {'h', 'i', TINY_EOS, 'x'};
     struct wire_generate_request request = stream_request("", FAKE_ECHO, 6);
     request.prompt_kind = WIRE_PROMPT_TOKENS;
@@ -148,15 +124,15 @@ static void test_service_stops_at_eos_and_at_stop_tokens(void **state)
     assert_string_equal(s.text, "hix");
     assert_int_equal(s.reason, WIRE_FINISH_STOP);
     stream_free(&s);
-    end(&f);
+    bench_served_end(&f);
 }
 
 static void test_service_cancel_reaches_the_worker(void **state)
 {
     (void)state;
-    struct fixture f;
+    struct bench_served f;
     bench_init(&f.bench);
-    begin(&f, NULL);
+    bench_served_begin(&f, NULL);
     const struct wire_generate_request request = stream_request("hello", 1, 2000);
     struct stream s;
     stream_start(&s, f.channel, &request, RPC_NO_DEADLINE);
@@ -174,15 +150,15 @@ static void test_service_cancel_reaches_the_worker(void **state)
     assert_int_equal(status.requests_total, 1);
     arena_destroy(&arena);
     stream_free(&s);
-    end(&f);
+    bench_served_end(&f);
 }
 
 static void test_service_deadline_ends_the_work(void **state)
 {
     (void)state;
-    struct fixture f;
+    struct bench_served f;
     bench_init(&f.bench);
-    begin(&f, &(struct fake_worker_options){.hold = true});
+    bench_served_begin(&f, &(struct fake_worker_options){.hold = true});
     const struct wire_generate_request request = stream_request("hello", 1, 2000);
     struct stream s;
     const uint64_t begin_ns = clock_now_ns(clock_system());
@@ -193,15 +169,15 @@ static void test_service_deadline_ends_the_work(void **state)
     fake_worker_wait_active(f.worker, 0);
     assert_true(clock_now_ns(clock_system()) - begin_ns < 3 * NS_PER_S);
     stream_free(&s);
-    end(&f);
+    bench_served_end(&f);
 }
 
 static void test_service_refuses_a_live_request_id(void **state)
 {
     (void)state;
-    struct fixture f;
+    struct bench_served f;
     bench_init(&f.bench);
-    begin(&f, &(struct fake_worker_options){.hold = true});
+    bench_served_begin(&f, &(struct fake_worker_options){.hold = true});
     struct wire_generate_request request = stream_request("hello", 1, 10);
     request.request_id = "twin";
     struct stream first, second;
@@ -215,17 +191,17 @@ static void test_service_refuses_a_live_request_id(void **state)
     stream_start(&second, f.channel, &request, RPC_NO_DEADLINE); // the first is dead
     fake_worker_wait_submits(f.worker, 2);
     stream_free(&second);
-    end(&f);
+    bench_served_end(&f);
 }
 
 static void test_service_refuses_when_the_queue_is_full(void **state)
 {
     (void)state;
-    struct fixture f;
+    struct bench_served f;
     bench_init(&f.bench);
     f.bench.config.max_num_seqs = 1; // four in flight
     f.bench.config.max_num_queued_reqs = 3;
-    begin(&f, &(struct fake_worker_options){.hold = true});
+    bench_served_begin(&f, &(struct fake_worker_options){.hold = true});
     const struct wire_generate_request request = stream_request("hello", 7, 10);
     struct stream live[7], refused;
     for (int i = 0; i < 7; i++) {
@@ -261,15 +237,15 @@ static void test_service_refuses_when_the_queue_is_full(void **state)
             stream_free(&live[i]);
         }
     }
-    end(&f);
+    bench_served_end(&f);
 }
 
 static void test_service_names_bad_fields(void **state)
 {
     (void)state;
-    struct fixture f;
+    struct bench_served f;
     bench_init(&f.bench);
-    begin(&f, NULL);
+    bench_served_begin(&f, NULL);
     struct wire_generate_request request = stream_request("hello", 1, 2044);
     struct arena arena;
     struct wire_complete_response m;
@@ -306,15 +282,15 @@ static void test_service_names_bad_fields(void **state)
     bytes_destroy(&garbage);
     bytes_destroy(&response);
     arena_destroy(&arena);
-    end(&f);
+    bench_served_end(&f);
 }
 
 static void test_service_gives_several_samples(void **state)
 {
     (void)state;
-    struct fixture f;
+    struct bench_served f;
     bench_init(&f.bench);
-    begin(&f, NULL);
+    bench_served_begin(&f, NULL);
     struct wire_generate_request request = stream_request("hello", 40, 30);
     request.sampling.n = 5;
     request.output.has_prompt_logprobs = true;
@@ -349,16 +325,16 @@ static void test_service_gives_several_samples(void **state)
     assert_int_equal(status.requests_running, 0);
     arena_destroy(&arena);
     stream_free(&s);
-    end(&f);
+    bench_served_end(&f);
 }
 
 /* One ends at its stop string, and only that one; cancelling the call ends the others. */
 static void test_service_ends_samples_one_by_one(void **state)
 {
     (void)state;
-    struct fixture f;
+    struct bench_served f;
     bench_init(&f.bench);
-    begin(&f, NULL);
+    bench_served_begin(&f, NULL);
     char stop[6] = "";
     for (uint32_t t = 0; t < 5; t++) {
         stop[t] = (char)fake_token(70 + 2, 10 + t);
@@ -382,15 +358,15 @@ static void test_service_ends_samples_one_by_one(void **state)
     fake_worker_wait_cancels(f.worker, 3);
     fake_worker_wait_active(f.worker, 0);
     stream_free(&s);
-    end(&f);
+    bench_served_end(&f);
 }
 
 static void test_service_refuses_what_the_kv_cache_cannot_hold(void **state)
 {
     (void)state;
-    struct fixture f;
+    struct bench_served f;
     bench_init(&f.bench);
-    begin(&f, &(struct fake_worker_options){.kv_blocks_per_lane = 4}); // 64 tokens
+    bench_served_begin(&f, &(struct fake_worker_options){.kv_blocks_per_lane = 4}); // 64 tokens
     struct wire_generate_request request = stream_request("hello", 1, 59);
     struct arena arena;
     struct wire_complete_response m;
@@ -400,7 +376,7 @@ static void test_service_refuses_what_the_kv_cache_cannot_hold(void **state)
     assert_status_says(stream_complete(f.channel, &request, &arena, &m), STATUS_INVALID_ARGUMENT,
                        "over the context of 64");
     arena_destroy(&arena);
-    end(&f);
+    bench_served_end(&f);
 }
 
 static void test_service_serves_256_streams_at_once(void **state)
@@ -408,9 +384,9 @@ static void test_service_serves_256_streams_at_once(void **state)
     (void)state;
 
     enum { N = 256, TOKENS = 40 };
-    struct fixture f;
+    struct bench_served f;
     bench_init(&f.bench);
-    begin(&f, &(struct fake_worker_options){.step_ns = 2000000});
+    bench_served_begin(&f, &(struct fake_worker_options){.step_ns = 2000000});
     struct stream *streams = calloc(N, sizeof *streams);
     assert_non_null(streams);
     for (uint64_t i = 0; i < N; i++) {
@@ -431,16 +407,16 @@ static void test_service_serves_256_streams_at_once(void **state)
     assert_int_equal(status.requests_waiting, 0);
     assert_int_equal(status.generation_tokens_total, N * TOKENS);
     arena_destroy(&arena);
-    end(&f);
+    bench_served_end(&f);
 }
 
 /* Streams cancelled at random moments, over and over: nothing stays behind. */
 static void test_service_survives_cancels_at_any_moment(void **state)
 {
     (void)state;
-    struct fixture f;
+    struct bench_served f;
     bench_init(&f.bench);
-    begin(&f, NULL);
+    bench_served_begin(&f, NULL);
     struct stream streams[16];
     for (int round = 0; round < 12; round++) {
         for (int i = 0; i < 16; i++) {
@@ -467,7 +443,7 @@ static void test_service_survives_cancels_at_any_moment(void **state)
     }
     assert_int_equal(status.requests_running, 0);
     assert_int_equal(status.requests_waiting, 0);
-    end(&f);
+    bench_served_end(&f);
 }
 
 // ---- a client that asks and does not read: HTTP/2 by hand, with a window of 0 ----
@@ -532,10 +508,10 @@ static int dial(const char *address)
 static void test_service_ends_streams_that_nobody_reads(void **state)
 {
     (void)state;
-    struct fixture f;
+    struct bench_served f;
     bench_init(&f.bench);
     f.bench.config.max_unread_bytes = 20000;
-    begin(&f, NULL);
+    bench_served_begin(&f, NULL);
     const struct wire_generate_request request = stream_request("hello", 1, 2000);
     struct bytes bytes;
     bytes_init(&bytes, 10000);
@@ -553,15 +529,15 @@ static void test_service_ends_streams_that_nobody_reads(void **state)
     stream_free(&healthy);
     close(fd);
     bytes_destroy(&bytes);
-    end(&f);
+    bench_served_end(&f);
 }
 
 static void test_service_tokenizes_and_back(void **state)
 {
     (void)state;
-    struct fixture f;
+    struct bench_served f;
     bench_init(&f.bench);
-    begin(&f, NULL);
+    bench_served_begin(&f, NULL);
     struct bytes request, response;
     struct arena arena;
     bytes_init(&request, 1 << 20);
@@ -598,15 +574,15 @@ static void test_service_tokenizes_and_back(void **state)
     bytes_destroy(&request);
     bytes_destroy(&response);
     arena_destroy(&arena);
-    end(&f);
+    bench_served_end(&f);
 }
 
 static void test_service_describes_the_model_and_the_plan(void **state)
 {
     (void)state;
-    struct fixture f;
+    struct bench_served f;
     bench_init(&f.bench);
-    begin(&f, NULL);
+    bench_served_begin(&f, NULL);
     struct bytes request, response;
     struct arena arena;
     bytes_init(&request, 16);
@@ -638,7 +614,7 @@ static void test_service_describes_the_model_and_the_plan(void **state)
     bytes_destroy(&request);
     bytes_destroy(&response);
     arena_destroy(&arena);
-    end(&f);
+    bench_served_end(&f);
 }
 
 int main(void)

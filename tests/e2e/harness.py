@@ -18,6 +18,9 @@ BIN = os.environ["KVASIR_BIN"]  # <build>/bin
 DEMO = os.path.join(ROOT, "ops", "demo-model")
 SANITIZED = bool(os.environ.get("KVASIR_SANITIZE"))  # memory sizes mean nothing then
 
+sys.path.insert(0, os.path.join(ROOT, "ops", "bench", "lib"))
+from serving import ranks_of  # noqa: E402
+
 _generated = tempfile.mkdtemp(prefix="kvasir-stubs-")
 
 
@@ -136,17 +139,8 @@ class Server:
         return self.cluster.GetStatus(cluster_pb2.GetStatusRequest(), timeout=10)
 
     def worker_pids(self):
-        """Ranks of the supervised group: kvasir-worker processes that dial this server or a child of ours."""
-        found = []
-        for pid in filter(str.isdigit, os.listdir("/proc")):
-            try:
-                with open(f"/proc/{pid}/cmdline", "rb") as f:
-                    words = f.read().split(b"\0")
-            except OSError:
-                continue
-            if words[0].endswith(b"kvasir-worker") and any(self.address.encode() in w for w in words):
-                found.append(int(pid))
-        return sorted(found)
+        """Ranks of the supervised group."""
+        return ranks_of(self.address)
 
 
 def free_address():

@@ -36,6 +36,20 @@ def resident_bytes(pid):
         return 0
 
 
+def ranks_of(address):
+    """Process ids of the worker ranks that dial this address, in order."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as file:
+                words = file.read().split(b"\0")
+        except OSError:
+            continue
+        if words[0].endswith(b"kvasir-worker") and any(address.encode() in w for w in words):
+            found.append(int(pid))
+    return sorted(found)
+
+
 class Server:
     """kvasir serve on a free port, ready; `with` stops it and insists that it ended well."""
 
@@ -59,17 +73,7 @@ class Server:
             raise RuntimeError(f"kvasir serve ended with {code}")
 
     def ranks(self):
-        """Process ids of the worker ranks, in no order."""
-        found = []
-        for pid in filter(str.isdigit, os.listdir("/proc")):
-            try:
-                with open(f"/proc/{pid}/cmdline", "rb") as file:
-                    words = file.read().split(b"\0")
-            except OSError:
-                continue
-            if words[0].endswith(b"kvasir-worker") and any(self.address.encode() in w for w in words):
-                found.append(int(pid))
-        return found
+        return ranks_of(self.address)
 
     def pids(self):
         return [self.child.pid, *self.ranks()]
