@@ -19,7 +19,7 @@ DEMO = os.path.join(ROOT, "ops", "demo-model")
 SANITIZED = bool(os.environ.get("KVASIR_SANITIZE"))  # memory sizes mean nothing then
 
 sys.path.insert(0, os.path.join(ROOT, "ops", "bench", "lib"))
-from serving import ranks_of  # noqa: E402
+from serving import cpu_seconds, ranks_of  # noqa: E402,F401
 
 _generated = tempfile.mkdtemp(prefix="kvasir-stubs-")
 

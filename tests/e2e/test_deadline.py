@@ -9,19 +9,9 @@ import unittest
 import urllib.request
 
 import grpc
-from harness import Server, generate, inference_pb2, made_up_model, request
+from harness import Server, cpu_seconds, generate, inference_pb2, made_up_model, request
 
 PROMPT = "Once upon a time"
-TICKS = os.sysconf("SC_CLK_TCK")
-
-
-def cpu_seconds(pids):
-    total = 0
-    for pid in pids:
-        with open(f"/proc/{pid}/stat") as f:
-            fields = f.read().rsplit(")", 1)[1].split()
-        total += int(fields[11]) + int(fields[12])
-    return total / TICKS
 
 
 class TestDeadline(unittest.TestCase):

@@ -50,6 +50,15 @@ def ranks_of(address):
     return sorted(found)
 
 
+def cpu_seconds(pids):
+    total = 0
+    for pid in pids:
+        with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
+            fields = file.read().rsplit(")", 1)[1].split()
+        total += int(fields[11]) + int(fields[12])
+    return total / os.sysconf("SC_CLK_TCK")
+
+
 class Server:
     """kvasir serve on a free port, ready; `with` stops it and insists that it ended well."""
 
