@@ -36,7 +36,8 @@ struct cpu_tile {
     const struct int8_row *rows; /* W8A8: of each row of x */
     const uint32_t *w;           /* first panel, first word */
     size_t panel_words;          /* from one panel to the next: n_words * 16 */
-    int32_t n_k;                 /* not a multiple of a word's only at the end of a row */
+    const uint32_t *ahead; /* what to bring near, a line a step of each panel: a hint, never read */
+    int32_t n_k;           /* not a multiple of a word's only at the end of a row */
     int32_t
         resume; /* 1: continue the sums in out; a float32 stored and loaded is the same float32 */
     const float *scales; /* first panel's; NULL: none, or sums that go on */

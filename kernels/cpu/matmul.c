@@ -4,7 +4,7 @@
  * Shapes:   x [M, K] (ld_x), W [N, K] packed (struct matrix), out [M, N] (ld_out); any M, N, K.
  * Mapping:  a task is a block of rows by a group of panels. Inside it k is cut into stretches that keep a stretch of
  *           x in the second-level cache and of a panel in the first; register tiles (matmul_tiles.h) continue the sums
- *           they left in out. Few rows take k in one stretch.
+ *           they left in out. Few rows take k in one stretch. Tiles ask for weights before they are needed.
  *           Where several tiles of rows pass over int8 panels, these are made float32 first, in the thread's scratch: the values,
  *           and so the sums, are the same.
  * Numerics: an output is one chain of fp32 fma over ascending k, whatever M, the blocks and the threads. W8A8: rows of x are
@@ -22,6 +22,8 @@ enum {
     PANELS_AT_ONCE = CPU_UNPACKED_PANELS, /* of those, in the inner loop */
     K_STRETCH = CPU_UNPACKED_K,           /* a multiple of the k of a word */
     K_STRETCH_W8A8 = 2048,                /* as many bytes of x */
+    AHEAD_WORDS =
+        48 * CPU_PANEL,    /* a single stream of lines: the processor by itself asks for too few */
     SERIAL_MACS = 1 << 18, /* below, waking another thread costs more than it saves */
 };
 
@@ -63,6 +65,7 @@ static struct cpu_tile make_tile(const struct matmul_plan *plan, const struct st
         .rows = rounded ? plan->rows + row : NULL,
         .w = w->data + (size_t)panel * panel_words + (size_t)word * CPU_PANEL,
         .panel_words = panel_words,
+        .ahead = w->data + (size_t)panel * panel_words + (size_t)word * CPU_PANEL + AHEAD_WORDS,
         .n_k = s->n_k,
         .resume = s->k_begin > 0,
         .scales = last && w->scales != NULL ? w->scales + (size_t)panel * CPU_PANEL : NULL,
@@ -73,6 +76,7 @@ static struct cpu_tile make_tile(const struct matmul_plan *plan, const struct st
         tile.panel_words = (size_t)CPU_UNPACKED_K * CPU_PANEL;
         tile.w =
             (const uint32_t *)s->unpacked + (size_t)(panel - s->first_panel) * tile.panel_words;
+        tile.ahead = tile.w; // near already
     }
     return tile;
 }
@@ -98,27 +102,39 @@ static void run_last_panel(const struct cpu_tile *tile, cpu_tile_fn *fn, int32_t
     }
 }
 
-/* One tile of rows over panels [begin, end). */
-static void run_row_tile(const struct matmul_plan *plan, const struct stretch *s, int32_t row,
-                         int32_t panel_begin, int32_t panel_end)
+/* Of the rows of a task, which tiles share as evenly as they can: more rows hide more of a chain's latency. */
+static int32_t count_tiles(const struct matmul_plan *plan, const struct stretch *s)
+{
+    return (s->row_end - s->row_begin - 1) / plan->isa->max_tile_rows + 1;
+}
+
+static int32_t tile_begin(const struct stretch *s, int32_t tile, int32_t n_tiles)
+{
+    return s->row_begin + (int32_t)((int64_t)(s->row_end - s->row_begin) * tile / n_tiles);
+}
+
+/* A tile of rows over panels [begin, end). */
+static void run_row_tile(const struct matmul_plan *plan, const struct stretch *s, int32_t tile,
+                         const int32_t panels[2])
 {
     const int32_t n_out = plan->args->weight->n_out;
     const int32_t n_whole = n_out / CPU_PANEL;
-    const int32_t left = s->row_end - row;
-    const int32_t n_rows = left < plan->isa->max_tile_rows ? left : plan->isa->max_tile_rows;
+    const int32_t n_tiles = count_tiles(plan, s);
+    const int32_t row = tile_begin(s, tile, n_tiles);
+    const int32_t n_rows = tile_begin(s, tile + 1, n_tiles) - row;
     const struct cpu_tile_kernel *kernel =
         s->unpacked != NULL ? &plan->isa->tile_f32[n_rows] : &plan->kernels[n_rows];
-    int32_t panel = panel_begin;
-    while (panel < panel_end) {
-        const struct cpu_tile tile = make_tile(plan, s, row, panel);
+    int32_t panel = panels[0];
+    while (panel < panels[1]) {
+        const struct cpu_tile t = make_tile(plan, s, row, panel);
         if (panel == n_whole) {
-            run_last_panel(&tile, kernel->single, n_rows, n_out % CPU_PANEL);
+            run_last_panel(&t, kernel->single, n_rows, n_out % CPU_PANEL);
             panel++;
-        } else if (panel + kernel->n_panels <= (panel_end < n_whole ? panel_end : n_whole)) {
-            kernel->wide(&tile);
+        } else if (panel + kernel->n_panels <= (panels[1] < n_whole ? panels[1] : n_whole)) {
+            kernel->wide(&t);
             panel += kernel->n_panels;
         } else {
-            kernel->single(&tile);
+            kernel->single(&t);
             panel++;
         }
     }
@@ -167,8 +183,9 @@ static void run_task(void *context, int64_t task, int thread)
         for (int32_t done = 0; done < n_panels; done += PANELS_AT_ONCE) {
             const int32_t n = n_panels - done < PANELS_AT_ONCE ? n_panels - done : PANELS_AT_ONCE;
             unpack_panels(plan, &s, panel_begin + done, n);
-            for (int32_t row = s.row_begin; row < s.row_end; row += plan->isa->max_tile_rows) {
-                run_row_tile(plan, &s, row, panel_begin + done, panel_begin + done + n);
+            for (int32_t tile = 0; tile < count_tiles(plan, &s); tile++) {
+                run_row_tile(plan, &s, tile,
+                             (const int32_t[2]){panel_begin + done, panel_begin + done + n});
             }
         }
     }

@@ -69,6 +69,15 @@ ALWAYS_INLINE void tile_step(const float *x_k, int64_t ld_x, int rows, int vecs,
     }
 }
 
+/* A step reads a line of each panel, and asks for one that will be read later. */
+ALWAYS_INLINE void prefetch_words(const uint32_t *ahead, size_t panel_words, int panels)
+{
+    UNROLL
+    for (int p = 0; p < panels; p++) {
+        __builtin_prefetch(ahead + (size_t)p * panel_words, 0, 2);
+    }
+}
+
 ALWAYS_INLINE void load_f32(const float *w_k, size_t panel_words, int panels, vf w[MAX_TILE_VECS])
 {
     UNROLL
@@ -110,9 +119,11 @@ ALWAYS_INLINE void tile_f32(const struct cpu_tile *t, int rows, int panels)
     const int64_t ld_x = t->ld_x;
     const size_t panel_words = t->panel_words;
     const float *w_k = (const float *)t->w;
+    const uint32_t *ahead = t->ahead;
     const float *x = t->x;
-    for (const float *const end = x + t->n_k; x < end; x++, w_k += CPU_PANEL) {
+    for (const float *const end = x + t->n_k; x < end; x++, w_k += CPU_PANEL, ahead += CPU_PANEL) {
         vf w[MAX_TILE_VECS];
+        prefetch_words(ahead, panel_words, panels);
         load_f32(w_k, panel_words, panels, w);
         tile_step(x, ld_x, rows, panels * PANEL_VECS, w, acc);
     }
@@ -125,10 +136,12 @@ ALWAYS_INLINE void tile_bf16(const struct cpu_tile *t, int rows, int panels)
     tile_begin(t, rows, panels, acc);
     const int64_t ld_x = t->ld_x;
     const size_t panel_words = t->panel_words;
-    const uint32_t *w_k = t->w;
+    const uint32_t *w_k = t->w, *ahead = t->ahead;
     const float *x = t->x;
-    for (const float *const end = x + (t->n_k & ~1); x < end; x += 2, w_k += CPU_PANEL) {
+    for (const float *const end = x + (t->n_k & ~1); x < end;
+         x += 2, w_k += CPU_PANEL, ahead += CPU_PANEL) {
         vf even[MAX_TILE_VECS], odd[MAX_TILE_VECS];
+        prefetch_words(ahead, panel_words, panels);
         load_bf16(w_k, panel_words, panels, 0, even);
         tile_step(x, ld_x, rows, panels * PANEL_VECS, even, acc);
         load_bf16(w_k, panel_words, panels, 1, odd);
@@ -148,9 +161,11 @@ ALWAYS_INLINE void tile_i8(const struct cpu_tile *t, int rows, int panels)
     tile_begin(t, rows, panels, acc);
     const int64_t ld_x = t->ld_x;
     const size_t panel_words = t->panel_words;
-    const uint32_t *w_k = t->w;
+    const uint32_t *w_k = t->w, *ahead = t->ahead;
     const float *x = t->x;
-    for (const float *const end = x + (t->n_k & ~3); x < end; x += 4, w_k += CPU_PANEL) {
+    for (const float *const end = x + (t->n_k & ~3); x < end;
+         x += 4, w_k += CPU_PANEL, ahead += CPU_PANEL) {
+        prefetch_words(ahead, panel_words, panels);
         UNROLL
         for (int i = 0; i < 4; i++) {
             vf w[MAX_TILE_VECS];
@@ -226,10 +241,12 @@ ALWAYS_INLINE void tile_w8a8(const struct cpu_tile *t, int rows, int panels)
     sums_begin(t, rows, panels, acc);
     const int64_t ld_x = t->ld_x;
     const size_t panel_words = t->panel_words;
-    const uint32_t *w_k = t->w;
+    const uint32_t *w_k = t->w, *ahead = t->ahead;
     const int8_t *x = t->x;
-    for (const int8_t *const end = x + t->n_k; x < end; x += 4, w_k += CPU_PANEL) {
+    for (const int8_t *const end = x + t->n_k; x < end;
+         x += 4, w_k += CPU_PANEL, ahead += CPU_PANEL) {
         vi w[MAX_TILE_VECS];
+        prefetch_words(ahead, panel_words, panels);
         UNROLL
         for (int v = 0; v < panels * PANEL_VECS; v++) {
             const size_t panel = (size_t)(v / PANEL_VECS);
