@@ -229,5 +229,5 @@ function(kvasir_report)
                    "tests: ${KVASIR_TESTS}")
     message(STATUS "libraries: MPI ${MPI_C_VERSION}, grpc ${GRPC_VERSION}, protobuf-c "
                    "${PROTOBUF_C_VERSION}, jansson ${JANSSON_VERSION}, utf8proc ${UTF8PROC_VERSION}, "
-                   "microhttpd ${MICROHTTPD_VERSION}")
+                   "microhttpd ${MICROHTTPD_VERSION}, hwloc ${HWLOC_VERSION}")
 endfunction()

@@ -38,8 +38,9 @@ struct attention_plan; /* how one step's attention is cut into work, for layers 
 struct matrix;         /* packed weights on the device */
 
 struct stream_options {
-    int device;    /* index in backend->devices */
-    int n_threads; /* CPU */
+    int device;           /* index in backend->devices */
+    int n_threads;        /* CPU */
+    const int32_t *cores; /* CPU: where each stays, the caller first; NULL: anywhere */
     /* 1: the bits of a matmul's row do not depend on how many rows there are, at some cost. The CPU's never do. */
     int32_t batch_invariant;
 };

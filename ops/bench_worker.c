@@ -74,6 +74,7 @@ static void make_args(const struct bench_worker_run *run, const char *worker, co
     add_flag(args, "--kv-cache-dtype", o->kv_cache_dtype);
     add_flag(args, "--max-num-batched-tokens", o->max_num_batched_tokens);
     add_flag(args, "--threads", o->threads);
+    add_flag(args, "--pin-threads", o->pin_threads);
     add_flag(args, "--gpu-memory-utilization", o->gpu_memory_utilization);
     add_flag(args, "--cache-dir", o->cache_dir);
     add_flag(args, "--log-level", o->log_level);

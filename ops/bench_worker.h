@@ -17,7 +17,8 @@
 struct bench_worker_options {
     int64_t tp;
     const char *device, *kv_placement, *dtype, *quantization, *kv_cache_dtype,
-        *max_num_batched_tokens, *threads, *gpu_memory_utilization, *cache_dir, *mpirun, *log_level;
+        *max_num_batched_tokens, *threads, *pin_threads, *gpu_memory_utilization, *cache_dir,
+        *mpirun, *log_level;
 };
 
 #define BENCH_WORKER_STRING(type_, name_, field_, help_)                                           \
@@ -44,6 +45,8 @@ struct bench_worker_options {
                             "tokens of one step (default 2048)"),                                  \
         BENCH_WORKER_STRING(type_, "threads", worker.threads,                                      \
                             "threads of a rank (default: cores / ranks)"),                         \
+        BENCH_WORKER_STRING(type_, "pin-threads", worker.pin_threads,                              \
+                            "auto (the default), on or off: each thread stays on a core"),         \
         BENCH_WORKER_STRING(type_, "gpu-memory-utilization", worker.gpu_memory_utilization,        \
                             "share of a GPU's memory that may be used (default 0.9)"),             \
         BENCH_WORKER_STRING(type_, "cache-dir", worker.cache_dir,                                  \

@@ -41,6 +41,7 @@ FENCES = [
     (r"jansson\.h", ["parallel/spec", "parallel/plan_json", "parallel/cost_json", "worker/safetensors", "worker/checkpoint",
                      "coordinator/tokenizer/", "ops/", "tests/"]),
     (r"microhttpd\.h", ["coordinator/"]),
+    (r"hwloc\.h", ["worker/host_cores"]),
     (r"utf8proc\.h", ["coordinator/tokenizer/"]),
     (r"omp\.h|.*intrin\.h", ["kernels/cpu/"]),
     (r"cmocka\.h", ["tests/support/"]),

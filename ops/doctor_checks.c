@@ -19,6 +19,7 @@
 #include "base/program.h"
 #include "ops/cli.h"
 #include "proto/rpc/rpc.h"
+#include "worker/host_cores.h"
 
 #define MAX_RUN_S 20
 
@@ -36,6 +37,21 @@ static void check_cpu(const struct doctor_context *context, struct doctor_findin
         doctor_finding_set(f, DOCTOR_WARN,
                            "%d cores without AVX2: portable kernels, several times slower", n);
     }
+}
+
+/* As ranks will do that have the machine for themselves. */
+static void check_cores(const struct doctor_context *context, struct doctor_finding *f)
+{
+    (void)context;
+    const struct host_cores_request request = {.n_sharers = 1};
+    struct host_cores cores;
+    host_cores_choose(&request, &cores);
+    if (cores.pinned) {
+        doctor_finding_set(f, DOCTOR_OK, "threads of workers stay each on one of %d cores",
+                           cores.n_threads);
+        return;
+    }
+    doctor_finding_set(f, DOCTOR_WARN, "threads of workers are not pinned to cores: %s", cores.why);
 }
 
 static void check_gpu(const struct doctor_context *context, struct doctor_finding *f)
@@ -268,17 +284,12 @@ static const struct {
     const char *name;
     void (*run)(const struct doctor_context *context, struct doctor_finding *finding);
 } checks[] = {
-    {"programs", check_programs},
-    {"cpu", check_cpu},
-    {"gpu", check_gpu},
-    {"memory", check_memory},
-    {"shared memory", check_shm},
-    {"open files", check_files},
-    {"mpirun", check_mpirun},
-    {"ranks", check_ranks},
-    {"host name", check_host_name},
-    {"address", check_listen},
-    {"exposure", check_rpc_exposure},
+    {"programs", check_programs}, {"cpu", check_cpu},
+    {"cores", check_cores},       {"gpu", check_gpu},
+    {"memory", check_memory},     {"shared memory", check_shm},
+    {"open files", check_files},  {"mpirun", check_mpirun},
+    {"ranks", check_ranks},       {"host name", check_host_name},
+    {"address", check_listen},    {"exposure", check_rpc_exposure},
 };
 
 void doctor_checks_run(const struct doctor_context *context, struct doctor_findings *list)

@@ -16,6 +16,7 @@
 #include <limits.h>
 #include <mpi.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -101,6 +102,45 @@ static status_t split(struct group *group, const char *role)
     return comm_mpi_status(MPI_Comm_size(group->ranks, &group->size), "MPI_Comm_size", world_rank);
 }
 
+/* Who else may run where this rank may. */
+static void compare_cores(struct group *group, const cpu_set_t *sets)
+{
+    const cpu_set_t *mine = &sets[group->host_rank];
+    bool overlapping = false;
+    for (int i = 0; i < group->host_size; i++) {
+        cpu_set_t both;
+        CPU_AND(&both, mine, &sets[i]);
+        const bool same = CPU_EQUAL(mine, &sets[i]);
+        group->core_size += same;
+        group->core_rank += same && i < group->host_rank;
+        overlapping = overlapping || (!same && CPU_COUNT(&both) > 0);
+    }
+    if (overlapping) {
+        group->core_size = 0;
+        group->core_rank = 0;
+    }
+}
+
+/* An empty set is that of a machine with more processors than it holds: equal to the others'. */
+static status_t find_cores(struct group *group, MPI_Comm host)
+{
+    cpu_set_t *sets = calloc((size_t)group->host_size, sizeof *sets);
+    if (sets == NULL) {
+        return status_errorf(STATUS_RESOURCE_EXHAUSTED, "no memory for %d ranks", group->host_size);
+    }
+    cpu_set_t mine;
+    CPU_ZERO(&mine);
+    (void)sched_getaffinity(0, sizeof mine, &mine);
+    const status_t s = comm_mpi_status(
+        MPI_Allgather(&mine, sizeof mine, MPI_BYTE, sets, sizeof mine, MPI_BYTE, host),
+        "MPI_Allgather", group->rank);
+    if (status_is_ok(&s)) {
+        compare_cores(group, sets);
+    }
+    free(sets);
+    return s;
+}
+
 static status_t find_host(struct group *group)
 {
     MPI_Comm host = MPI_COMM_NULL;
@@ -109,6 +149,7 @@ static status_t find_host(struct group *group)
         "MPI_Comm_split_type", group->rank));
     TRY(comm_mpi_status(MPI_Comm_rank(host, &group->host_rank), "MPI_Comm_rank", group->rank));
     TRY(comm_mpi_status(MPI_Comm_size(host, &group->host_size), "MPI_Comm_size", group->rank));
+    TRY(find_cores(group, host));
     return comm_mpi_status(MPI_Comm_free(&host), "MPI_Comm_free", group->rank);
 }
 
@@ -210,6 +251,16 @@ int32_t group_host_size(const struct group *group)
 int32_t group_host_rank(const struct group *group)
 {
     return group->host_rank;
+}
+
+int32_t group_core_size(const struct group *group)
+{
+    return group->core_size;
+}
+
+int32_t group_core_rank(const struct group *group)
+{
+    return group->core_rank;
 }
 
 struct comm *group_comm(struct group *group)

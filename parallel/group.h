@@ -43,6 +43,11 @@ int32_t group_size(const struct group *group);
 int32_t group_host_size(const struct group *group);
 int32_t group_host_rank(const struct group *group);
 
+/* Ranks of this host that may run on the very cores that this one may, as the group was opened, and this rank's index among
+ * them. A size of 0: another rank shares some of the cores, not all. */
+int32_t group_core_size(const struct group *group);
+int32_t group_core_rank(const struct group *group);
+
 /* The group's collectives (owned by the group). */
 struct comm *group_comm(struct group *group);
 

@@ -38,6 +38,7 @@ struct group {
     int32_t next_post;
     int rank, size;
     int host_rank, host_size;
+    int core_rank, core_size; /* among those of the host with the same cores; 0, 0: overlapping */
 };
 
 /* Messages that may be on their way to ranks that have not taken them. */

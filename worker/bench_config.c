@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "base/dtype.h"
+#include "worker/host_cores.h"
 
 #define AT(field) offsetof(struct bench_config, field)
 
@@ -103,6 +104,12 @@ const struct config_row bench_config_rows[] = {
      .min = 0,
      .max = 1024,
      .help = "threads of a rank; 0: cores / ranks of the host"},
+    {.name = "pin-threads",
+     .type = CONFIG_CHOICE,
+     .offset = AT(pin_threads),
+     .default_text = "auto",
+     .choices = HOST_PINNING_CHOICES,
+     .help = "each thread to a core; auto: when the ranks' threads fill the cores they may use"},
     {.name = "seed",
      .type = CONFIG_INT,
      .offset = AT(seed),

@@ -26,6 +26,7 @@ struct bench_config {
     int64_t prompt, generate, max_num_batched_tokens, threads, steps_ahead, seed, context, stride;
     double gpu_memory_utilization;
     bool trace, floor;
+    int pin_threads; /* enum host_pinning */
 };
 
 extern const struct config_row bench_config_rows[];

@@ -82,7 +82,9 @@ static void draw(float *to, size_t n)
 static status_t alloc(struct bench *b, const struct bench_floor_options *options)
 {
     const struct stream_options stream = {.device = options->device,
-                                          .n_threads = options->n_threads};
+                                          .n_threads = options->cores->n_threads,
+                                          .cores = options->cores->pinned ? options->cores->cores
+                                                                          : NULL};
     TRY(b->backend->stream_new(&stream, &b->stream));
     TRY(b->backend->mem_alloc(b->stream, b->sizes.copy_bytes, &b->from));
     TRY(b->backend->mem_alloc(b->stream, b->sizes.copy_bytes, &b->to));

@@ -11,6 +11,7 @@
 
 #include "kernels/backend.h"
 #include "parallel/group.h"
+#include "worker/host_cores.h"
 
 struct bench_floor {
     double copy_bytes_s, matmul_flops_s; /* of this rank */
@@ -19,7 +20,7 @@ struct bench_floor {
 struct bench_floor_options {
     const struct backend *backend;
     int device;
-    int32_t n_threads; /* CPU */
+    const struct host_cores *cores; /* CPU */
 };
 
 MUST_USE status_t bench_floor_measure(struct group *group,

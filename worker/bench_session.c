@@ -30,6 +30,9 @@ status_t bench_session_init(const struct bench_session_request *request,
     if (request->backend == NULL) {
         TRY(device_choose(request->group, request->config->device, request->log, &session->device));
     }
+    rank_cores_choose(request->group, (int32_t)request->config->threads,
+                      request->config->pin_threads, &session->cores);
+    host_cores_log(&session->cores, &session->log);
     const status_t s = group_agree(request->group, init_local(session, request->model_dir));
     if (s.code != STATUS_OK) {
         bench_session_destroy(session);
@@ -64,7 +67,7 @@ status_t bench_session_open_engine(struct bench_session *s, const char *model_di
         .device_memory_share = config->gpu_memory_utilization,
         .tune = true,
         .cache_dir = config->cache_dir,
-        .threads = (int32_t)config->threads,
+        .cores = &s->cores,
         .log = log_module(&s->log, "engine"),
         .wrap_stream = s->trace != NULL ? wrap_stream : NULL,
         .user = s,

@@ -14,13 +14,15 @@
 #include "worker/bench_trace.h"
 #include "worker/device.h"
 #include "worker/engine.h"
+#include "worker/rank_cores.h"
 
 struct bench_session {
     struct group *group;
     const struct bench_config *config;
     log_t log;
     struct device_choice device;
-    int dtype, kv_dtype; /* enum dtype */
+    struct host_cores cores; /* of the CPU's threads */
+    int dtype, kv_dtype;     /* enum dtype */
     struct model_spec spec;
     struct plan plan;
     struct bench_trace *trace; /* NULL: none */

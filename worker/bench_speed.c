@@ -243,13 +243,10 @@ static status_t measure_floor(struct bench *b)
     if (!s->config->floor) {
         return status_ok();
     }
-    const int32_t share = host_cores() / group_host_size(s->group);
     const struct bench_floor_options options = {
         .backend = s->device.backend,
         .device = s->device.index,
-        .n_threads = s->config->threads > 0 ? (int32_t)s->config->threads
-                     : share > 0            ? share
-                                            : 1,
+        .cores = &s->cores,
     };
     TRY(bench_floor_measure(s->group, &options, &b->floor));
     host_memory_peak_reset(); // what this took is no part of the engine

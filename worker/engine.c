@@ -162,11 +162,16 @@ static status_t open_stream(struct engine *e, const struct stream_options *optio
 
 static status_t open_streams(struct engine *e, struct loading *l)
 {
+    const struct host_cores *cores = e->options.cores;
     const int32_t share = host_cores() / group_host_size(e->group);
-    const int32_t threads = e->options.threads > 0 ? e->options.threads : share > 0 ? share : 1;
+    const int32_t threads = cores != NULL            ? cores->n_threads
+                            : e->options.threads > 0 ? e->options.threads
+                            : share > 0              ? share
+                                                     : 1;
     const struct stream_options stream = {
         .device = e->options.device,
         .n_threads = threads,
+        .cores = cores != NULL && cores->pinned ? cores->cores : NULL,
         .batch_invariant = e->options.determinism == ENGINE_DETERMINISM_BATCH,
     };
     TRY(open_stream(e, &stream));

@@ -20,6 +20,7 @@
 #include "parallel/group.h"
 #include "parallel/plan.h"
 #include "parallel/spec.h"
+#include "worker/host_cores.h"
 #include "worker/step_plan.h"
 
 struct engine;
@@ -57,6 +58,8 @@ struct engine_options {
     int comm_peers;          /* enum comm_peers */
     double collective_timeout_s; /* between devices; 0: 30 */
     int32_t threads;             /* 0: cores this process may use / ranks on the host, at least 1 */
+    const struct host_cores
+        *cores; /* of the CPU's threads, in the place of `threads`; NULL: these run anywhere */
     log_t log;
     void (*progress)(void *user, uint64_t bytes_done,
                      uint64_t bytes_total); /* rank 0; may be NULL */

@@ -32,6 +32,7 @@ struct leader {
     struct bytes frame; /* the control frame being made */
     bool dissolved; /* the group has agreed on a failure: the followers wait for no further frame */
     bool broken;    /* a step failed: they are inside a collective */
+    struct host_cores_mask anywhere; /* where the leader's thread may run: the main one is pinned */
 
     /* What follows belongs to the leader's thread while the group serves, and so does the link. */
     struct scheduler *scheduler;
@@ -593,6 +594,7 @@ static status_t lead_steps(struct leader *l)
 static void *leader_main(void *arg)
 {
     struct leader *l = arg;
+    host_cores_set_mask(&l->anywhere);
     l->served = lead_steps(l);
     step_runner_close(&l->runner);
     return NULL;
@@ -616,6 +618,7 @@ static status_t serve(struct leader *l)
 static status_t lead(struct leader *l)
 {
     struct leader_event *assignment = NULL;
+    host_cores_get_mask(&l->anywhere);
     TRY(leader_link_open(l->config->coordinator, log_module(&l->log, "link"), &l->link));
     TRY(say_hello(l));
     const struct wire_load no_load = {0};

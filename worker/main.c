@@ -13,9 +13,9 @@
 #include "worker/bench.h"
 #include "worker/device.h"
 #include "worker/follower.h"
-#include "worker/host.h"
 #include "worker/leader.h"
 #include "worker/measure.h"
+#include "worker/rank_cores.h"
 #include "worker/worker_config.h"
 
 static void print_help(const struct config_set *set)
@@ -61,15 +61,14 @@ static status_t measure_model(struct group *group, const struct worker_config *c
     TRY_GOTO(s, group_agree(group, spec_load(config->measure, &spec)), done);
     TRY_GOTO(s, group_agree(group, plan_make(&spec, &request, &plan)), done);
     const int dtype = dtype_resolve(config->measure_dtype, spec.dtype);
-    const int32_t share = host_cores() / group_host_size(group);
+    struct host_cores cores;
+    rank_cores_choose(group, (int32_t)config->threads, config->pin_threads, &cores);
     const struct measure_options options = {
         .backend = device->backend,
         .device = device->index,
         .dtype = dtype,
         .kv_dtype = dtype_resolve(config->measure_kv_dtype, dtype),
-        .threads = config->threads > 0 ? (int32_t)config->threads
-                   : share > 0         ? share
-                                       : 1,
+        .cores = &cores,
     };
     s = measure_run(group, &spec, &plan, &options, rates_out);
 done:

@@ -268,7 +268,10 @@ status_t measure_run(struct group *group, const struct model_spec *spec, const s
     const struct weight_formats formats = {.dtype = options->dtype};
     const int64_t weights = plan_weight_bytes(plan, spec, group_rank(group), &formats);
     bench.cold_bytes = weights < (int64_t)MEASURE_COLD_BYTES ? (size_t)weights : MEASURE_COLD_BYTES;
-    const struct stream_options stream = {.device = options->device, .n_threads = options->threads};
+    const struct stream_options stream = {.device = options->device,
+                                          .n_threads = options->cores->n_threads,
+                                          .cores = options->cores->pinned ? options->cores->cores
+                                                                          : NULL};
     TRY(group_agree(group, options->backend->stream_new(&stream, &bench.stream)));
     const status_t s = measure_all(&bench);
     options->backend->stream_free(bench.stream);

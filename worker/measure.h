@@ -14,12 +14,13 @@
 #include "parallel/cost_rates.h"
 #include "parallel/group.h"
 #include "parallel/plan.h"
+#include "worker/host_cores.h"
 
 struct measure_options {
     const struct backend *backend;
     int device; /* index in backend->devices */
     int dtype, kv_dtype;
-    int32_t threads; /* of a rank */
+    const struct host_cores *cores; /* of a rank's threads on the CPU */
 };
 
 MUST_USE status_t measure_run(struct group *group, const struct model_spec *spec,

@@ -327,7 +327,7 @@ static status_t open_tiny(const struct measure_bench *bench, struct tiny *t)
         .max_num_batched_tokens = 1,
         .max_model_len = STEP_CONTEXT,
         .device_memory_share = 0.9,
-        .threads = bench->options.threads,
+        .cores = bench->options.cores,
         .log = {.fd = 2, .level = LOG_WARN, .rank = group_rank(bench->group), .module = "measure"},
     };
     TRY(group_agree(bench->group, plan_make(&t->spec, &request, &t->plan)));

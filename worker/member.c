@@ -52,6 +52,10 @@ status_t member_open(struct group *group, const struct wire_assign *assign,
     memset(m, 0, sizeof *m);
     status_t s;
     TRY_GOTO(s, group_agree(group, open_local(group, assign, options, m)), undo);
+    const int32_t threads =
+        options->config->threads > 0 ? (int32_t)options->config->threads : (int32_t)assign->threads;
+    rank_cores_choose(group, threads, options->config->pin_threads, &m->cores);
+    host_cores_log(&m->cores, &options->log);
     const struct engine_options engine_options = {
         .model_dir = model_dir(assign, options->config),
         .load = assign->dummy_weights ? ENGINE_LOAD_DUMMY : ENGINE_LOAD_CHECKPOINT,
@@ -77,8 +81,7 @@ status_t member_open(struct group *group, const struct wire_assign *assign,
         .collective_timeout_s = options->config->collective_timeout_s > 0.0
                                     ? options->config->collective_timeout_s
                                     : assign->collective_timeout_s,
-        .threads = options->config->threads > 0 ? (int32_t)options->config->threads
-                                                : (int32_t)assign->threads,
+        .cores = &m->cores,
         .log = log_module(&options->log, "engine"),
         .progress = options->progress,
         .user = options->user,

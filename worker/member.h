@@ -19,6 +19,7 @@
 #include "proto/wire/link.h"
 #include "worker/device.h"
 #include "worker/engine.h"
+#include "worker/rank_cores.h"
 #include "worker/swap_cost.h"
 #include "worker/worker_config.h"
 
@@ -30,6 +31,7 @@ enum control_kind { CONTROL_ASSIGN = 1, CONTROL_STEP = 2, CONTROL_STOP = 3 };
 struct member {
     struct model_spec spec;
     struct plan plan;
+    struct host_cores cores; /* of the CPU's threads; the engine borrows them */
     struct engine *engine;
     struct step_plan step;      /* followers: the one obeyed */
     struct step_draw draw;      /* a follower that draws: what */

@@ -3,6 +3,7 @@
 #include <stddef.h>
 
 #include "base/dtype.h"
+#include "worker/host_cores.h"
 
 #define AT(field) offsetof(struct worker_config, field)
 
@@ -38,6 +39,12 @@ const struct config_row worker_config_rows[] = {
      .min = 0,
      .max = 1024,
      .help = "threads of this rank; 0: what the coordinator says, else cores / ranks of the host"},
+    {.name = "pin-threads",
+     .type = CONFIG_CHOICE,
+     .offset = AT(pin_threads),
+     .default_text = "auto",
+     .choices = HOST_PINNING_CHOICES,
+     .help = "each thread to a core; auto: when the ranks' threads fill the cores they may use"},
     {.name = "connect-timeout",
      .type = CONFIG_FLOAT,
      .offset = AT(connect_timeout_s),

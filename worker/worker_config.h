@@ -20,6 +20,7 @@ struct worker_config {
     int64_t group;     /* -1: not started by a supervisor */
     int64_t generation;
     int64_t threads;       /* 0: cores / ranks of the host */
+    int pin_threads;       /* enum host_pinning */
     int device;            /* enum worker_device */
     const char *cache_dir; /* NULL: nothing is kept from one start to the next */
     double connect_timeout_s;

@@ -122,8 +122,10 @@ static void stream_free(struct backend_stream *stream)
     }
 }
 
-status_t cpu_stream_new_isa(int n_threads, const char *isa, struct backend_stream **stream_out)
+static status_t open_stream(const struct stream_options *options, const char *isa,
+                            struct backend_stream **stream_out)
 {
+    const int n_threads = options->n_threads;
     if (n_threads < 1 || n_threads > CPU_MAX_THREADS) {
         return status_errorf(STATUS_INVALID_ARGUMENT, "threads %d, allowed 1 to %d", n_threads,
                              CPU_MAX_THREADS);
@@ -143,7 +145,7 @@ status_t cpu_stream_new_isa(int n_threads, const char *isa, struct backend_strea
     status_t s = cpu_mem_reserve((size_t)n_threads * sizeof(struct cpu_scratch), &scratch);
     if (status_is_ok(&s)) {
         stream->scratch = scratch;
-        s = cpu_team_new(n_threads, &stream->team);
+        s = cpu_team_new(n_threads, options->cores, &stream->team);
     }
     if (!status_is_ok(&s)) {
         stream_free(stream);
@@ -155,7 +157,13 @@ status_t cpu_stream_new_isa(int n_threads, const char *isa, struct backend_strea
 
 static status_t stream_new(const struct stream_options *options, struct backend_stream **stream_out)
 {
-    return cpu_stream_new_isa(options->n_threads, "auto", stream_out);
+    return open_stream(options, "auto", stream_out);
+}
+
+status_t cpu_stream_new_isa(int n_threads, const char *isa, struct backend_stream **stream_out)
+{
+    const struct stream_options options = {.n_threads = n_threads};
+    return open_stream(&options, isa, stream_out);
 }
 
 /* Ops here have finished when they return. */

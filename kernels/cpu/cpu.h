@@ -55,9 +55,12 @@ MUST_USE status_t cpu_stream_new_isa(int n_threads, const char *isa,
 /* Runs one task; thread is in [0, n_threads) and no two tasks run on one at the same time. */
 typedef void cpu_task_fn(void *context, int64_t task, int thread);
 
-/* Starts n_threads - 1 threads; the caller of cpu_team_run is the other one, always the same at a time. */
-MUST_USE status_t cpu_team_new(int n_threads, struct cpu_team **team_out);
-void cpu_team_free(struct cpu_team *team); /* accepts NULL */
+/* Starts n_threads - 1 threads; the caller of cpu_team_run is the other one, always the same at a time. cores: where each
+ * thread stays, the caller first; NULL: anywhere. INVALID_ARGUMENT for a core that is not to be had. */
+MUST_USE status_t cpu_team_new(int n_threads, const int32_t *cores, struct cpu_team **team_out);
+void cpu_team_free(
+    struct cpu_team
+        *team); /* accepts NULL; by the caller of cpu_team_new, which is then as free as before */
 
 /* Runs tasks [0, n_tasks), in any order, and returns when all are done. On the calling thread alone when there is one task,
  * or no team (NULL). */

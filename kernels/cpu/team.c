@@ -22,6 +22,7 @@
 #include <limits.h>
 #include <linux/futex.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -55,7 +56,9 @@ struct cpu_team {
 
     struct member *members; /* [n_threads - 1] */
     int n_threads;
-    int n_members;          /* that were started */
+    int n_members; /* that were started */
+    bool pinned;   /* the caller, who could run on `before` */
+    cpu_set_t before;
     _Atomic uint32_t calls; /* counts wake-ups; members sleep on it */
     _Atomic uint32_t n_sleeping;
     _Atomic bool ended;
@@ -170,6 +173,32 @@ void cpu_team_run(struct cpu_team *team, int64_t n_tasks, cpu_task_fn *fn, void 
 
 // ---- life ----
 
+static status_t pin(pthread_t thread, int32_t core)
+{
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    if (core >= 0 && core < CPU_SETSIZE) {
+        CPU_SET((size_t)core, &set);
+    }
+    const int rc = pthread_setaffinity_np(thread, sizeof set, &set);
+    return rc == 0 ? status_ok()
+                   : status_errorf(STATUS_INVALID_ARGUMENT, "a thread on core %d: %s", (int)core,
+                                   strerror(rc));
+}
+
+/* The caller last: threads are where it was when it starts them. */
+static status_t pin_all(struct cpu_team *team, const int32_t *cores)
+{
+    for (int i = 0; i < team->n_members; i++) {
+        TRY(pin(team->members[i].id, cores[team->members[i].thread]));
+    }
+    CPU_ZERO(&team->before);
+    (void)pthread_getaffinity_np(pthread_self(), sizeof team->before, &team->before);
+    TRY(pin(pthread_self(), cores[0]));
+    team->pinned = true;
+    return status_ok();
+}
+
 /* Signals are for the threads that wait for them. */
 static status_t start(struct cpu_team *team)
 {
@@ -189,7 +218,7 @@ static status_t start(struct cpu_team *team)
                                    team->n_members + 2, team->n_threads, strerror(rc));
 }
 
-status_t cpu_team_new(int n_threads, struct cpu_team **team_out)
+status_t cpu_team_new(int n_threads, const int32_t *cores, struct cpu_team **team_out)
 {
     struct cpu_team *team = NULL;
     if (posix_memalign((void **)&team, LINE_BYTES, sizeof *team) != 0) {
@@ -198,10 +227,12 @@ status_t cpu_team_new(int n_threads, struct cpu_team **team_out)
     memset(team, 0, sizeof *team);
     team->n_threads = n_threads;
     team->members = calloc((size_t)n_threads, sizeof *team->members);
-    const status_t s =
-        team->members != NULL
-            ? start(team)
-            : status_errorf(STATUS_RESOURCE_EXHAUSTED, "out of memory for %d threads", n_threads);
+    status_t s = team->members != NULL ? start(team)
+                                       : status_errorf(STATUS_RESOURCE_EXHAUSTED,
+                                                       "out of memory for %d threads", n_threads);
+    if (status_is_ok(&s) && cores != NULL) {
+        s = pin_all(team, cores);
+    }
     if (!status_is_ok(&s)) {
         cpu_team_free(team);
         return s;
@@ -219,6 +250,9 @@ void cpu_team_free(struct cpu_team *team)
     wake(team);
     for (int i = 0; i < team->n_members; i++) {
         pthread_join(team->members[i].id, NULL);
+    }
+    if (team->pinned) {
+        (void)pthread_setaffinity_np(pthread_self(), sizeof team->before, &team->before);
     }
     free(team->members);
     free(team);

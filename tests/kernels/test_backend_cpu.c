@@ -130,7 +130,7 @@ static void test_team_runs_every_task_once(void **state)
     static const int64_t counts[] = {0, 1, 2, THREADS, TASKS};
     for (int n_threads = 1; n_threads <= THREADS; n_threads++) {
         struct cpu_team *team = NULL;
-        assert_status_ok(cpu_team_new(n_threads, &team));
+        assert_status_ok(cpu_team_new(n_threads, NULL, &team));
         for (size_t i = 0; i < sizeof counts / sizeof counts[0]; i++) {
             struct tally tally = {.clashes = 0};
             cpu_team_run(team, counts[i], count_task, &tally);
@@ -169,7 +169,7 @@ static void test_team_runs_many_jobs(void **state)
     struct cpu_team *team = NULL;
     struct meeting meeting = {.threads = 0};
     uint32_t threads = 0;
-    assert_status_ok(cpu_team_new(THREADS, &team));
+    assert_status_ok(cpu_team_new(THREADS, NULL, &team));
     for (int i = 0; i < JOBS; i++) {
         atomic_store(&meeting.threads, 0);
         cpu_team_run(team, 2 + i % 63, meet, &meeting);
@@ -190,6 +190,63 @@ static void test_team_runs_many_jobs(void **state)
     assert_int_equal(n_runs, want);
     assert_int_equal(threads, (1u << THREADS) - 1);
     cpu_team_free(team);
+}
+
+struct places {
+    _Atomic int in_place, elsewhere;
+    _Atomic int64_t arrived;
+    int64_t n_tasks;
+    const int32_t *cores;
+};
+
+/* Each thread takes one task and waits for the others. */
+static void note_place(void *context, int64_t task, int thread)
+{
+    (void)task;
+    struct places *places = context;
+    cpu_set_t set;
+    assert_int_equal(sched_getaffinity(0, sizeof set, &set), 0);
+    const bool here = CPU_COUNT(&set) == 1 && CPU_ISSET((size_t)places->cores[thread], &set) &&
+                      sched_getcpu() == places->cores[thread];
+    atomic_fetch_add(here ? &places->in_place : &places->elsewhere, 1);
+    atomic_fetch_add(&places->arrived, 1);
+    while (atomic_load(&places->arrived) < places->n_tasks) {
+        sched_yield();
+    }
+}
+
+static void test_team_threads_stay_on_their_cores(void **state)
+{
+    (void)state;
+    cpu_set_t before, after;
+    int32_t cores[THREADS];
+    int n = 0;
+    assert_int_equal(sched_getaffinity(0, sizeof before, &before), 0);
+    for (int32_t core = 0; core < CPU_SETSIZE && n < THREADS; core++) {
+        if (CPU_ISSET((size_t)core, &before)) {
+            cores[n++] = core;
+        }
+    }
+    const struct stream_options options = {.n_threads = n, .cores = cores};
+    struct backend_stream *stream = NULL;
+    assert_status_ok(backend_cpu()->stream_new(&options, &stream));
+    struct places places = {.n_tasks = n, .cores = cores};
+    cpu_team_run(stream->team, n, note_place, &places);
+    assert_int_equal(places.in_place, n);
+    assert_int_equal(places.elsewhere, 0);
+    backend_cpu()->stream_free(stream);
+    assert_int_equal(sched_getaffinity(0, sizeof after, &after), 0);
+    assert_true(CPU_EQUAL(&before, &after));
+}
+
+static void test_team_refuses_a_core_that_is_not_there(void **state)
+{
+    (void)state;
+    static const int32_t none[] = {-1}, high[] = {CPU_SETSIZE - 1};
+    struct cpu_team *team = NULL;
+    assert_status_code(cpu_team_new(1, none, &team), STATUS_INVALID_ARGUMENT);
+    assert_status_code(cpu_team_new(1, high, &team), STATUS_INVALID_ARGUMENT);
+    assert_null(team);
 }
 
 static void test_team_tasks_are_worth_a_thread(void **state)
@@ -214,6 +271,8 @@ int main(void)
         cmocka_unit_test(test_backend_cpu_memory_that_is_not_there_is_a_status),
         cmocka_unit_test(test_team_runs_every_task_once),
         cmocka_unit_test(test_team_runs_many_jobs),
+        cmocka_unit_test(test_team_threads_stay_on_their_cores),
+        cmocka_unit_test(test_team_refuses_a_core_that_is_not_there),
         cmocka_unit_test(test_team_tasks_are_worth_a_thread),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
