@@ -3,7 +3,8 @@
  *
  * What:  `bench_load [MB [threads]]` writes a random bfloat16 checkpoint of the shape of DeciCoder-1b (as many layers as make
  *        MB, default 2200), brings it into the page cache, and prints the speed of memcpy of as many bytes, of reading the
- *        file, of packing from memory, and of the whole load, with the ratios that matter. Not a test: nothing fails.
+ *        file, of packing from memory, and of the whole load, with the ratios that matter, and the most memory that loading took
+ *        beside what was there. Not a test: nothing fails.
  * Units: GB is 1e9 bytes of checkpoint. Memory is touched before it is timed, except by `load, new memory`.
  */
 #include <errno.h>
@@ -16,6 +17,7 @@
 #include "base/clock.h"
 #include "kernels/cpu/cpu.h"
 #include "parallel/group.h"
+#include "worker/host.h"
 #include "worker/weights.h"
 
 enum { HIDDEN = 2048, HEADS = 32, KV_HEADS = 4, FF = 5888, VOCAB = 49152, MAX_LAYERS = 200 };
@@ -260,11 +262,15 @@ static void time_load(struct bench *b, struct weight_source *source, const char 
     const struct weights_progress progress = {.bytes_total = b->bytes};
     struct weights weights;
     struct weight_loader loader;
+    host_memory_peak_reset();
+    const double before = (double)host_memory_resident();
     require(weights_alloc(&request, &weights));
     require(weight_loader_init(&parts, weights_max_row_bytes(&b->spec), &loader));
     double begin = clock_now_s(clock_system());
     require(weights_load(&weights, &loader, &progress));
     say(b, first, clock_now_s(clock_system()) - begin);
+    printf("  peak memory %.3f of the weights (at most 1.15)\n",
+           ((double)host_memory_peak() - before) / (double)weights.bytes);
     begin = clock_now_s(clock_system());
     require(weights_load(&weights, &loader, &progress));
     *again_out = say(b, again, clock_now_s(clock_system()) - begin);
