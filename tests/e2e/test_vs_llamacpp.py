@@ -8,7 +8,7 @@ import tempfile
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BIN = os.environ["KVASIR_BIN"]
-sys.path.insert(0, os.path.join(ROOT, "ops", "bench"))
+sys.path.insert(0, os.path.join(ROOT, "ops", "bench", "lib"))
 import random_gguf
 
 DECI = {"architectures": ["DeciLMForCausalLM"], "model_type": "deci", "hidden_size": 64, "intermediate_size": 96,
