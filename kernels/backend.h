@@ -28,13 +28,13 @@
 
 #include "base/dtype.h"
 #include "base/status.h"
+#include "kernels/attention_args.h"
 
 struct backend_stream; /* an order of execution: the CPU's is a thread team, CUDA's a stream */
 struct backend_peers;  /* what devices of several ranks do together: peers.h */
 struct CUstream_st;    /* cudaStream_t is a pointer to it */
 struct backend_graph;  /* a recorded sequence of ops */
 struct backend_mark;   /* a place in a stream's order */
-struct attention_plan; /* how one step's attention is cut into work, for layers of one shape */
 struct matrix;         /* packed weights on the device */
 
 struct stream_options {
@@ -135,49 +135,12 @@ struct rope_append_args {
     const int32_t *positions; /* [n_rows] */
     const float *cos, *sin;   /* [max_positions, rotary_dim/2] */
     int32_t max_positions;
-    const int64_t *units;   /* [n_rows]: unit of the row's first head */
+    const int64_t *units;   /* [n_rows]: unit of the row's first head; -1: the row is not stored */
     int64_t head_units;     /* from one head's unit to the next one's */
     const int32_t *offsets; /* [n_rows]: token within the block */
     void *k_plane, *v_plane;
     int kv_dtype; /* DTYPE_F32, DTYPE_BF16 or DTYPE_I8, as the backend has them: see kv_format.h */
     void *k_scales, *v_scales; /* of DTYPE_I8 */
-};
-
-/* What all layers that share a plan have in common. */
-struct attention_shape {
-    int32_t head_dim, group; /* group: query heads a KV head serves here */
-    int32_t block_tokens;
-    int32_t window; /* keys a query sees, itself included; 0: all before */
-    int kv_dtype;
-    float scale;
-    int32_t max_seqs, max_rows; /* of a step */
-    int32_t max_kv_heads;       /* of a sequence */
-    int32_t max_tokens;         /* of a sequence */
-    /* 1: a row's bits do not depend on the other sequences of the step, at some cost for few long ones. The CPU's never do. */
-    int32_t batch_invariant;
-};
-
-struct attention_seq {
-    int32_t n_queries; /* tokens computed now; they are the last ones of kv_tokens */
-    int32_t kv_tokens; /* tokens in the cache, these included */
-    int32_t
-        first_block; /* its ceil(kv_tokens / block_tokens) blocks begin here in attention_args.blocks */
-    int32_t n_kv_heads; /* heads of this sequence held here; 0: nothing to do */
-    int64_t unit_base;
-    int64_t q_offset; /* element of its first row in q and out */
-    int64_t ld; /* elements from one row to the next; a row is [n_kv_heads, group, head_dim] */
-};
-
-/*
- * Causal softmax(q k^T scale) v over the paged cache, prefill and decode alike. Query t of a sequence stands
- * at position kv_tokens - n_queries + t and sees positions (position - window, position] (window 0: all before).
- */
-struct attention_args {
-    const void *q; /* activation; see attention_seq */
-    void *out;     /* the same layout */
-    const void *k_plane, *v_plane;
-    const void *k_scales, *v_scales; /* of DTYPE_I8: kv_format.h */
-    const int32_t *blocks;
 };
 
 /* out[i, j] = silu(gate_up[i, j]) * gate_up[i, n_columns + j]; out may be gate_up with the same ld. */
@@ -379,6 +342,8 @@ struct backend {
     status_t (*rope_append)(struct backend_stream *stream, const struct rope_append_args *args);
     status_t (*attention)(struct backend_stream *stream, struct attention_plan *plan,
                           const struct attention_args *args);
+    status_t (*attention_merge)(struct backend_stream *stream,
+                                const struct attention_merge_args *args);
     status_t (*swiglu)(struct backend_stream *stream, const struct swiglu_args *args);
     status_t (*ordered_sum)(struct backend_stream *stream, const struct ordered_sum_args *args);
     /* Where device memory is not the host's, rows and tokens are not looked at before: sample_check does it on the host. */

@@ -6,6 +6,7 @@
  * Mapping:  a task is up to 32 query rows of one KV head of one sequence, so that a KV row is read once for all heads
  *           of its group and for neighbouring queries; tasks go to threads as those come free.
  * Numerics: attention_rows.h; a row's bits do not depend on the rows beside it, the chunks or the threads.
+ * Partial:  the same loops; what would be divided is left as it is, with the maximum and the sum behind it.
  * Cost:     decode reads each K and V element once, for all heads of its group; prefill does 4 D_h flops a visible (query, key, head).
  */
 #include <stdlib.h>
@@ -18,6 +19,7 @@ struct attention_plan {
     int32_t n_seqs;
     struct attention_seq *seqs; /* [max_seqs] */
     int64_t *tasks; /* [max_seqs + 1]: those of sequence i are [tasks[i], tasks[i + 1]) */
+    int32_t *row_ends; /* [max_rows], of all sequences; NULL unless the shape is partial */
 };
 
 /* One call of the op. */
@@ -32,12 +34,13 @@ struct run {
 static status_t check_shape(const struct attention_shape *s)
 {
     if (s->head_dim < 1 || s->head_dim > CPU_MAX_HEAD_DIM || s->group < 1 || s->block_tokens < 1 ||
-        s->window < 0 || s->max_seqs < 0 || !cpu_has_kv_dtype(s->kv_dtype)) {
+        s->window < 0 || s->max_seqs < 0 || !cpu_has_kv_dtype(s->kv_dtype) ||
+        (s->partial && (s->window > 0 || s->max_rows < 0))) {
         return status_errorf(STATUS_INVALID_ARGUMENT,
                              "attention: head dim %d (at most %d), group %d, blocks of %d, window "
-                             "%d, %d sequences, kv dtype %d",
+                             "%d, %d sequences, kv dtype %d, partial %d",
                              s->head_dim, CPU_MAX_HEAD_DIM, s->group, s->block_tokens, s->window,
-                             s->max_seqs, s->kv_dtype);
+                             s->max_seqs, s->kv_dtype, s->partial);
     }
     return status_ok();
 }
@@ -49,12 +52,14 @@ status_t cpu_attention_plan_new(struct backend_stream *stream, const struct atte
     TRY(check_shape(shape));
     struct attention_plan *plan = calloc(1, sizeof *plan);
     const size_t n = (size_t)shape->max_seqs;
+    const size_t n_ends = shape->partial ? (size_t)shape->max_rows + 1 : 1;
     if (plan != NULL) {
         plan->shape = *shape;
         plan->seqs = calloc(n > 0 ? n : 1, sizeof *plan->seqs);
         plan->tasks = calloc(n + 1, sizeof *plan->tasks);
+        plan->row_ends = calloc(n_ends, sizeof *plan->row_ends);
     }
-    if (plan == NULL || plan->seqs == NULL || plan->tasks == NULL) {
+    if (plan == NULL || plan->seqs == NULL || plan->tasks == NULL || plan->row_ends == NULL) {
         cpu_attention_plan_free(plan);
         return status_errorf(STATUS_RESOURCE_EXHAUSTED, "no memory to plan %d sequences",
                              shape->max_seqs);
@@ -68,6 +73,7 @@ void cpu_attention_plan_free(struct attention_plan *plan)
     if (plan != NULL) {
         free(plan->seqs);
         free(plan->tasks);
+        free(plan->row_ends);
         free(plan);
     }
 }
@@ -82,13 +88,36 @@ static status_t check_seq(const struct attention_plan *plan, const struct attent
                           int32_t index)
 {
     const int64_t width = (int64_t)seq->n_kv_heads * plan->shape.group * plan->shape.head_dim;
-    if (seq->n_queries < 0 || seq->kv_tokens < seq->n_queries || seq->n_kv_heads < 0 ||
-        (seq->n_queries > 1 && seq->ld < width)) {
+    const bool partial = plan->shape.partial != 0;
+    if (seq->n_queries < 0 || seq->kv_tokens < (partial ? 0 : seq->n_queries) ||
+        seq->n_kv_heads < 0 || (seq->n_queries > 1 && seq->ld < width) ||
+        partial != (seq->row_ends != NULL)) {
         return status_errorf(STATUS_INVALID_ARGUMENT,
                              "attention: sequence %d: %d queries, %d tokens, %d heads, stride %lld",
                              index, seq->n_queries, seq->kv_tokens, seq->n_kv_heads,
                              (long long)seq->ld);
     }
+    return status_ok();
+}
+
+/* The plan's own copy of what the rows of its index-th sequence see, the first_row-th of all and on. */
+static status_t keep_row_ends(struct attention_plan *plan, int32_t index, int64_t first_row)
+{
+    struct attention_seq *seq = &plan->seqs[index];
+    int32_t *const ends = plan->row_ends + first_row;
+    if (first_row + seq->n_queries > plan->shape.max_rows) {
+        return status_errorf(STATUS_INVALID_ARGUMENT, "attention: more than %d rows",
+                             plan->shape.max_rows);
+    }
+    for (int32_t i = 0; i < seq->n_queries; i++) {
+        ends[i] = seq->row_ends[i];
+        if (ends[i] < (i > 0 ? ends[i - 1] : 0) || ends[i] > seq->kv_tokens) {
+            return status_errorf(STATUS_INVALID_ARGUMENT,
+                                 "attention: sequence %d, row %d sees %d tokens of %d", index, i,
+                                 ends[i], seq->kv_tokens);
+        }
+    }
+    seq->row_ends = ends;
     return status_ok();
 }
 
@@ -101,9 +130,14 @@ status_t cpu_attention_plan_set(struct backend_stream *stream, struct attention_
                              n_seqs, plan->shape.max_seqs);
     }
     int64_t n_tasks = 0;
+    int64_t n_rows = 0;
     for (int32_t i = 0; i < n_seqs; i++) {
         TRY(check_seq(plan, &seqs[i], i));
         plan->seqs[i] = seqs[i];
+        if (plan->shape.partial) {
+            TRY(keep_row_ends(plan, i, n_rows));
+            n_rows += seqs[i].n_queries;
+        }
         plan->tasks[i] = n_tasks;
         n_tasks += seqs[i].n_kv_heads * tiles_of_head(plan, &seqs[i]);
     }

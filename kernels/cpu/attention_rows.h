@@ -280,8 +280,12 @@ static int64_t first_seen(const struct cpu_attention_task *task, int64_t positio
     return window > 0 && position + 1 > window ? position + 1 - window : 0;
 }
 
+/* Of a part of the cache: among the tokens that are there, the last one it sees; -1: none. */
 static int64_t query_position(const struct cpu_attention_task *task, int64_t query)
 {
+    if (task->seq->row_ends != NULL) {
+        return (int64_t)task->seq->row_ends[query] - 1;
+    }
     return (int64_t)task->seq->kv_tokens - task->seq->n_queries + query;
 }
 
@@ -325,11 +329,27 @@ static void attention_begin(struct attention_rows *a, const struct cpu_attention
         const int64_t query = (task->row_begin + i) / group;
         const int64_t head = task->head * group + (task->row_begin + i) % group;
         const int64_t at = task->seq->q_offset + query * task->seq->ld + head * head_dim;
+        const int64_t part_at = task->seq->out_offset + query * task->seq->ld_out +
+                                head * (head_dim + ATTENTION_STATS);
         a->q[i] = (const float *)task->args->q + at;
-        a->out[i] = (float *)task->args->out + at;
+        a->out[i] = (float *)task->args->out + (task->shape->partial ? part_at : at);
         a->max[i] = -INFINITY;
         a->sum[i] = 0.0f;
         memset(a->out[i], 0, (size_t)head_dim * sizeof(float));
+    }
+}
+
+static void finish_row(const struct attention_rows *a, int32_t row)
+{
+    float *const out = a->out[row];
+    if (a->task->shape->partial) {
+        const float stats[ATTENTION_STATS] = {a->max[row], a->sum[row]};
+        memcpy(out + a->head_dim, stats, sizeof stats);
+        return;
+    }
+    const float inverse = 1.0f / a->sum[row];
+    for (int32_t d = 0; d < a->head_dim; d++) {
+        out[d] *= inverse;
     }
 }
 
@@ -352,9 +372,6 @@ static void attention_rows(const struct cpu_attention_task *task)
         position += n;
     }
     for (int32_t row = 0; row < a.n_rows; row++) {
-        const float inverse = 1.0f / a.sum[row];
-        for (int32_t d = 0; d < a.head_dim; d++) {
-            a.out[row][d] *= inverse;
-        }
+        finish_row(&a, row);
     }
 }

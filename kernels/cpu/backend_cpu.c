@@ -333,6 +333,7 @@ static const struct backend table = {
     .add_norm = cpu_add_norm,
     .rope_append = cpu_rope_append,
     .attention = cpu_attention,
+    .attention_merge = cpu_attention_merge,
     .swiglu = cpu_swiglu,
     .ordered_sum = cpu_ordered_sum,
     .sample = cpu_sample,

@@ -128,6 +128,8 @@ MUST_USE status_t cpu_attention_plan_set(struct backend_stream *stream, struct a
                                          const struct attention_seq *seqs, int32_t n_seqs);
 MUST_USE status_t cpu_attention(struct backend_stream *stream, struct attention_plan *plan,
                                 const struct attention_args *a);
+MUST_USE status_t cpu_attention_merge(struct backend_stream *stream,
+                                      const struct attention_merge_args *a);
 MUST_USE status_t cpu_swiglu(struct backend_stream *stream, const struct swiglu_args *a);
 MUST_USE status_t cpu_ordered_sum(struct backend_stream *stream, const struct ordered_sum_args *a);
 MUST_USE status_t cpu_copy_strips(struct backend_stream *stream, const struct strip *strips,

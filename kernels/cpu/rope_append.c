@@ -63,6 +63,9 @@ static void run_row(void *context, int64_t row)
     turn(plan, k, a->n_kv_heads, row);
     for (int32_t head = 0; head < a->n_kv_heads; head++) {
         const int64_t from = (int64_t)head * a->head_dim;
+        if (a->units[row] < 0) {
+            break;
+        }
         const int64_t unit = a->units[row] + head * a->head_units;
         const int64_t index = unit * a->block_tokens + a->offsets[row];
         store(plan, k + from, a->k_plane, a->k_scales, index);
@@ -100,7 +103,7 @@ static status_t check_rows(const struct rope_append_args *a)
                                  a->positions[i], i, a->max_positions);
         }
         if (a->n_kv_heads > 0 &&
-            (a->units[i] < 0 || a->offsets[i] < 0 || a->offsets[i] >= a->block_tokens)) {
+            (a->units[i] < -1 || a->offsets[i] < 0 || a->offsets[i] >= a->block_tokens)) {
             return status_errorf(STATUS_INVALID_ARGUMENT,
                                  "rope_append: row %d goes to unit %lld, offset %d of %d", i,
                                  (long long)a->units[i], a->offsets[i], a->block_tokens);

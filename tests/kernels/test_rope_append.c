@@ -177,6 +177,9 @@ static void check_quantized(const struct fixture *f)
         memset(seen, 0, (size_t)UNITS * BLOCK);
         for (int32_t i = 0; i < a->n_rows * a->n_kv_heads; i++) {
             const int32_t row = i / a->n_kv_heads, head = i % a->n_kv_heads;
+            if (f->units[row] < 0) {
+                continue;
+            }
             const int64_t at = place_of(f, row, head);
             check_quantized_row(f, sources[plane] + row * a->ld_kv + (int64_t)head * a->head_dim,
                                 (const int8_t *)f->planes[plane] + at * a->head_dim,
@@ -209,6 +212,9 @@ static void check_planes(const struct fixture *f)
         for (int32_t i = 0; i < a->n_rows * a->n_kv_heads * a->head_dim; i++) {
             const int32_t column = i % (a->n_kv_heads * a->head_dim);
             const int32_t row = i / (a->n_kv_heads * a->head_dim);
+            if (f->units[row] < 0) {
+                continue;
+            }
             const int64_t at =
                 place_of(f, row, column / a->head_dim) * a->head_dim + column % a->head_dim;
             const float x = sources[plane][row * a->ld_kv + column];
@@ -328,6 +334,28 @@ static void test_rope_append_marks_rows_that_are_no_numbers(void **state)
     each_stream(check_odd_rows);
 }
 
+/* Rows of unit -1 are turned and kept nowhere; the others as ever. */
+static void check_rows_that_are_kept_elsewhere(struct backend_stream *stream)
+{
+    static const int dtypes[] = {DTYPE_F32, DTYPE_BF16, DTYPE_I8};
+    for (size_t i = 0; i < sizeof dtypes / sizeof dtypes[0]; i++) {
+        struct fixture *f = fixture_new(12, 6, 7, dtypes[i]);
+        for (int32_t row = 0; row < f->args.n_rows; row += 2) {
+            f->units[row] = -1;
+        }
+        assert_status_ok(cpu_rope_append(stream, &f->args));
+        check_turns(f);
+        check_planes(f);
+        fixture_free(f);
+    }
+}
+
+static void test_rope_append_keeps_no_rows_of_others(void **state)
+{
+    (void)state;
+    each_stream(check_rows_that_are_kept_elsewhere);
+}
+
 static void test_rope_append_refuses_places_that_are_not_there(void **state)
 {
     (void)state;
@@ -342,8 +370,8 @@ static void test_rope_append_refuses_places_that_are_not_there(void **state)
     f->offsets[0] = BLOCK;
     assert_status_says(cpu_rope_append(stream, &args), STATUS_INVALID_ARGUMENT, "offset 5 of 5");
     f->offsets[0] = 0;
-    f->units[0] = -1;
-    assert_status_says(cpu_rope_append(stream, &args), STATUS_INVALID_ARGUMENT, "unit -1");
+    f->units[0] = -2;
+    assert_status_says(cpu_rope_append(stream, &args), STATUS_INVALID_ARGUMENT, "unit -2");
     f->units[0] = 0;
     args.kv_dtype = DTYPE_F16;
     assert_status_code(cpu_rope_append(stream, &args), STATUS_INVALID_ARGUMENT);
@@ -363,6 +391,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_rope_append_matches_float64_whole_and_by_halves),
         cmocka_unit_test(test_rope_append_marks_rows_that_are_no_numbers),
+        cmocka_unit_test(test_rope_append_keeps_no_rows_of_others),
         cmocka_unit_test(test_rope_append_refuses_places_that_are_not_there),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
