@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/attention_args.h"
 #include "parallel/plan_parts.h"
 
 // ---- numbers ----
@@ -90,8 +91,9 @@ const char *plan_placement_name(int placement)
         [PLAN_AUTO] = "auto",
         [PLAN_SHARE] = "share",
         [PLAN_REPLICATE] = "replicate",
+        [PLAN_TOKEN] = "token",
     };
-    const bool known = placement >= PLAN_AUTO && placement <= PLAN_REPLICATE;
+    const bool known = placement >= PLAN_AUTO && placement <= PLAN_TOKEN;
     return known ? names[placement] : "unknown";
 }
 
@@ -132,16 +134,35 @@ static status_t check_pp(const struct model_spec *spec, int32_t pp)
     return status_ok();
 }
 
+/* A window bounds what a rank reads of a sequence anyway, and a merge takes its sources as one list. */
+static status_t check_token(const struct model_spec *spec, const struct plan_request *request)
+{
+    if (spec->sliding_window > 0) {
+        return status_errorf(STATUS_FAILED_PRECONDITION,
+                             "kv-placement token: %s attends to a window of %d tokens, which is not "
+                             "split by token" STATUS_FIX "--kv-placement share",
+                             spec->name, spec->sliding_window);
+    }
+    if (request->tp > ATTENTION_MAX_SOURCES) {
+        return status_errorf(STATUS_FAILED_PRECONDITION,
+                             "kv-placement token: %d ranks, at most %d share a head" STATUS_FIX
+                             "--kv-placement share, or -tp %d",
+                             request->tp, ATTENTION_MAX_SOURCES, ATTENTION_MAX_SOURCES);
+    }
+    return status_ok();
+}
+
 static status_t check_request(const struct model_spec *spec, const struct plan_request *request)
 {
     TRY(check_tp(spec, request->tp));
     TRY(check_pp(spec, request->pp));
-    if (request->placement < PLAN_AUTO || request->placement > PLAN_REPLICATE) {
+    if (request->placement < PLAN_AUTO || request->placement > PLAN_TOKEN) {
         return status_errorf(STATUS_INVALID_ARGUMENT,
-                             "kv-placement %d is unknown" STATUS_FIX "use auto, share or replicate",
+                             "kv-placement %d is unknown" STATUS_FIX
+                             "use auto, share, replicate or token",
                              request->placement);
     }
-    return status_ok();
+    return request->placement == PLAN_TOKEN ? check_token(spec, request) : status_ok();
 }
 
 // ---- classes ----
@@ -174,13 +195,17 @@ static bool same_copies(const struct plan *plan, int32_t n_kv_heads, int32_t a, 
  * Its price, an exchange of queries and outputs inside each sharing group, is small beside the weights a step reads unless
  * a batch is tiny, and that depends on rates which a plan alone does not know.
  */
-static int choose_placement(const struct plan_request *request, int32_t layer)
+static int choose_placement(const struct plan_request *request, const struct model_spec *spec,
+                            int32_t layer)
 {
-    if (request->placement != PLAN_AUTO) {
-        return request->placement;
-    }
     const plan_placer_t *placer = &request->placer;
-    return placer->place != NULL ? placer->place(placer->user, layer) : PLAN_SHARE;
+    int placement = request->placement;
+    if (placement == PLAN_AUTO) {
+        placement = placer->place != NULL ? placer->place(placer->user, layer) : PLAN_SHARE;
+    }
+    const bool splits = spec->layers[layer].n_kv_heads % request->tp != 0 &&
+                        spec->sliding_window == 0 && request->tp <= ATTENTION_MAX_SOURCES;
+    return placement == PLAN_TOKEN && !splits ? PLAN_SHARE : placement;
 }
 
 /* Groups layers with the same KV pattern; classes are numbered in order of first appearance. */
@@ -197,11 +222,11 @@ static bool classify(struct plan *plan, const struct model_spec *spec,
         }
         const int32_t n_kv = spec->layers[i].n_kv_heads;
         int32_t c = 0;
-        placements[i] = choose_placement(request, i);
+        placements[i] = choose_placement(request, spec, i);
         while (c < n_classes &&
                !(spec->layers[first[c]].n_kv_heads == n_kv &&
                  placements[first[c]] == placements[i] &&
-                 (placements[i] == PLAN_SHARE || same_copies(plan, n_kv, first[c], i)))) {
+                 (placements[i] != PLAN_REPLICATE || same_copies(plan, n_kv, first[c], i)))) {
             c++;
         }
         if (c == n_classes) {
@@ -229,15 +254,16 @@ static bool classify(struct plan *plan, const struct model_spec *spec,
 
 int32_t plan_places(const struct plan *plan, const struct plan_class *kv_class)
 {
-    return (int32_t)((int64_t)kv_class->n_kv_heads * plan->n_lanes / plan->tp);
+    const int32_t columns = kv_class->placement == PLAN_TOKEN ? plan->stripe : plan->n_lanes;
+    return (int32_t)((int64_t)kv_class->n_kv_heads * columns / plan->tp);
 }
 
-/* Least common multiple of the denominators of r * G / T over the shared classes; it divides T. */
-static int32_t count_lanes(const struct plan *plan)
+/* Least common multiple of the denominators of r * G / T over the classes of the placement; it divides T. */
+static int32_t count_columns(const struct plan *plan, int placement)
 {
     int32_t lanes = 1;
     for (int32_t c = 0; c < plan->n_classes; c++) {
-        if (plan->classes[c].placement == PLAN_SHARE) {
+        if (plan->classes[c].placement == placement) {
             const int32_t denominator = plan->tp / gcd(plan->tp, plan->classes[c].n_kv_heads);
             lanes = lanes / gcd(lanes, denominator) * denominator;
         }
@@ -246,8 +272,8 @@ static int32_t count_lanes(const struct plan *plan)
 }
 
 /*
- * Heads of the class that the rank holds in the lane. Under share these are the heads g whose place
- * g * D + u lies in the rank's interval of places.
+ * Heads of the class that the rank holds in the lane. Under share and token these are the heads g whose place
+ * g * columns + u lies in the rank's interval of places.
  */
 static plan_interval_t held_heads(const struct plan *plan, const struct plan_class *kv_class,
                                   int32_t layer, int32_t rank, int32_t lane)
@@ -255,7 +281,7 @@ static plan_interval_t held_heads(const struct plan *plan, const struct plan_cla
     if (kv_class->placement == PLAN_REPLICATE) {
         return plan_read_heads(plan, layer, kv_class->n_kv_heads, rank);
     }
-    const int32_t lanes = plan->n_lanes;
+    const int32_t lanes = kv_class->placement == PLAN_TOKEN ? plan->stripe : plan->n_lanes;
     const int32_t n = plan_places(plan, kv_class);
     const int32_t first = max_i32(rank * n - lane, 0);
     const int32_t last = max_i32((rank + 1) * n - lane, 0);
@@ -267,7 +293,7 @@ static plan_interval_t held_heads(const struct plan *plan, const struct plan_cla
 /* `layer` is any layer of the class. */
 static bool fill_class(const struct plan *plan, struct plan_class *kv_class, int32_t layer)
 {
-    const int32_t lanes = plan->n_lanes;
+    const int32_t lanes = kv_class->placement == PLAN_TOKEN ? plan->stripe : plan->n_lanes;
     const int32_t n_pairs = plan->tp * lanes;
     kv_class->owned_at = make_table((size_t)n_pairs + 1);
     if (kv_class->owned_at == NULL) {
@@ -294,7 +320,8 @@ static bool fill_class(const struct plan *plan, struct plan_class *kv_class, int
 
 bool plan_complete(struct plan *plan)
 {
-    plan->n_lanes = count_lanes(plan);
+    plan->n_lanes = count_columns(plan, PLAN_SHARE);
+    plan->stripe = count_columns(plan, PLAN_TOKEN);
     for (int32_t i = 0; i < plan->n_layers; i++) {
         const int32_t c = plan->layers[i].class_index;
         if (c >= 0 && plan->classes[c].owned_at == NULL &&

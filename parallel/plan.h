@@ -22,6 +22,10 @@
  *            it adds to x: a rank computes its own whole, so that a sum over ranks adds zeros and is exact. Its tiles
  *            of rows are dealt like those of the FFN. A block that is not there has empty intervals.
  *            Placement replicate: a rank holds, for every lane, the KV heads its query heads read.
+ *            Placement token: the KV line is cut as under share, but what a head's place u stands for is every block with
+ *            id % stripe == u of every sequence, and not a lane: the ranks that share a head each hold some blocks of all
+ *            sequences, attend to these, and what they find is merged. Consecutive ids go round the ranks, so that one
+ *            long sequence is on all of them. Layers whose heads come out whole are shared.
  *            Stages are cut where the largest part of the model's bytes or time that a stage has is smallest
  *            (plan_stages.c): embedding on the first stage, final norm, head and sampling on the last.
  * Layout:    ranks: `rank` is one of all T * P, stage after stage; `tp_rank` is one of the T of a stage, where the layer
@@ -31,12 +35,14 @@
  *
  *            KV blocks: one id space per lane, valid in every layer and on every rank. On a rank a class is
  *            an array of units (one KV head of one block); lane u's block b of N is the n = plan_held(..u)
- *            units from plan_unit_base(.., N) + b*n.
+ *            units from plan_unit_base(.., N) + b*n. Under token every run (plan_kv_runs) is an array of its own,
+ *            [lanes][blocks it has of the lane, in the order of their ids][heads]: see plan_run_block.
  * Ownership: the plan owns its tables; free with plan_destroy.
  * Thread:    any, once made. Pure: no MPI, no device, no clock.
  * Errors:    FAILED_PRECONDITION for a layout that cannot be (T > H ...), with the numbers and what would do.
  * Invariant: plan_check: every (layer, query head), (layer, FFN column), vocabulary row exactly once;
- *            every (layer, KV head, lane) exactly once under share, at least once under replicate; every row of a
+ *            every (layer, KV head, lane) exactly once under share, every (layer, KV head, block of a stripe) exactly
+ *            once under token, at least once under replicate; every row of a
  *            linear block exactly once; every layer in one stage, and in every stage a layer that computes something.
  */
 #pragma once
@@ -52,19 +58,20 @@
 #define PLAN_TILE         64
 #define PLAN_BLOCK_TOKENS 16
 
-enum plan_placement { PLAN_AUTO, PLAN_SHARE, PLAN_REPLICATE };
+enum plan_placement { PLAN_AUTO, PLAN_SHARE, PLAN_REPLICATE, PLAN_TOKEN };
 
 typedef struct plan_interval {
     int32_t begin, end; /* [begin, end); may be empty */
 } plan_interval_t;
 
-/* A rank's part of one KV head range: heads [head_begin, head_end) for the lanes [lane_begin, lane_end). */
+/* A rank's part of one KV head range: heads [head_begin, head_end) for the lanes, or under token the blocks of a stripe,
+ * [lane_begin, lane_end). */
 typedef struct plan_run {
     int32_t head_begin, head_end;
     int32_t lane_begin, lane_end;
 } plan_run_t;
 
-/* Chooses PLAN_SHARE or PLAN_REPLICATE for one layer that keeps keys and values; see cost_place.h. */
+/* Chooses PLAN_SHARE, PLAN_REPLICATE or PLAN_TOKEN for one layer that keeps keys and values; see cost_place.h. */
 typedef struct plan_placer {
     int (*place)(const void *user, int32_t layer);
     const void *user;
@@ -79,10 +86,10 @@ struct plan_request {
 
 struct plan_class {
     int32_t n_kv_heads;
-    int placement;     /* PLAN_SHARE or PLAN_REPLICATE */
+    int placement;     /* PLAN_SHARE, PLAN_REPLICATE or PLAN_TOKEN */
     int32_t n_layers;  /* layers in this class */
     int32_t *owned;    /* see plan_held */
-    int32_t *owned_at; /* [T * D + 1] */
+    int32_t *owned_at; /* [T * plan_columns + 1] */
 };
 
 struct plan_layer {
@@ -103,6 +110,7 @@ struct plan {
     int32_t tp, pp;
     int32_t n_layers, n_heads, head_dim, n_vocab;
     int32_t n_lanes;            /* D */
+    int32_t stripe;             /* blocks of a stripe; 1: no class is split by token */
     int32_t n_classes;          /* 0: no layer keeps keys and values */
     struct plan_class *classes; /* [n_classes], in order of first appearance */
     struct plan_layer *layers;  /* [n_layers] */
@@ -147,12 +155,15 @@ plan_interval_t plan_vocab_rows(const struct plan *plan, int32_t tp_rank);
 
 // ---- KV heads ----
 
+/* What the class's tables of owners have a column for: the lanes, or under token the blocks of a stripe. Below, `lane` is one. */
+int32_t plan_columns(const struct plan *plan, int32_t class_index);
+
 /* KV heads of the class that the tp_rank of a stage holds for sequences of the lane, ascending; returns how many. */
 int32_t plan_held(const struct plan *plan, int32_t class_index, int32_t tp_rank, int32_t lane,
                   const int32_t **heads_out);
 
 /* The tp_rank that computes attention of q_rank's query heads of KV head `head` for the lane:
- * the owner under share, q_rank itself under replicate. */
+ * the owner under share and, of a block of a stripe, under token; q_rank itself under replicate. */
 int32_t plan_attention_rank(const struct plan *plan, int32_t class_index, int32_t head,
                             int32_t lane, int32_t q_rank);
 
@@ -168,23 +179,43 @@ plan_interval_t plan_kv_weight_heads(const struct plan *plan, int32_t class_inde
 int32_t plan_kv_runs(const struct plan *plan, int32_t class_index, int32_t tp_rank,
                      plan_run_t runs_out[PLAN_MAX_RUNS]);
 
-/* True when the rank computes k and v of the class together with q: it has one run of KV heads, for every lane. */
+/* True when the rank computes k and v of the class together with q: it has one run of KV heads, for every lane. Under token
+ * always, for all its runs at once: which rows it keeps, their blocks say. */
 bool plan_fuses_kv(const struct plan *plan, int32_t class_index, int32_t tp_rank);
 
-/* Most heads of a row in the layers of the rank's stage that exchange queries: those held by KV head on the rank, and those
- * on either side of a message. 0: no layer exchanges. */
-void plan_exchange_heads(const struct plan *plan, int32_t rank, int32_t *kv_side_out,
-                         int32_t *either_out);
+/* Bytes of a row, the most of any layer of the rank's stage that exchanges queries; all 0: no layer does. */
+struct plan_exchange {
+    int64_t queries; /* by KV head held on the rank */
+    int64_t outputs; /* the same heads; under token float32, with what a merge needs */
+    int64_t message; /* to or from all others */
+};
 
-/* Units a layer of the class takes on the tp_rank when every lane has n_blocks blocks, and where lane u's begin. */
+void plan_exchange_bytes(const struct plan *plan, int32_t rank, int activation,
+                         struct plan_exchange *exchange_out);
+
+/* Units a layer of the class takes on the tp_rank when every lane has n_blocks blocks, a multiple of the stripe, and where
+ * those of lane u, not of a class split by token, begin. */
 int64_t plan_units(const struct plan *plan, int32_t class_index, int32_t tp_rank, int64_t n_blocks);
 int64_t plan_unit_base(const struct plan *plan, int32_t class_index, int32_t tp_rank, int32_t lane,
                        int64_t n_blocks);
 
+/* Under token, which of a run's own blocks of a lane a block is; -1: the run does not have it. */
+int64_t plan_run_block(const struct plan *plan, const plan_run_t *run, int64_t block);
+
+/* Units of a run of a class split by token for n_blocks blocks in a lane, a multiple of the stripe. */
+int64_t plan_run_units(const struct plan *plan, const plan_run_t *run, int64_t n_blocks);
+
+/* n_blocks in whole stripes: no more of them, or no fewer. */
+int64_t plan_stripes_in(const struct plan *plan, int64_t n_blocks);
+int64_t plan_stripes_for(const struct plan *plan, int64_t n_blocks);
+
 // ---- bytes ----
 
-/* Bytes of KV on the rank for one block in every lane, all layers of its stage (K and V). */
-int64_t plan_kv_block_bytes(const struct plan *plan, int32_t rank, int kv_dtype);
+/* Bytes of KV on the rank for n_blocks blocks, a multiple of the stripe, in every lane, all layers of its stage (K and V). */
+int64_t plan_kv_bytes(const struct plan *plan, int32_t rank, int kv_dtype, int64_t n_blocks);
+
+/* Blocks of a lane, in whole stripes, whose KV takes no more than so many bytes of the rank. */
+int64_t plan_kv_blocks_in(const struct plan *plan, int32_t rank, int kv_dtype, uint64_t bytes);
 
 /* Bytes of KV per token of the rank, averaged over lanes; and over all ranks / bytes stored once. */
 double plan_kv_bytes_per_token(const struct plan *plan, int32_t rank, int kv_dtype);
@@ -203,4 +234,4 @@ MUST_USE status_t plan_unpack(const void *data, size_t size, const struct model_
 int32_t plan_rounded_inputs(const struct plan *plan, const struct model_spec *spec, int32_t rank,
                             const struct weight_formats *formats);
 
-const char *plan_placement_name(int placement); /* "auto", "share", "replicate" */
+const char *plan_placement_name(int placement); /* "auto", "share", "replicate", "token" */

@@ -1,6 +1,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/attention_args.h"
 #include "parallel/plan.h"
 #include "parallel/plan_parts.h"
 
@@ -118,7 +119,7 @@ static status_t check_numbering(const struct plan *plan)
 
 // ---- owners ----
 
-/* The rank's list for a lane: ascending heads of the class, each counted in copies[head * D + lane]. */
+/* The rank's list for a lane: ascending heads of the class, each counted in copies[head * columns + lane]. */
 static status_t count_held(const struct plan *plan, int32_t c, int32_t rank, int32_t lane,
                            int32_t *copies)
 {
@@ -135,8 +136,8 @@ static status_t count_held(const struct plan *plan, int32_t c, int32_t rank, int
                                  "class %d rank %d lane %d holds head %d out of order", c, rank,
                                  lane, held[i]);
         }
-        copies[held[i] * plan->n_lanes + lane]++;
-        if (plan->classes[c].placement == PLAN_SHARE &&
+        copies[held[i] * plan_columns(plan, c) + lane]++;
+        if (plan->classes[c].placement != PLAN_REPLICATE &&
             plan_attention_rank(plan, c, held[i], lane, rank) != rank) {
             return status_errorf(STATUS_INTERNAL,
                                  "class %d rank %d lane %d holds head %d of rank %d", c, rank, lane,
@@ -146,15 +147,16 @@ static status_t count_held(const struct plan *plan, int32_t c, int32_t rank, int
     return status_ok();
 }
 
-/* Every (head, lane) is stored once under share, at least once under replicate. */
+/* Every (head, lane) is stored once under share and token, at least once under replicate. */
 static status_t check_copies(const struct plan *plan, int32_t c, const int32_t *copies)
 {
     const struct plan_class *kv_class = &plan->classes[c];
-    const bool share = kv_class->placement == PLAN_SHARE;
-    for (int32_t i = 0; i < kv_class->n_kv_heads * plan->n_lanes; i++) {
-        if (copies[i] < 1 || (share && copies[i] > 1)) {
+    const bool once = kv_class->placement != PLAN_REPLICATE;
+    const int32_t columns = plan_columns(plan, c);
+    for (int32_t i = 0; i < kv_class->n_kv_heads * columns; i++) {
+        if (copies[i] < 1 || (once && copies[i] > 1)) {
             return status_errorf(STATUS_INTERNAL, "class %d head %d lane %d is stored %d times", c,
-                                 i / plan->n_lanes, i % plan->n_lanes, copies[i]);
+                                 i / columns, i % columns, copies[i]);
         }
     }
     return status_ok();
@@ -162,8 +164,9 @@ static status_t check_copies(const struct plan *plan, int32_t c, const int32_t *
 
 static status_t count_class(const struct plan *plan, int32_t c, int32_t *copies)
 {
-    for (int32_t i = 0; i < plan->tp * plan->n_lanes; i++) {
-        TRY(count_held(plan, c, i / plan->n_lanes, i % plan->n_lanes, copies));
+    const int32_t columns = plan_columns(plan, c);
+    for (int32_t i = 0; i < plan->tp * columns; i++) {
+        TRY(count_held(plan, c, i / columns, i % columns, copies));
     }
     return check_copies(plan, c, copies);
 }
@@ -171,16 +174,23 @@ static status_t count_class(const struct plan *plan, int32_t c, int32_t *copies)
 static status_t check_class(const struct plan *plan, int32_t c)
 {
     const struct plan_class *kv_class = &plan->classes[c];
-    if (kv_class->placement != PLAN_SHARE && kv_class->placement != PLAN_REPLICATE) {
+    if (kv_class->placement != PLAN_SHARE && kv_class->placement != PLAN_REPLICATE &&
+        kv_class->placement != PLAN_TOKEN) {
         return status_errorf(STATUS_INTERNAL, "class %d has placement %d", c, kv_class->placement);
     }
-    if (kv_class->placement == PLAN_SHARE && kv_class->n_kv_heads * plan->n_lanes % plan->tp != 0) {
+    const int32_t columns = plan_columns(plan, c);
+    if (kv_class->placement != PLAN_REPLICATE && kv_class->n_kv_heads * columns % plan->tp != 0) {
         return status_errorf(
             STATUS_INTERNAL,
-            "class %d: %d heads in %d lanes do not fall on whole places of %d ranks", c,
-            kv_class->n_kv_heads, plan->n_lanes, plan->tp);
+            "class %d: %d heads of %d lanes or blocks do not fall on whole places of %d ranks", c,
+            kv_class->n_kv_heads, columns, plan->tp);
     }
-    int32_t *copies = calloc((size_t)kv_class->n_kv_heads * (size_t)plan->n_lanes, sizeof *copies);
+    if (kv_class->placement == PLAN_TOKEN &&
+        (kv_class->n_kv_heads % plan->tp == 0 || plan->tp > ATTENTION_MAX_SOURCES)) {
+        return status_errorf(STATUS_INTERNAL, "class %d: %d heads are split by token on %d ranks", c,
+                             kv_class->n_kv_heads, plan->tp);
+    }
+    int32_t *copies = calloc((size_t)kv_class->n_kv_heads * (size_t)columns, sizeof *copies);
     if (copies == NULL) {
         return status_errorf(STATUS_RESOURCE_EXHAUSTED, "no memory to check class %d", c);
     }
@@ -225,9 +235,10 @@ static status_t check_sizes(const struct plan *plan, const struct model_spec *sp
             spec->n_heads, spec->head_dim, spec->n_vocab);
     }
     if (plan->tp < 1 || plan->tp > plan->n_heads || plan->pp < 1 || plan->pp > plan->n_layers ||
-        plan->n_lanes < 1 || plan->tp % plan->n_lanes != 0) {
-        return status_errorf(STATUS_INTERNAL, "%d ranks, %d stages, %d lanes", plan->tp, plan->pp,
-                             plan->n_lanes);
+        plan->n_lanes < 1 || plan->tp % plan->n_lanes != 0 || plan->stripe < 1 ||
+        plan->tp % plan->stripe != 0 || (plan->stripe > 1 && spec->sliding_window > 0)) {
+        return status_errorf(STATUS_INTERNAL, "%d ranks, %d stages, %d lanes, stripes of %d blocks",
+                             plan->tp, plan->pp, plan->n_lanes, plan->stripe);
     }
     return status_ok();
 }

@@ -12,7 +12,8 @@ struct need {
 
 static int64_t blocks_of_sequence(const struct plan_memory_request *r)
 {
-    return ((int64_t)r->max_model_len + PLAN_BLOCK_TOKENS - 1) / PLAN_BLOCK_TOKENS;
+    const int64_t blocks = ((int64_t)r->max_model_len + PLAN_BLOCK_TOKENS - 1) / PLAN_BLOCK_TOKENS;
+    return plan_stripes_for(r->plan, blocks);
 }
 
 /* Of the rank that needs most for one sequence. */
@@ -181,8 +182,8 @@ status_t plan_fit(struct plan_memory_request *request, uint64_t usable_bytes)
     for (int32_t rank = 0; rank < plan_n_ranks(request->plan); rank++) {
         struct plan_memory m;
         plan_memory_of(&empty, rank, &m);
-        const int64_t block = plan_kv_block_bytes(request->plan, rank, request->kv_dtype);
-        const int64_t room = block > 0 ? (int64_t)(usable_bytes - m.total) / block : blocks;
+        const int64_t room = plan_kv_blocks_in(request->plan, rank, request->kv_dtype,
+                                               usable_bytes - m.total);
         blocks = room < blocks ? room : blocks;
     }
     request->blocks_per_lane = blocks;

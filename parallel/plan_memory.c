@@ -128,15 +128,15 @@ static uint64_t kv_bytes(const struct plan_memory_request *r, int32_t rank)
     for (int32_t i = layers.begin; i < layers.end && device_of(r)->recorded; i++) {
         plan_run_t runs[PLAN_MAX_RUNS];
         const int32_t c = plan->layers[i].class_index;
-        const int32_t n = c >= 0 ? plan_kv_runs(plan, c, tp_rank, runs) : 0;
+        const bool pads = c >= 0 && plan->classes[c].placement != PLAN_TOKEN;
+        const int32_t n = pads ? plan_kv_runs(plan, c, tp_rank, runs) : 0;
         int64_t heads = 0;
         for (int32_t j = 0; j < n; j++) {
             heads = larger(heads, runs[j].head_end - runs[j].head_begin);
         }
         units += 2 * heads;
     }
-    return (uint64_t)(plan_kv_block_bytes(plan, rank, r->kv_dtype) * r->blocks_per_lane +
-                      units * unit);
+    return (uint64_t)(plan_kv_bytes(plan, rank, r->kv_dtype, r->blocks_per_lane) + units * unit);
 }
 
 // ---- buffers ----
@@ -156,8 +156,8 @@ void plan_memory_widths(const struct plan *plan, int32_t rank, struct plan_width
         plan_run_t runs[PLAN_MAX_RUNS];
         const int32_t n = plan_kv_runs(plan, class_index, tp_rank, runs);
         const bool fused = plan_fuses_kv(plan, class_index, tp_rank);
-        int64_t keys = 0;
-        for (int32_t i = 0; i < n; i++) {
+        int64_t keys = fused ? length(plan_kv_weight_heads(plan, class_index, tp_rank)) : 0;
+        for (int32_t i = 0; i < n && !fused; i++) {
             keys = larger(keys, runs[i].head_end - runs[i].head_begin);
         }
         const int64_t q = length(plan_q_heads(plan, layer, tp_rank));
@@ -178,19 +178,36 @@ static int64_t max_steps(const struct plan_memory_request *r)
     return r->max_steps > 0 ? r->max_steps : least;
 }
 
+static bool is_here(const struct plan *plan, int32_t class_index, int32_t rank)
+{
+    const plan_interval_t layers = plan_stage_layers(plan, plan_stage(plan, rank));
+    bool here = false;
+    for (int32_t i = layers.begin; i < layers.end; i++) {
+        here = here || plan->layers[i].class_index == class_index;
+    }
+    return here;
+}
+
 /* Runs of KV heads over the classes that have a layer in the rank's stage: each has an array of where a row's keys go. */
 static int64_t n_runs(const struct plan_memory_request *r, int32_t rank)
 {
     const struct plan *plan = r->plan;
-    const plan_interval_t layers = plan_stage_layers(plan, plan_stage(plan, rank));
     int64_t n = 0;
     for (int32_t c = 0; c < plan->n_classes; c++) {
         plan_run_t runs[PLAN_MAX_RUNS];
-        bool here = false;
-        for (int32_t i = layers.begin; i < layers.end; i++) {
-            here = here || plan->layers[i].class_index == c;
-        }
-        n += here ? plan_kv_runs(plan, c, plan_tp_rank(plan, rank), runs) : 0;
+        n += is_here(plan, c, rank) ? plan_kv_runs(plan, c, plan_tp_rank(plan, rank), runs) : 0;
+    }
+    return n;
+}
+
+/* Of those, the ones of classes split by token: each has a table of its blocks, and attention of its own. */
+static int64_t n_token_runs(const struct plan *plan, int32_t rank)
+{
+    int64_t n = 0;
+    for (int32_t c = 0; c < plan->n_classes; c++) {
+        plan_run_t runs[PLAN_MAX_RUNS];
+        const bool split = plan->classes[c].placement == PLAN_TOKEN && is_here(plan, c, rank);
+        n += split ? plan_kv_runs(plan, c, plan_tp_rank(plan, rank), runs) : 0;
     }
     return n;
 }
@@ -241,11 +258,12 @@ static int64_t logit_bytes(const struct plan_memory_request *r, int32_t rank)
            (draws ? tokens * (int64_t)sizeof(struct sample_token) : 0);
 }
 
-/* Its blocks, and the id drawn last. */
-static int64_t seq_bytes(const struct plan_memory_request *r)
+/* Its blocks, all and those of each run of a class split by token, and the id drawn last. */
+static int64_t seq_bytes(const struct plan_memory_request *r, int32_t rank)
 {
     const int64_t blocks = ((int64_t)r->max_model_len + PLAN_BLOCK_TOKENS - 1) / PLAN_BLOCK_TOKENS;
-    return (blocks + 1) * (int64_t)sizeof(int32_t);
+    const int64_t tables = 1 + n_token_runs(r->plan, rank);
+    return (tables * blocks + 1) * (int64_t)sizeof(int32_t);
 }
 
 /* Rows rounded to int8. */
@@ -259,7 +277,7 @@ static uint64_t rounded_bytes(const struct plan_memory_request *r, int32_t rank)
 static uint64_t buffer_bytes(const struct plan_memory_request *r, int32_t rank)
 {
     const int64_t rotation = (int64_t)r->max_model_len * r->spec->rotary_dim; // cosines and sines
-    return (uint64_t)(r->max_rows * row_bytes(r, rank) + r->max_seqs * seq_bytes(r) +
+    return (uint64_t)(r->max_rows * row_bytes(r, rank) + r->max_seqs * seq_bytes(r, rank) +
                       logit_bytes(r, rank) + (int64_t)sizeof(float) * rotation) +
            rounded_bytes(r, rank);
 }
@@ -287,33 +305,27 @@ static int64_t stage_bytes(const struct plan_memory_request *r, int32_t rank)
  * what goes between stages. */
 static uint64_t comm_bytes(const struct plan_memory_request *r, int32_t rank)
 {
-    int32_t kv_side;
-    int32_t either;
-    plan_exchange_heads(r->plan, rank, &kv_side, &either);
-    const int64_t held = kv_side == 0 && either > 0 ? 1 : kv_side;
-    const int64_t exchange = 2 * (held + either) * r->plan->head_dim * r->max_rows *
-                             (int64_t)dtype_bytes(device_of(r)->activation);
+    struct plan_exchange of_row;
+    plan_exchange_bytes(r->plan, rank, device_of(r)->activation, &of_row);
+    const int64_t exchange =
+        r->max_rows * (of_row.queries + of_row.outputs + 2 * of_row.message);
     return (uint64_t)(exchange + stage_bytes(r, rank));
 }
 
 // ---- workspaces ----
 
-/* A plan of attention for each class of layers on the rank. */
+/* A plan of attention for each class of layers on the rank, and for each run of one split by token. */
 static uint64_t workspace_bytes(const struct plan_memory_request *r, int32_t rank)
 {
     const struct plan_device *device = device_of(r);
-    const plan_interval_t layers = plan_stage_layers(r->plan, plan_stage(r->plan, rank));
     const uint64_t unit = 40; // struct cuda_attention_unit
     const uint64_t row = ((uint64_t)r->plan->head_dim + 2) * sizeof(float);
     const uint64_t each =
         (uint64_t)device->attention_rows * row + (uint64_t)device->attention_units * unit;
-    uint64_t bytes = device->workspace;
+    uint64_t bytes = device->workspace + (uint64_t)n_token_runs(r->plan, rank) * each;
     for (int32_t c = 0; c < r->plan->n_classes; c++) {
-        bool here = false;
-        for (int32_t i = layers.begin; i < layers.end; i++) {
-            here = here || r->plan->layers[i].class_index == c;
-        }
-        bytes += here ? each : 0;
+        const bool split = r->plan->classes[c].placement == PLAN_TOKEN;
+        bytes += !split && is_here(r->plan, c, rank) ? each : 0;
     }
     return bytes;
 }
@@ -341,15 +353,14 @@ void plan_memory_of(const struct plan_memory_request *request, int32_t rank,
 int64_t plan_memory_blocks_wanted(const struct plan *plan, int32_t max_seqs, int32_t max_model_len)
 {
     const int64_t per_seq = ((int64_t)max_model_len + PLAN_BLOCK_TOKENS - 1) / PLAN_BLOCK_TOKENS;
-    return ((int64_t)max_seqs + plan->n_lanes - 1) / plan->n_lanes * per_seq;
+    return plan_stripes_for(plan, ((int64_t)max_seqs + plan->n_lanes - 1) / plan->n_lanes * per_seq);
 }
 
 int64_t plan_memory_blocks_in(const struct plan *plan, int kv_dtype, uint64_t kv_bytes)
 {
     int64_t least = INT64_MAX;
     for (int32_t rank = 0; rank < plan_n_ranks(plan); rank++) {
-        const int64_t block = larger(plan_kv_block_bytes(plan, rank, kv_dtype), 1);
-        const int64_t blocks = (int64_t)(kv_bytes / (uint64_t)block);
+        const int64_t blocks = plan_kv_blocks_in(plan, rank, kv_dtype, kv_bytes);
         least = blocks < least ? blocks : least;
     }
     return least;

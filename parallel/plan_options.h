@@ -45,8 +45,8 @@ MUST_USE status_t plan_options_make(const struct plan_options *options,
          .type = CONFIG_CHOICE,                                                                    \
          .offset = offsetof(type_, plan.placement),                                                \
          .default_text = "auto",                                                                   \
-         .choices = "auto|share|replicate",                                                        \
-         .help = "KV heads on several ranks: shared by sequence or copied"},                       \
+         .choices = "auto|share|replicate|token",                                                  \
+         .help = "KV heads on several ranks: shared by sequence, copied, or split by token"},      \
         {.name = "dtype",                                                                          \
          .type = CONFIG_CHOICE,                                                                    \
          .offset = offsetof(type_, plan.dtype),                                                    \

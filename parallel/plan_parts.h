@@ -23,7 +23,7 @@ MUST_USE bool plan_cut_tiles(struct plan *plan, const struct model_spec *spec);
 /* Room for n_classes classes, zeroed. */
 MUST_USE bool plan_allocate_classes(struct plan *plan, int32_t n_classes);
 
-/* Fills n_lanes and each class's owned tables from n_kv_heads, placement and the layers' cuts. */
+/* Fills n_lanes, stripe and each class's owned tables from n_kv_heads, placement and the layers' cuts. */
 MUST_USE bool plan_complete(struct plan *plan);
 
 /* True when the layer computes something. */
@@ -44,7 +44,7 @@ plan_interval_t plan_read_heads(const struct plan *plan, int32_t layer, int32_t 
                                 int32_t rank);
 
 /*
- * Places on the KV line, one for each (head, lane), head-major: rank r owns [r * n, (r + 1) * n) of
- * them, n = plan_places. Exact: n_lanes makes every cut fall between two places.
+ * Places on the KV line, one for each (head, lane) or under token (head, block of a stripe), head-major: rank r owns
+ * [r * n, (r + 1) * n) of them, n = plan_places. Exact: n_lanes and stripe make every cut fall between two places.
  */
 int32_t plan_places(const struct plan *plan, const struct plan_class *kv_class);

@@ -1,5 +1,6 @@
 #include <assert.h>
 
+#include "kernels/attention_args.h"
 #include "kernels/kv_format.h"
 #include "parallel/plan.h"
 #include "parallel/plan_parts.h"
@@ -99,11 +100,16 @@ plan_interval_t plan_vocab_rows(const struct plan *plan, int32_t tp_rank)
 
 // ---- KV heads ----
 
+int32_t plan_columns(const struct plan *plan, int32_t class_index)
+{
+    return class_at(plan, class_index)->placement == PLAN_TOKEN ? plan->stripe : plan->n_lanes;
+}
+
 int32_t plan_held(const struct plan *plan, int32_t class_index, int32_t tp_rank, int32_t lane,
                   const int32_t **heads_out)
 {
     const struct plan_class *kv_class = class_at(plan, class_index);
-    const int32_t *at = &kv_class->owned_at[tp_rank * plan->n_lanes + lane];
+    const int32_t *at = &kv_class->owned_at[tp_rank * plan_columns(plan, class_index) + lane];
     *heads_out = &kv_class->owned[at[0]];
     return at[1] - at[0];
 }
@@ -115,7 +121,7 @@ int32_t plan_attention_rank(const struct plan *plan, int32_t class_index, int32_
     if (kv_class->placement == PLAN_REPLICATE) {
         return q_rank;
     }
-    return (head * plan->n_lanes + lane) / plan_places(plan, kv_class);
+    return (head * plan_columns(plan, class_index) + lane) / plan_places(plan, kv_class);
 }
 
 bool plan_attention_is_local(const struct plan *plan, int32_t layer)
@@ -123,15 +129,17 @@ bool plan_attention_is_local(const struct plan *plan, int32_t layer)
     if (plan->layers[layer].attention != SPEC_BLOCK_FULL) {
         return true;
     }
-    const struct plan_class *kv_class = class_at(plan, plan->layers[layer].class_index);
+    const int32_t class_index = plan->layers[layer].class_index;
+    const struct plan_class *kv_class = class_at(plan, class_index);
     if (kv_class->placement == PLAN_REPLICATE) {
         return true;
     }
+    const int32_t columns = plan_columns(plan, class_index);
     // Local when the rank owns, in every lane, what its query heads read: whole heads on the line.
     const int32_t n = plan_places(plan, kv_class);
     for (int32_t r = 0; r < plan->tp; r++) {
         const plan_interval_t read = plan_read_heads(plan, layer, kv_class->n_kv_heads, r);
-        if (read.begin * plan->n_lanes < r * n || read.end * plan->n_lanes > (r + 1) * n) {
+        if (read.begin * columns < r * n || read.end * columns > (r + 1) * n) {
             return false;
         }
     }
@@ -141,7 +149,8 @@ bool plan_attention_is_local(const struct plan *plan, int32_t layer)
 plan_interval_t plan_kv_weight_heads(const struct plan *plan, int32_t class_index, int32_t tp_rank)
 {
     plan_interval_t heads = {.begin = class_at(plan, class_index)->n_kv_heads, .end = 0};
-    for (int32_t u = 0; u < plan->n_lanes; u++) {
+    const int32_t columns = plan_columns(plan, class_index);
+    for (int32_t u = 0; u < columns; u++) {
         const int32_t *held;
         const int32_t n = plan_held(plan, class_index, tp_rank, u, &held);
         if (n > 0) {
@@ -165,7 +174,7 @@ int32_t plan_kv_runs(const struct plan *plan, int32_t class_index, int32_t tp_ra
                      plan_run_t runs_out[PLAN_MAX_RUNS])
 {
     const struct plan_class *kv_class = class_at(plan, class_index);
-    const int32_t lanes = plan->n_lanes;
+    const int32_t lanes = plan_columns(plan, class_index);
     if (kv_class->placement == PLAN_REPLICATE) {
         const plan_interval_t heads = plan_kv_weight_heads(plan, class_index, tp_rank);
         runs_out[0] = (plan_run_t){heads.begin, heads.end, 0, lanes};
@@ -198,38 +207,117 @@ int32_t plan_kv_runs(const struct plan *plan, int32_t class_index, int32_t tp_ra
 bool plan_fuses_kv(const struct plan *plan, int32_t class_index, int32_t tp_rank)
 {
     plan_run_t runs[PLAN_MAX_RUNS];
+    if (class_at(plan, class_index)->placement == PLAN_TOKEN) {
+        return true;
+    }
     const int32_t n = plan_kv_runs(plan, class_index, tp_rank, runs);
     return n == 1 && runs[0].lane_begin == 0 && runs[0].lane_end == plan->n_lanes;
 }
 
-void plan_exchange_heads(const struct plan *plan, int32_t rank, int32_t *kv_side_out,
-                         int32_t *either_out)
+static int64_t larger(int64_t a, int64_t b)
 {
-    int32_t kv_side = 0;
-    int32_t either = 0;
+    return a > b ? a : b;
+}
+
+/* Query heads of the layer on q_rank whose KV head kv_rank has, for some column. */
+static int64_t common_heads(const struct plan *plan, int32_t layer, int32_t q_rank, int32_t kv_rank)
+{
+    const int32_t class_index = plan->layers[layer].class_index;
+    const int32_t group = plan->n_heads / class_at(plan, class_index)->n_kv_heads;
+    const plan_interval_t q = plan_q_heads(plan, layer, q_rank);
+    const plan_interval_t kv = plan_kv_weight_heads(plan, class_index, kv_rank);
+    const int32_t begin = q.begin > kv.begin * group ? q.begin : kv.begin * group;
+    const int32_t end = q.end < kv.end * group ? q.end : kv.end * group;
+    return end > begin ? end - begin : 0;
+}
+
+/* Queries of all rows go to every rank that shares their head, and from each of these comes what it found. */
+static void token_exchange(const struct plan *plan, int32_t layer, int32_t tp_rank,
+                           int64_t query_bytes, struct plan_exchange *most)
+{
+    const int32_t class_index = plan->layers[layer].class_index;
+    const int32_t group = plan->n_heads / class_at(plan, class_index)->n_kv_heads;
+    const plan_interval_t held = plan_kv_weight_heads(plan, class_index, tp_rank);
+    const int64_t heads = (int64_t)(held.end - held.begin) * group;
+    const int64_t output_bytes =
+        (int64_t)(plan->head_dim + ATTENTION_STATS) * (int64_t)sizeof(float);
+    int64_t asked = 0, answered = 0;
+    for (int32_t peer = 0; peer < plan->tp; peer++) {
+        asked += peer != tp_rank ? common_heads(plan, layer, tp_rank, peer) : 0;
+        answered += peer != tp_rank ? common_heads(plan, layer, peer, tp_rank) : 0;
+    }
+    most->queries = larger(most->queries, heads * query_bytes);
+    most->outputs = larger(most->outputs, heads * output_bytes);
+    most->message =
+        larger(most->message, larger(asked, answered) * larger(query_bytes, output_bytes));
+}
+
+static void share_exchange(const struct plan *plan, int32_t layer, int32_t tp_rank,
+                           int64_t query_bytes, struct plan_exchange *most)
+{
+    const int32_t class_index = plan->layers[layer].class_index;
+    const int32_t group = plan->n_heads / class_at(plan, class_index)->n_kv_heads;
+    const plan_interval_t q = plan_q_heads(plan, layer, tp_rank);
+    int64_t heads = 0;
+    for (int32_t lane = 0; lane < plan->n_lanes; lane++) {
+        const int32_t *held;
+        heads = larger(heads, group * plan_held(plan, class_index, tp_rank, lane, &held));
+    }
+    most->queries = larger(most->queries, heads * query_bytes);
+    most->outputs = larger(most->outputs, heads * query_bytes);
+    most->message = larger(most->message, larger(heads, q.end - q.begin) * query_bytes);
+}
+
+void plan_exchange_bytes(const struct plan *plan, int32_t rank, int activation,
+                         struct plan_exchange *exchange_out)
+{
+    const int64_t query_bytes = plan->head_dim * (int64_t)dtype_bytes(activation);
     const int32_t tp_rank = plan_tp_rank(plan, rank);
     const plan_interval_t layers = layers_of_rank(plan, rank);
+    struct plan_exchange most = {0};
     for (int32_t layer = layers.begin; layer < layers.end; layer++) {
         if (plan_attention_is_local(plan, layer)) {
             continue;
         }
-        const int32_t class_index = plan->layers[layer].class_index;
-        const int32_t group = plan->n_heads / plan->classes[class_index].n_kv_heads;
-        const plan_interval_t q = plan_q_heads(plan, layer, tp_rank);
-        either = q.end - q.begin > either ? q.end - q.begin : either;
-        for (int32_t lane = 0; lane < plan->n_lanes; lane++) {
-            const int32_t *held;
-            const int32_t n = group * plan_held(plan, class_index, tp_rank, lane, &held);
-            kv_side = n > kv_side ? n : kv_side;
+        if (class_at(plan, plan->layers[layer].class_index)->placement == PLAN_TOKEN) {
+            token_exchange(plan, layer, tp_rank, query_bytes, &most);
+        } else {
+            share_exchange(plan, layer, tp_rank, query_bytes, &most);
         }
     }
-    *kv_side_out = kv_side;
-    *either_out = kv_side > either ? kv_side : either;
+    // A rank may hold nothing in the layers that exchange: buffers of one head are still buffers.
+    if (most.message > 0) {
+        most.queries = larger(most.queries, query_bytes);
+        most.outputs = larger(most.outputs, query_bytes);
+    }
+    *exchange_out = most;
+}
+
+// ---- units ----
+
+int64_t plan_stripes_in(const struct plan *plan, int64_t n_blocks)
+{
+    return n_blocks / plan->stripe * plan->stripe;
+}
+
+int64_t plan_stripes_for(const struct plan *plan, int64_t n_blocks)
+{
+    return (n_blocks + plan->stripe - 1) / plan->stripe * plan->stripe;
+}
+
+/* Heads for each of the class's columns. */
+static int64_t pairs_of(const struct plan *plan, int32_t class_index, int32_t tp_rank)
+{
+    const int32_t *owned_at = class_at(plan, class_index)->owned_at;
+    const int32_t columns = plan_columns(plan, class_index);
+    return owned_at[(tp_rank + 1) * columns] - owned_at[tp_rank * columns];
 }
 
 int64_t plan_units(const struct plan *plan, int32_t class_index, int32_t tp_rank, int64_t n_blocks)
 {
-    return plan_unit_base(plan, class_index, tp_rank, plan->n_lanes, n_blocks);
+    assert(n_blocks % plan->stripe == 0);
+    const int64_t each = n_blocks * plan->n_lanes / plan_columns(plan, class_index);
+    return pairs_of(plan, class_index, tp_rank) * each;
 }
 
 int64_t plan_unit_base(const struct plan *plan, int32_t class_index, int32_t tp_rank, int32_t lane,
@@ -237,50 +325,69 @@ int64_t plan_unit_base(const struct plan *plan, int32_t class_index, int32_t tp_
 {
     const int32_t *owned_at = class_at(plan, class_index)->owned_at;
     const int32_t first = tp_rank * plan->n_lanes;
+    assert(class_at(plan, class_index)->placement != PLAN_TOKEN);
     return n_blocks * (owned_at[first + lane] - owned_at[first]);
+}
+
+int64_t plan_run_block(const struct plan *plan, const plan_run_t *run, int64_t block)
+{
+    const int32_t place = (int32_t)(block % plan->stripe);
+    if (place < run->lane_begin || place >= run->lane_end) {
+        return -1;
+    }
+    return block / plan->stripe * (run->lane_end - run->lane_begin) + place - run->lane_begin;
+}
+
+int64_t plan_run_units(const struct plan *plan, const plan_run_t *run, int64_t n_blocks)
+{
+    assert(n_blocks % plan->stripe == 0);
+    return n_blocks / plan->stripe * (run->lane_end - run->lane_begin) *
+           (run->head_end - run->head_begin);
 }
 
 // ---- bytes ----
 
-/* (KV head, lane) pairs the rank holds, over the layers of its stage. */
-static int64_t held_pairs(const struct plan *plan, int32_t rank)
+/* Units of all layers of the rank's stage. */
+static int64_t units_of_rank(const struct plan *plan, int32_t rank, int64_t n_blocks)
 {
-    int64_t pairs = 0;
+    int64_t units = 0;
     const plan_interval_t layers = layers_of_rank(plan, rank);
     for (int32_t i = layers.begin; i < layers.end; i++) {
         const int32_t c = plan->layers[i].class_index;
-        pairs += c >= 0 ? plan_units(plan, c, plan_tp_rank(plan, rank), 1) : 0;
+        units += c >= 0 ? plan_units(plan, c, plan_tp_rank(plan, rank), n_blocks) : 0;
     }
-    return pairs;
+    return units;
 }
 
-/* Bytes of K and V of one token in one head, scales included. */
-static int64_t head_bytes(const struct plan *plan, int kv_dtype)
+int64_t plan_kv_bytes(const struct plan *plan, int32_t rank, int kv_dtype, int64_t n_blocks)
 {
-    return 2 * kv_row_bytes(plan->head_dim, kv_dtype);
+    return units_of_rank(plan, rank, n_blocks) * PLAN_BLOCK_TOKENS * 2 *
+           kv_row_bytes(plan->head_dim, kv_dtype);
 }
 
-int64_t plan_kv_block_bytes(const struct plan *plan, int32_t rank, int kv_dtype)
+int64_t plan_kv_blocks_in(const struct plan *plan, int32_t rank, int kv_dtype, uint64_t bytes)
 {
-    return held_pairs(plan, rank) * PLAN_BLOCK_TOKENS * head_bytes(plan, kv_dtype);
+    const int64_t stripe = larger(plan_kv_bytes(plan, rank, kv_dtype, plan->stripe), 1);
+    return (int64_t)(bytes / (uint64_t)stripe) * plan->stripe;
 }
 
 double plan_kv_bytes_per_token(const struct plan *plan, int32_t rank, int kv_dtype)
 {
-    return (double)(held_pairs(plan, rank) * head_bytes(plan, kv_dtype)) / plan->n_lanes;
+    const int64_t n_tokens = (int64_t)plan->stripe * plan->n_lanes * PLAN_BLOCK_TOKENS;
+    return (double)plan_kv_bytes(plan, rank, kv_dtype, plan->stripe) / (double)n_tokens;
 }
 
 double plan_kv_replication(const struct plan *plan, const struct model_spec *spec)
 {
     int64_t held = 0;
     for (int32_t r = 0; r < plan_n_ranks(plan); r++) {
-        held += held_pairs(plan, r);
+        held += units_of_rank(plan, r, plan->stripe);
     }
     int64_t once = 0;
     for (int32_t i = 0; i < spec->n_layers; i++) {
         once += spec->layers[i].n_kv_heads;
     }
-    return once > 0 ? (double)held / (double)(once * plan->n_lanes) : 1.0;
+    return once > 0 ? (double)held / (double)(once * plan->n_lanes * plan->stripe) : 1.0;
 }
 
 static int32_t length(plan_interval_t interval)

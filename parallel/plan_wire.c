@@ -144,12 +144,12 @@ static status_t get_classes(struct bytes_reader *r, struct plan *plan)
         kv_class->placement = row[1];
         kv_class->n_layers = row[2];
         if (row[0] < 1 || row[0] > plan->n_heads || plan->n_heads % row[0] != 0 ||
-            (row[1] != PLAN_SHARE && row[1] != PLAN_REPLICATE)) {
+            (row[1] != PLAN_SHARE && row[1] != PLAN_REPLICATE && row[1] != PLAN_TOKEN)) {
             return damaged("a class has KV heads or a placement out of range");
         }
         for (int32_t other = 0; other < c; other++) {
-            // Shared classes differ in their heads; this also bounds the tables below.
-            if (row[1] == PLAN_SHARE && plan->classes[other].placement == PLAN_SHARE &&
+            // Classes that are not copied differ in their heads; this also bounds the tables below.
+            if (row[1] != PLAN_REPLICATE && plan->classes[other].placement == row[1] &&
                 plan->classes[other].n_kv_heads == row[0]) {
                 return damaged("two classes are the same");
             }

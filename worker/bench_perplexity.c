@@ -144,15 +144,15 @@ static status_t set_up(struct bench *b, const struct bench_session_request *requ
     b->result.stride = config->stride > 0 ? (int32_t)config->stride : b->result.context;
     TRY(check(b));
     b->rows = b->result.context < MAX_ROWS ? b->result.context : MAX_ROWS;
+    const struct plan *plan = &b->session.plan;
     const int32_t n_blocks = (b->result.context + PLAN_BLOCK_TOKENS - 1) / PLAN_BLOCK_TOKENS;
     const struct bench_session_limits limits = {
         .max_num_seqs = b->rows,
         .max_rows = b->rows,
         .max_model_len = b->result.context,
         .max_steps = 1,
-        .kv_cache_bytes = (uint64_t)n_blocks *
-                          (uint64_t)plan_kv_block_bytes(
-                              &b->session.plan, group_rank(request->group), b->session.kv_dtype),
+        .kv_cache_bytes = (uint64_t)plan_kv_bytes(
+            plan, group_rank(request->group), b->session.kv_dtype, plan_stripes_for(plan, n_blocks)),
     };
     TRY(bench_session_open_engine(&b->session, request->model_dir, &limits));
     b->blocks = calloc((size_t)n_blocks, sizeof *b->blocks);

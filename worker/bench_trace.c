@@ -225,7 +225,7 @@ static status_t traced_attention_plan_new(struct backend_stream *s,
 static double visible(const struct attention_shape *shape, const struct attention_seq *seq,
                       int32_t t)
 {
-    const int32_t n = seq->kv_tokens - seq->n_queries + t + 1;
+    const int32_t n = shape->partial ? seq->row_ends[t] : seq->kv_tokens - seq->n_queries + t + 1;
     return shape->window > 0 && n > shape->window ? shape->window : n;
 }
 
@@ -238,8 +238,8 @@ static void add_seq(struct traced_plan *plan, const struct attention_seq *seq, d
         pairs += visible(shape, seq, t);
     }
     // Of keys: what the first query sees, and the queries' own after it.
-    const double keys =
-        seq->n_queries > 0 ? visible(shape, seq, 0) + (double)seq->n_queries - 1 : 0;
+    double keys = seq->n_queries > 0 ? visible(shape, seq, 0) + (double)seq->n_queries - 1 : 0;
+    keys = shape->partial ? seq->kv_tokens : keys;
     plan->flops += 4 * columns * shape->group * pairs;
     plan->bytes += 2 * columns * keys * (double)dtype_bytes(shape->kv_dtype);
     plan->bytes += 2 * columns * shape->group * seq->n_queries * activation;
@@ -319,6 +319,19 @@ static status_t traced_attention(struct backend_stream *s, struct attention_plan
     return end(s, &work, s->trace->inner->attention(s->stream, plan, a));
 }
 
+static status_t traced_attention_merge(struct backend_stream *s,
+                                       const struct attention_merge_args *a)
+{
+    double heads = 0;
+    for (int32_t i = 0; i < a->n_sources; i++) {
+        heads += a->sources[i].head_end - a->sources[i].head_begin;
+    }
+    const double each = heads * (a->head_dim + ATTENTION_STATS) * (double)sizeof(float) +
+                        a->n_heads * a->head_dim * activation_bytes(s);
+    const struct work work = begin("attention_merge", a->n_rows * each, 0);
+    return end(s, &work, s->trace->inner->attention_merge(s->stream, a));
+}
+
 static status_t traced_swiglu(struct backend_stream *s, const struct swiglu_args *a)
 {
     const double bytes = 3.0 * a->n_rows * a->n_columns * activation_bytes(s);
@@ -349,7 +362,7 @@ static status_t traced_sample(struct backend_stream *s, const struct sample_args
 
 /* An entry that backend.h gains is given a traced stream: it must be in the table below. */
 _Static_assert(sizeof(struct backend) ==
-                   2 * sizeof(const void *) + 2 * sizeof(int) + 39 * sizeof(void (*)(void)),
+                   2 * sizeof(const void *) + 2 * sizeof(int) + 40 * sizeof(void (*)(void)),
                "backend.h has other entries than bench_trace.c knows");
 
 status_t bench_trace_new(const struct backend *inner, struct bench_trace **trace_out)
@@ -398,6 +411,7 @@ status_t bench_trace_new(const struct backend *inner, struct bench_trace **trace
         .add_norm = traced_add_norm,
         .rope_append = traced_rope_append,
         .attention = traced_attention,
+        .attention_merge = traced_attention_merge,
         .swiglu = traced_swiglu,
         .ordered_sum = traced_ordered_sum,
         .sample = traced_sample,

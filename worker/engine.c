@@ -431,7 +431,12 @@ static status_t find_budget(const struct engine *e, struct kv_budget *budget_out
     return status_ok();
 }
 
-static status_t affordable_blocks(const struct engine *e, int64_t block_bytes, int64_t *blocks_out)
+static int64_t blocks_in(const struct engine *e, uint64_t bytes)
+{
+    return plan_kv_blocks_in(e->plan, e->rank, e->options.kv_dtype, bytes);
+}
+
+static status_t affordable_blocks(const struct engine *e, int64_t *blocks_out)
 {
     const uint64_t asked = e->options.kv_cache_bytes;
     struct kv_budget budget;
@@ -446,12 +451,13 @@ static status_t affordable_blocks(const struct engine *e, int64_t block_bytes, i
     int64_t blocks =
         plan_memory_blocks_wanted(e->plan, e->options.max_num_seqs, e->options.max_model_len);
     if (asked > 0) {
-        blocks = (int64_t)(asked / (uint64_t)block_bytes);
+        blocks = blocks_in(e, asked);
     } else if (budget.available > 0) {
-        const double fit = (double)budget.available * budget.share / (double)block_bytes;
-        blocks = fit < (double)blocks ? (int64_t)fit : blocks;
+        const int64_t fit = blocks_in(e, (uint64_t)((double)budget.available * budget.share));
+        blocks = fit < blocks ? fit : blocks;
     }
-    *blocks_out = blocks < MAX_BLOCKS_PER_LANE ? blocks : MAX_BLOCKS_PER_LANE;
+    *blocks_out =
+        blocks < MAX_BLOCKS_PER_LANE ? blocks : plan_stripes_in(e->plan, MAX_BLOCKS_PER_LANE);
     return status_ok();
 }
 
@@ -477,18 +483,21 @@ static void advise(const struct engine *e, int64_t blocks, char *buf, size_t buf
     plan_fit_layouts(&request, planned.total, buf, buf_bytes);
 }
 
-static status_t check_blocks(const struct engine *e, int64_t blocks, int64_t block_bytes)
+static status_t check_blocks(const struct engine *e, int64_t blocks)
 {
     if (blocks >= blocks_per_seq(e)) {
         return status_ok();
     }
-    const int64_t need = blocks_per_seq(e) * block_bytes;
+    const int64_t need = plan_kv_bytes(e->plan, e->rank, e->options.kv_dtype,
+                                       plan_stripes_for(e->plan, blocks_per_seq(e)));
     if (blocks == 0) {
+        const int64_t least =
+            plan_kv_bytes(e->plan, e->rank, e->options.kv_dtype, e->plan->stripe);
         return status_errorf(
             STATUS_FAILED_PRECONDITION,
             "no KV block fits: one of %d tokens takes %lld bytes on a rank" STATUS_FIX
             "--kv-cache-memory %lld",
-            PLAN_BLOCK_TOKENS, (long long)block_bytes, (long long)need);
+            e->plan->stripe * PLAN_BLOCK_TOKENS, (long long)least, (long long)need);
     }
     char advice[128];
     advise(e, blocks, advice, sizeof advice);
@@ -503,12 +512,10 @@ static status_t check_blocks(const struct engine *e, int64_t blocks, int64_t blo
 
 static status_t size_pool(const struct engine *e, int64_t *blocks_out)
 {
-    const int64_t bytes = plan_kv_block_bytes(e->plan, e->rank, e->options.kv_dtype);
-    const int64_t block_bytes = bytes > 0 ? bytes : 1;
     int64_t blocks = 0;
-    TRY(group_agree(e->group, affordable_blocks(e, block_bytes, &blocks)));
+    TRY(group_agree(e->group, affordable_blocks(e, &blocks)));
     TRY(group_agree(e->group, smallest(group_comm(e->group), &blocks)));
-    TRY(group_agree(e->group, check_blocks(e, blocks, block_bytes)));
+    TRY(group_agree(e->group, check_blocks(e, blocks)));
     *blocks_out = blocks;
     return status_ok();
 }
@@ -551,7 +558,9 @@ static status_t alloc_rest(struct engine *e, int64_t blocks_per_lane)
         .rank = e->rank,
         .kv_dtype = e->options.kv_dtype,
         .blocks_per_lane = blocks_per_lane,
+        .max_seqs = e->options.max_num_seqs,
         .max_rows = e->options.max_num_batched_tokens,
+        .max_blocks = (int32_t)(e->options.max_num_seqs * blocks_per_seq(e)),
         .max_steps = e->options.max_steps,
     };
     TRY(kv_pool_init(&e->pool, &request));

@@ -16,35 +16,66 @@ struct movement {
     const struct exchange *exchange;
     const struct exchange_step *step;
     char *kv_side;
+    int32_t class_index;
+    int32_t group;   /* query heads of a KV head */
+    int32_t n_lanes; /* 1 under token */
+    int64_t head_bytes;
 };
 
 typedef struct stretch stretch_fn(const struct movement *m, int32_t lane, int32_t peer);
 
 // ---- stretches ----
 
-static int64_t head_bytes(const struct exchange *x)
+static int64_t activation_bytes(const struct exchange *x)
 {
-    return x->parts.plan->head_dim * (int64_t)dtype_bytes(x->parts.backend->activation);
+    return (int64_t)dtype_bytes(x->parts.backend->activation);
+}
+
+static bool by_token(const struct movement *m)
+{
+    return m->exchange->parts.plan->classes[m->class_index].placement == PLAN_TOKEN;
+}
+
+static struct movement movement_of(const struct exchange *x, const struct exchange_step *step,
+                                   char *kv_side)
+{
+    const struct plan *plan = x->parts.plan;
+    struct movement m = {
+        .exchange = x,
+        .step = step,
+        .kv_side = kv_side,
+        .class_index = plan->layers[step->layer].class_index,
+        .head_bytes = plan->head_dim * activation_bytes(x),
+    };
+    m.group = plan->n_heads / plan->classes[m.class_index].n_kv_heads;
+    m.n_lanes = by_token(&m) ? 1 : plan->n_lanes;
+    return m;
+}
+
+/* Query heads of the KV heads that the rank holds for the lane, whoever has the queries. */
+static plan_interval_t held_heads(const struct movement *m, int32_t lane, int32_t rank)
+{
+    const struct plan *plan = m->exchange->parts.plan;
+    plan_interval_t heads = {0, 0};
+    if (by_token(m)) {
+        heads = plan_kv_weight_heads(plan, m->class_index, rank);
+    } else {
+        const int32_t *held;
+        const int32_t n = plan_held(plan, m->class_index, rank, lane, &held);
+        heads = n > 0 ? (plan_interval_t){held[0], held[n - 1] + 1} : heads;
+    }
+    return (plan_interval_t){heads.begin * m->group, heads.end * m->group};
 }
 
 /* Query heads of q_rank whose KV head kv_rank holds for the lane. */
 static plan_interval_t shared_heads(const struct movement *m, int32_t lane, int32_t q_rank,
                                     int32_t kv_rank)
 {
-    const struct plan *plan = m->exchange->parts.plan;
-    const int32_t class_index = plan->layers[m->step->layer].class_index;
-    const int32_t group = plan->n_heads / plan->classes[class_index].n_kv_heads;
-    const plan_interval_t q = plan_q_heads(plan, m->step->layer, q_rank);
-    const int32_t *held;
-    const int32_t n = plan_held(plan, class_index, kv_rank, lane, &held);
-    if (n == 0) {
-        return (plan_interval_t){0, 0};
-    }
-    const int32_t begin = held[0] * group;
-    const int32_t end = (held[n - 1] + 1) * group;
+    const plan_interval_t q = plan_q_heads(m->exchange->parts.plan, m->step->layer, q_rank);
+    const plan_interval_t held = held_heads(m, lane, kv_rank);
     const plan_interval_t both = {
-        .begin = q.begin > begin ? q.begin : begin,
-        .end = q.end < end ? q.end : end,
+        .begin = q.begin > held.begin ? q.begin : held.begin,
+        .end = q.end < held.end ? q.end : held.end,
     };
     return both.end > both.begin ? both : (plan_interval_t){0, 0};
 }
@@ -62,47 +93,35 @@ static struct stretch query_stretch(const struct movement *m, int32_t lane, int3
     const plan_interval_t mine = plan_q_heads(x->parts.plan, m->step->layer, rank);
     const plan_interval_t heads = shared_heads(m, lane, rank, peer);
     struct stretch stretch = {
-        .stride = x->parts.ld * (int64_t)dtype_bytes(x->parts.backend->activation),
-        .width = (heads.end - heads.begin) * head_bytes(x),
+        .stride = x->parts.ld * activation_bytes(x),
+        .width = (heads.end - heads.begin) * m->head_bytes,
         .n_rows = rows_of_lane(m, lane),
     };
     if (stretch.width > 0) {
         stretch.data = (char *)m->step->query_side + m->step->lane_rows[lane] * stretch.stride +
-                       (heads.begin - mine.begin) * head_bytes(x);
+                       (heads.begin - mine.begin) * m->head_bytes;
     }
     return stretch;
-}
-
-/* Bytes of a ragged row of the lane, and the first query head in it. */
-static int64_t ragged_width(const struct movement *m, int32_t lane, int32_t *first_out)
-{
-    const struct exchange *x = m->exchange;
-    const struct plan *plan = x->parts.plan;
-    const int32_t class_index = plan->layers[m->step->layer].class_index;
-    const int32_t group = plan->n_heads / plan->classes[class_index].n_kv_heads;
-    const int32_t *held;
-    const int32_t n = plan_held(plan, class_index, x->parts.comm->rank, lane, &held);
-    *first_out = n > 0 ? held[0] * group : 0;
-    return (int64_t)n * group * head_bytes(x);
 }
 
 /* Heads of the peer's that I attend to, in the ragged rows. */
 static struct stretch kv_stretch(const struct movement *m, int32_t lane, int32_t peer)
 {
-    const struct exchange *x = m->exchange;
-    const plan_interval_t heads = shared_heads(m, lane, peer, x->parts.comm->rank);
-    int32_t first;
+    const int32_t rank = m->exchange->parts.comm->rank;
+    const plan_interval_t heads = shared_heads(m, lane, peer, rank);
+    const plan_interval_t held = held_heads(m, lane, rank);
     int64_t before = 0; // bytes of the lanes before this one
     for (int32_t u = 0; u < lane; u++) {
-        before += rows_of_lane(m, u) * ragged_width(m, u, &first);
+        const plan_interval_t of_lane = held_heads(m, u, rank);
+        before += rows_of_lane(m, u) * (of_lane.end - of_lane.begin) * m->head_bytes;
     }
     struct stretch stretch = {
-        .stride = ragged_width(m, lane, &first),
-        .width = (heads.end - heads.begin) * head_bytes(x),
+        .stride = (held.end - held.begin) * m->head_bytes,
+        .width = (heads.end - heads.begin) * m->head_bytes,
         .n_rows = rows_of_lane(m, lane),
     };
     if (stretch.width > 0) {
-        stretch.data = m->kv_side + before + (heads.begin - first) * head_bytes(x);
+        stretch.data = m->kv_side + before + (heads.begin - held.begin) * m->head_bytes;
     }
     return stretch;
 }
@@ -116,7 +135,7 @@ static void count(const struct movement *m, stretch_fn *side, int64_t *counts, i
     int64_t total = 0;
     for (int32_t peer = 0; peer < parts->comm->size; peer++) {
         displs[peer] = total;
-        for (int32_t lane = 0; peer != parts->comm->rank && lane < parts->plan->n_lanes; lane++) {
+        for (int32_t lane = 0; peer != parts->comm->rank && lane < m->n_lanes; lane++) {
             const struct stretch stretch = side(m, lane, peer);
             total += stretch.n_rows * stretch.width;
         }
@@ -130,7 +149,7 @@ static int32_t pack(const struct movement *m, stretch_fn *from, int32_t peer, ch
                     int32_t n)
 {
     struct strip *strips = m->exchange->strips;
-    for (int32_t lane = 0; lane < m->exchange->parts.plan->n_lanes; lane++) {
+    for (int32_t lane = 0; lane < m->n_lanes; lane++) {
         const struct stretch s = from(m, lane, peer);
         if (s.width > 0 && s.n_rows > 0) {
             strips[n++] = (struct strip){.from = s.data,
@@ -149,7 +168,7 @@ static int32_t unpack(const struct movement *m, stretch_fn *to, int32_t peer, co
                       int32_t n)
 {
     struct strip *strips = m->exchange->strips;
-    for (int32_t lane = 0; lane < m->exchange->parts.plan->n_lanes; lane++) {
+    for (int32_t lane = 0; lane < m->n_lanes; lane++) {
         const struct stretch s = to(m, lane, peer);
         if (s.width > 0 && s.n_rows > 0) {
             strips[n++] = (struct strip){.from = message,
@@ -169,7 +188,7 @@ static int32_t keep(const struct movement *m, stretch_fn *from, stretch_fn *to, 
 {
     struct strip *strips = m->exchange->strips;
     const int32_t rank = m->exchange->parts.comm->rank;
-    for (int32_t lane = 0; lane < m->exchange->parts.plan->n_lanes; lane++) {
+    for (int32_t lane = 0; lane < m->n_lanes; lane++) {
         const struct stretch source = from(m, lane, rank);
         const struct stretch target = to(m, lane, rank);
         if (source.width > 0 && source.n_rows > 0) {
@@ -184,41 +203,95 @@ static int32_t keep(const struct movement *m, stretch_fn *from, stretch_fn *to, 
     return n;
 }
 
-static status_t move(const struct movement *m, stretch_fn *from, stretch_fn *to)
+/* What goes to and comes from every peer, from `from` to exchange->got; n strips stand before those that pack it. */
+static status_t send(const struct movement *m, stretch_fn *from, stretch_fn *to, int32_t n)
 {
     const struct exchange *x = m->exchange;
-    const struct backend *backend = x->parts.backend;
     struct comm *comm = x->parts.comm;
     int64_t *const *counts = x->counts;
     count(m, from, counts[0], counts[1]);
     count(m, to, counts[2], counts[3]);
-    int32_t n = keep(m, from, to, 0);
     for (int32_t peer = 0; peer < comm->size; peer++) {
         if (peer != comm->rank) {
             n = pack(m, from, peer, x->sent + counts[1][peer], n);
         }
     }
-    TRY(backend->copy_strips(x->parts.stream, x->strips, n));
-    TRY(comm->ops->all_to_all_v(comm, x->sent, counts[0], counts[1], x->got, counts[2], counts[3]));
-    n = 0;
+    TRY(x->parts.backend->copy_strips(x->parts.stream, x->strips, n));
+    return comm->ops->all_to_all_v(comm, x->sent, counts[0], counts[1], x->got, counts[2],
+                                   counts[3]);
+}
+
+static status_t move(const struct movement *m, stretch_fn *from, stretch_fn *to)
+{
+    const struct exchange *x = m->exchange;
+    const struct comm *comm = x->parts.comm;
+    TRY(send(m, from, to, keep(m, from, to, 0)));
+    int32_t n = 0;
     for (int32_t peer = 0; peer < comm->size; peer++) {
         if (peer != comm->rank) {
-            n = unpack(m, to, peer, x->got + counts[3][peer], n);
+            n = unpack(m, to, peer, x->got + x->counts[3][peer], n);
         }
     }
-    return backend->copy_strips(x->parts.stream, x->strips, n);
+    return x->parts.backend->copy_strips(x->parts.stream, x->strips, n);
+}
+
+// ---- parts ----
+
+/* The peer's part of my heads; my own lies where it was computed. */
+static struct attention_source source_of(const struct movement *m, int32_t peer)
+{
+    const struct exchange *x = m->exchange;
+    const int32_t rank = x->parts.comm->rank;
+    const plan_interval_t mine = plan_q_heads(x->parts.plan, m->step->layer, rank);
+    const plan_interval_t heads = shared_heads(m, 0, rank, peer);
+    const struct stretch own = kv_stretch(m, 0, rank);
+    const void *const rows = peer == rank ? own.data : x->got + x->counts[3][peer];
+    const int64_t row_bytes =
+        peer == rank ? own.stride : (heads.end - heads.begin) * m->head_bytes;
+    return (struct attention_source){
+        .rows = rows,
+        .ld = row_bytes / (int64_t)sizeof(float),
+        .head_begin = heads.begin - mine.begin,
+        .head_end = heads.end - mine.begin,
+    };
+}
+
+/* In the order of the ranks. Parts are float32, whatever activations are. */
+static status_t merge(const struct exchange *x, const struct exchange_step *step)
+{
+    const struct plan *plan = x->parts.plan;
+    const struct comm *comm = x->parts.comm;
+    struct movement m = movement_of(x, step, x->out);
+    m.head_bytes = (plan->head_dim + ATTENTION_STATS) * (int64_t)sizeof(float);
+    TRY(send(&m, kv_stretch, query_stretch, 0));
+    const plan_interval_t mine = plan_q_heads(plan, step->layer, comm->rank);
+    struct attention_merge_args args = {
+        .sources = x->sources,
+        .n_rows = rows_of_lane(&m, 0),
+        .n_heads = mine.end - mine.begin,
+        .head_dim = plan->head_dim,
+        .out = step->query_side,
+        .ld = x->parts.ld,
+    };
+    for (int32_t peer = 0; peer < comm->size; peer++) {
+        const plan_interval_t heads = shared_heads(&m, 0, comm->rank, peer);
+        if (heads.end > heads.begin) {
+            x->sources[args.n_sources++] = source_of(&m, peer);
+        }
+    }
+    return x->parts.backend->attention_merge(x->parts.stream, &args);
 }
 
 status_t exchange_queries(struct exchange *exchange, const struct exchange_step *step)
 {
-    const struct movement m = {exchange, step, exchange->q};
+    const struct movement m = movement_of(exchange, step, exchange->q);
     return move(&m, query_stretch, kv_stretch);
 }
 
 status_t exchange_outputs(struct exchange *exchange, const struct exchange_step *step)
 {
-    const struct movement m = {exchange, step, exchange->out};
-    return move(&m, kv_stretch, query_stretch);
+    const struct movement m = movement_of(exchange, step, exchange->out);
+    return by_token(&m) ? merge(exchange, step) : move(&m, kv_stretch, query_stretch);
 }
 
 // ---- memory ----
@@ -231,15 +304,17 @@ static status_t alloc_bytes(const struct exchange *x, int64_t n, char **out)
     return status_ok();
 }
 
-static status_t alloc_all(struct exchange *x, int64_t kv_side, int64_t either)
+static status_t alloc_all(struct exchange *x, const struct plan_exchange *of_row)
 {
     const size_t n_ranks = (size_t)x->parts.comm->size;
-    TRY(alloc_bytes(x, kv_side, &x->q));
-    TRY(alloc_bytes(x, kv_side, &x->out));
-    TRY(alloc_bytes(x, either, &x->sent));
-    TRY(alloc_bytes(x, either, &x->got));
+    const int64_t n_rows = x->parts.max_rows;
+    TRY(alloc_bytes(x, n_rows * of_row->queries, &x->q));
+    TRY(alloc_bytes(x, n_rows * of_row->outputs, &x->out));
+    TRY(alloc_bytes(x, n_rows * of_row->message, &x->sent));
+    TRY(alloc_bytes(x, n_rows * of_row->message, &x->got));
     x->strips = calloc((n_ranks + 1) * (size_t)x->parts.plan->n_lanes, sizeof *x->strips);
-    bool failed = x->strips == NULL;
+    x->sources = calloc(n_ranks, sizeof *x->sources);
+    bool failed = x->strips == NULL || x->sources == NULL;
     for (size_t i = 0; i < sizeof x->counts / sizeof x->counts[0]; i++) {
         x->counts[i] = calloc(n_ranks, sizeof *x->counts[i]);
         failed = failed || x->counts[i] == NULL;
@@ -250,22 +325,18 @@ static status_t alloc_all(struct exchange *x, int64_t kv_side, int64_t either)
 
 int64_t exchange_max_bytes(const struct plan *plan, int32_t rank, int32_t max_rows, int dtype)
 {
-    int32_t kv_side;
-    int32_t either;
-    plan_exchange_heads(plan, rank, &kv_side, &either);
-    return (int64_t)max_rows * plan->head_dim * (int64_t)dtype_bytes(dtype) * either;
+    struct plan_exchange of_row;
+    plan_exchange_bytes(plan, rank, dtype, &of_row);
+    return max_rows * of_row.message;
 }
 
 status_t exchange_init(struct exchange *exchange, const struct exchange_parts *parts)
 {
     struct exchange made = {.parts = *parts};
-    int32_t kv_side;
-    int32_t either;
-    plan_exchange_heads(parts->plan, parts->rank, &kv_side, &either);
-    if (either > 0) {
-        const int64_t row = parts->max_rows * head_bytes(&made);
-        // A rank may hold nothing in the layers that exchange: buffers of one head are still buffers.
-        const status_t s = alloc_all(&made, row * (kv_side > 0 ? kv_side : 1), row * either);
+    struct plan_exchange of_row;
+    plan_exchange_bytes(parts->plan, parts->rank, parts->backend->activation, &of_row);
+    if (of_row.message > 0) {
+        const status_t s = alloc_all(&made, &of_row);
         if (!status_is_ok(&s)) {
             exchange_destroy(&made);
             return s;
@@ -288,5 +359,6 @@ void exchange_destroy(struct exchange *x)
         free(x->counts[i]);
     }
     free(x->strips);
+    free(x->sources);
     memset(x, 0, sizeof *x);
 }

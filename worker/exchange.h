@@ -5,10 +5,15 @@
  *            attention for all query heads of its group. Query heads belong to ranks by another cut, so before
  *            attention each rank sends, for every lane, the query heads whose KV head another rank holds, and after it
  *            gets their outputs back.
+ *            Under token every rank that shares the head has some of a sequence's keys: queries of all rows go to all of
+ *            them, and what comes back from each is a part (kernels/attention_args.h). exchange_outputs merges the parts, in
+ *            the order of the ranks, so that equal steps give equal bits.
  * Layout:    activations of the backend's dtype, in device memory.
  *            query side: [rows, own query heads, head_dim], one row stride for all layers and lanes.
  *            KV side, ragged: lane after lane, a lane's rows are [rows of the lane, held KV heads, group, head_dim].
  *            A message to a peer: lane after lane, [rows of the lane, the heads in question, head_dim].
+ *            Under token all rows are one lane, a rank's held KV heads are those it has any block of, and outputs are
+ *            partial rows of head_dim + ATTENTION_STATS float32.
  * Ownership: owns its buffers; plan and comm are borrowed.
  * Thread:    owner:the rank's main thread.
  * Collective: exchange_queries and exchange_outputs: yes.
@@ -40,6 +45,7 @@ struct exchange {
     int64_t *counts
         [4]; /* [ranks] each, bytes: send counts and displacements, receive counts and displacements */
     struct strip *strips; /* [(ranks + 1) * lanes] */
+    struct attention_source *sources; /* [ranks] */
 };
 
 MUST_USE status_t exchange_init(struct exchange *exchange, const struct exchange_parts *parts);
@@ -51,7 +57,7 @@ int64_t exchange_max_bytes(const struct plan *plan, int32_t rank, int32_t max_ro
 /* What moves: one layer of one step. */
 struct exchange_step {
     int32_t layer;
-    const int32_t *lane_rows; /* [n_lanes + 1] */
+    const int32_t *lane_rows; /* [n_lanes + 1]; under token [2] */
     void *query_side;         /* [rows, own query heads, head_dim] */
 };
 

@@ -7,7 +7,7 @@
  *     for each layer of the stage
  *       attention_block, or linear_block, or nothing
  *         project_queries, append_keys_and_values
- *         attend | attend_by_head | exchange_queries, attend, exchange_outputs
+ *         attend | attend_by_head | exchange_queries, attend or attend_by_run, exchange_outputs
  *         project_out, sum over ranks
  *       ffn_block, or linear_block, or nothing; sum over ranks
  *     project_logits, gather_logits, draw, or hand x over to the next stage
@@ -201,10 +201,37 @@ static void list_sequences(struct forward *f, const struct step_plan *step,
     }
 }
 
+/* A run of a class split by token: in the exchange's rows of all heads held, those of the run. */
+static void list_run(struct forward *f, const struct step_plan *step,
+                     const struct forward_attention *attention)
+{
+    const struct kv_class *kv_class = &f->parts.pool->classes[attention->class_index];
+    const struct token_run *run = &kv_class->token_runs[attention->head];
+    const int32_t first = kv_class->runs[0].head_begin;
+    const int32_t end = kv_class->runs[kv_class->n_runs - 1].head_end;
+    const int64_t n_heads = (int64_t)(end - first) * kv_class->group;
+    const int64_t before = (int64_t)(run->run.head_begin - first) * kv_class->group;
+    const int64_t head_dim = f->parts.spec->head_dim;
+    for (int32_t i = 0; i < step->n_seqs; i++) {
+        const int64_t head = step->seqs[i].first_row * n_heads + before;
+        struct attention_seq *seq = &f->seqs[i];
+        token_run_attend(run, step, i, seq);
+        seq->q_offset = head * head_dim;
+        seq->ld = n_heads * head_dim;
+        seq->out_offset = head * (head_dim + ATTENTION_STATS);
+        seq->ld_out = n_heads * (head_dim + ATTENTION_STATS);
+    }
+}
+
 static status_t plan_attention(struct forward *f, const struct step_plan *step)
 {
     for (int32_t i = 0; i < f->n_attentions; i++) {
-        list_sequences(f, step, &f->attentions[i]);
+        const struct forward_attention *attention = &f->attentions[i];
+        if (f->parts.pool->classes[attention->class_index].by_token) {
+            list_run(f, step, attention);
+        } else {
+            list_sequences(f, step, attention);
+        }
         TRY(f->parts.backend->attention_plan_set(f->parts.stream, f->attentions[i].plan, f->seqs,
                                                  step->n_seqs));
     }
@@ -315,7 +342,7 @@ static status_t project_queries(struct forward *f, const struct step_rows *step,
     args.q = f->qkv;
     args.ld_q = f->ld;
     args.n_q_heads = n_heads;
-    if (kv_class->fused) {
+    if (kv_class->fused && !kv_class->by_token) {
         void *const k = element(f, f->qkv, (int64_t)n_heads * f->parts.spec->head_dim);
         const plan_run_t run = kv_class->runs[0];
         put_kv(f, &args, k, run.head_end - run.head_begin, f->ld);
@@ -349,12 +376,46 @@ static status_t append_keys_and_values(struct forward *f, int32_t layer)
     return status_ok();
 }
 
+/* A class split by token: keys and values have been computed with the queries, for all rows; each run keeps those of its blocks. */
+static status_t append_by_run(struct forward *f, const struct step_rows *step, int32_t layer)
+{
+    const struct kv_class *kv_class = class_of(f, layer);
+    const int64_t head_dim = f->parts.spec->head_dim;
+    const int32_t first = kv_class->runs[0].head_begin;
+    const int32_t n_held = kv_class->runs[kv_class->n_runs - 1].head_end - first;
+    for (int32_t i = 0; i < kv_class->n_runs; i++) {
+        const plan_run_t run = kv_class->runs[i];
+        const int64_t head = n_query_heads(f, layer) + run.head_begin - first;
+        struct rope_append_args args = rope_args(f, layer, 0, step->n_rows);
+        args.k = element(f, f->qkv, head * head_dim);
+        args.v = element(f, f->qkv, (head + n_held) * head_dim);
+        args.ld_kv = f->ld;
+        args.n_kv_heads = run.head_end - run.head_begin;
+        args.units = kv_class->token_runs[i].units.device;
+        TRY(f->parts.backend->rope_append(f->parts.stream, &args));
+    }
+    return status_ok();
+}
+
+static status_t append_apart(struct forward *f, const struct step_rows *step, int32_t layer)
+{
+    const struct kv_class *kv_class = class_of(f, layer);
+    if (kv_class->by_token) {
+        return append_by_run(f, step, layer);
+    }
+    return kv_class->fused ? status_ok() : append_keys_and_values(f, layer);
+}
+
 /* Queries to outputs, both laid out as the attention's plan says. */
 static status_t attend(struct forward *f, int32_t layer, const struct forward_attention *attention,
                        const void *q, void *out)
 {
     const struct kv_planes planes =
         kv_pool_part(f->parts.pool, layer, attention->head > 0 ? attention->head : 0);
+    const struct kv_class *kv_class = class_of(f, layer);
+    const void *const blocks = kv_class->by_token
+                                   ? kv_class->token_runs[attention->head].blocks.device
+                                   : f->blocks.device;
     const struct attention_args args = {
         .q = q,
         .out = out,
@@ -362,7 +423,7 @@ static status_t attend(struct forward *f, int32_t layer, const struct forward_at
         .v_plane = planes.v,
         .k_scales = planes.k_scales,
         .v_scales = planes.v_scales,
-        .blocks = f->blocks.device,
+        .blocks = blocks,
     };
     return f->parts.backend->attention(f->parts.stream, attention->plan, &args);
 }
@@ -389,22 +450,34 @@ static status_t attend_by_head(struct forward *f, int32_t layer)
     return status_ok();
 }
 
-/* f->qkv -> f->attended. */
-static status_t attend_everywhere(struct forward *f, int32_t layer)
+/* A class split by token: every run with the blocks it has, to parts of outputs. */
+static status_t attend_by_run(struct forward *f, int32_t layer)
 {
+    for (int32_t i = 0; i < class_of(f, layer)->n_runs; i++) {
+        TRY(attend(f, layer, forward_find_attention(f, layer, i), f->exchange.q, f->exchange.out));
+    }
+    return status_ok();
+}
+
+/* f->qkv -> f->attended. */
+static status_t attend_everywhere(struct forward *f, const struct step_rows *step, int32_t layer)
+{
+    const bool by_token = class_of(f, layer)->by_token;
     if (class_of(f, layer)->split) {
         return attend_by_head(f, layer);
     }
-    const struct forward_attention *attention = forward_find_attention(f, layer, -1);
+    const struct forward_attention *attention = forward_find_attention(f, layer, by_token ? 0 : -1);
     if (!attention->exchanged) {
         return attend(f, layer, attention, f->qkv, f->attended);
     }
-    const int32_t *lane_rows = f->parts.pool->lane_rows;
+    const int32_t all_rows[2] = {0, step->n_rows};
+    const int32_t *lane_rows = by_token ? all_rows : f->parts.pool->lane_rows;
     const struct exchange_step queries = {layer, lane_rows, f->qkv};
     const struct exchange_step outputs = {layer, lane_rows, f->attended};
     comm_label(f->parts.comm, layer, COMM_PART_QUERIES);
     TRY(exchange_queries(&f->exchange, &queries));
-    TRY(attend(f, layer, attention, f->exchange.q, f->exchange.out));
+    TRY(by_token ? attend_by_run(f, layer)
+                 : attend(f, layer, attention, f->exchange.q, f->exchange.out));
     comm_label(f->parts.comm, layer, COMM_PART_OUTPUTS);
     return exchange_outputs(&f->exchange, &outputs);
 }
@@ -414,10 +487,8 @@ static status_t attention_block(struct forward *f, const struct step_rows *step,
     const struct layer_weights *w = &f->parts.weights->layers[layer];
     TRY(norm(f, &w->attention_norm, NULL, step->n_rows));
     TRY(project_queries(f, step, layer));
-    if (!class_of(f, layer)->fused) {
-        TRY(append_keys_and_values(f, layer));
-    }
-    TRY(attend_everywhere(f, layer));
+    TRY(append_apart(f, step, layer));
+    TRY(attend_everywhere(f, step, layer));
     TRY(project_back(f, w->o, f->attended, f->ld, step->n_rows));
     return sum_partial(f, step->n_rows, layer, COMM_PART_ATTENTION);
 }

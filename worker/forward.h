@@ -59,10 +59,10 @@ struct forward_limits {
 };
 
 /* Layers whose attention is cut into work in the same way share this: a lane class, or one KV head of a split class together
- * with the number of its query heads that are here. */
+ * with the number of its query heads that are here, or a run of a class split by token. */
 struct forward_attention {
     int32_t class_index;
-    int32_t head;  /* of those held; -1: all of them */
+    int32_t head;  /* of those held, or by token the run; -1: all of them */
     int32_t group; /* query heads of a KV head */
     int kv_dtype;
     bool
@@ -131,7 +131,8 @@ MUST_USE status_t forward_init(struct forward *forward, const struct forward_par
                                const struct forward_limits *limits);
 void forward_destroy(struct forward *forward); /* accepts a zeroed one */
 
-/* The attention of the layer's class, and for a split class of one of its held KV heads; made by forward_init. */
+/* The attention of the layer's class, and for a split class of one of its held KV heads, for one split by token of one of its
+ * runs; made by forward_init. */
 const struct forward_attention *forward_find_attention(const struct forward *f, int32_t layer,
                                                        int32_t head);
 

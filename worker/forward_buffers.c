@@ -20,8 +20,10 @@ plan_interval_t forward_query_heads(const struct forward_parts *parts, int32_t l
 
 static int32_t group_of(const struct forward *f, int32_t layer, int32_t head)
 {
-    if (head < 0) {
-        return f->parts.pool->classes[f->parts.plan->layers[layer].class_index].group;
+    const struct kv_class *kv_class =
+        &f->parts.pool->classes[f->parts.plan->layers[layer].class_index];
+    if (head < 0 || kv_class->by_token) {
+        return kv_class->group;
     }
     const plan_interval_t heads = forward_query_heads(&f->parts, layer, head);
     return heads.end - heads.begin;
@@ -42,8 +44,15 @@ const struct forward_attention *forward_find_attention(const struct forward *f, 
     return NULL;
 }
 
-static int32_t most_heads(const struct forward *f, const struct kv_class *kv_class)
+/* KV heads of a sequence in one call of the class's attention. */
+static int32_t most_heads(const struct forward *f, const struct kv_class *kv_class, int32_t head)
 {
+    if (kv_class->by_token) {
+        return kv_class->runs[head].head_end - kv_class->runs[head].head_begin;
+    }
+    if (head >= 0) {
+        return 1;
+    }
     int32_t most = 0;
     for (int32_t lane = 0; lane < f->parts.plan->n_lanes; lane++) {
         most = kv_class->lanes[lane].n_heads > most ? kv_class->lanes[lane].n_heads : most;
@@ -68,9 +77,10 @@ static status_t add_attention(struct forward *f, int32_t layer, int32_t head)
         .scale = (float)(1.0 / sqrt(spec->head_dim)),
         .max_seqs = f->limits.max_seqs,
         .max_rows = f->limits.max_rows,
-        .max_kv_heads = head < 0 ? most_heads(f, &f->parts.pool->classes[class_index]) : 1,
+        .max_kv_heads = most_heads(f, &f->parts.pool->classes[class_index], head),
         .max_tokens = f->limits.max_model_len,
         .batch_invariant = f->parts.batch_invariant,
+        .partial = f->parts.pool->classes[class_index].by_token,
     };
     struct forward_attention *to = &f->attentions[f->n_attentions];
     *to = (struct forward_attention){
@@ -85,15 +95,21 @@ static status_t add_attention(struct forward *f, int32_t layer, int32_t head)
     return status_ok();
 }
 
-/* One for each class, and for each held head and group size of a split one. */
+/* Calls of attention that a layer of the class takes: one for each run, or each held head, or one in all; numbered from 0, where
+ * there is one from -1. */
+static int32_t n_calls(const struct kv_class *kv_class)
+{
+    return kv_class->by_token ? kv_class->n_runs : kv_class->split ? kv_class->lanes[0].n_heads : 1;
+}
+
+/* One for each class, for each held head and group size of a split one, and for each run of one split by token. */
 static status_t add_attentions(struct forward *f)
 {
     const struct plan *plan = f->parts.plan;
     int64_t most = 1; // an array, also where no layer attends
     for (int32_t layer = f->stage.begin; layer < f->stage.end; layer++) {
         const int32_t class_index = plan->layers[layer].class_index;
-        const bool split = class_index >= 0 && f->parts.pool->classes[class_index].split;
-        most += split ? f->parts.pool->classes[class_index].lanes[0].n_heads : 1;
+        most += class_index >= 0 ? n_calls(&f->parts.pool->classes[class_index]) : 0;
     }
     f->attentions = calloc((size_t)most, sizeof *f->attentions);
     if (f->attentions == NULL) {
@@ -105,11 +121,9 @@ static status_t add_attentions(struct forward *f)
             continue;
         }
         const struct kv_class *kv_class = &f->parts.pool->classes[class_index];
-        if (!kv_class->split) {
-            TRY(add_attention(f, layer, -1));
-        }
-        for (int32_t i = 0; kv_class->split && i < kv_class->lanes[0].n_heads; i++) {
-            TRY(add_attention(f, layer, i));
+        const bool one = !kv_class->split && !kv_class->by_token;
+        for (int32_t i = 0; i < n_calls(kv_class); i++) {
+            TRY(add_attention(f, layer, one ? -1 : i));
         }
     }
     return status_ok();

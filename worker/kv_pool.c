@@ -95,7 +95,29 @@ static void fill_lane(const struct kv_pool *pool, int32_t class_index, int32_t l
     }
 }
 
-static status_t init_class(struct kv_pool *pool, int32_t class_index, int32_t max_rows)
+static status_t init_token_runs(struct kv_pool *pool, struct kv_class *kv_class,
+                                const struct kv_pool_request *request)
+{
+    struct token_run_request run = {
+        .backend = pool->backend,
+        .stream = pool->stream,
+        .plan = pool->plan,
+        .blocks_per_lane = pool->blocks_per_lane,
+        .max_seqs = request->max_seqs,
+        .max_rows = request->max_rows,
+        .max_blocks = request->max_blocks,
+        .max_steps = pool->max_steps,
+    };
+    for (int32_t i = 0; i < kv_class->n_runs; i++) {
+        run.run = kv_class->runs[i];
+        TRY(token_run_init(&kv_class->token_runs[i], &run));
+        run.unit_base += pool->plan->n_lanes * kv_class->token_runs[i].lane_units;
+    }
+    return status_ok();
+}
+
+static status_t init_class(struct kv_pool *pool, int32_t class_index,
+                           const struct kv_pool_request *request)
 {
     struct kv_class *kv_class = &pool->classes[class_index];
     const struct plan *plan = pool->plan;
@@ -106,6 +128,10 @@ static status_t init_class(struct kv_pool *pool, int32_t class_index, int32_t ma
     kv_class->n_runs = is_here(pool, class_index)
                            ? plan_kv_runs(plan, class_index, pool->tp_rank, kv_class->runs)
                            : 0;
+    kv_class->by_token = plan->classes[class_index].placement == PLAN_TOKEN;
+    if (kv_class->by_token) {
+        return init_token_runs(pool, kv_class, request);
+    }
     kv_class->lanes = calloc((size_t)plan->n_lanes, sizeof *kv_class->lanes);
     if (kv_class->lanes == NULL) {
         return no_memory();
@@ -115,7 +141,7 @@ static status_t init_class(struct kv_pool *pool, int32_t class_index, int32_t ma
     }
     for (int32_t i = 0; i < kv_class->n_runs; i++) {
         TRY(device_array_init(&kv_class->units[i], pool->backend, pool->stream,
-                              (size_t)max_rows * sizeof(int64_t), pool->max_steps));
+                              (size_t)request->max_rows * sizeof(int64_t), pool->max_steps));
     }
     return status_ok();
 }
@@ -126,7 +152,7 @@ static status_t init_class(struct kv_pool *pool, int32_t class_index, int32_t ma
 static int64_t padding_units(const struct kv_pool *pool, const struct kv_class *kv_class)
 {
     int32_t most = 0;
-    for (int32_t i = 0; i < kv_class->n_runs; i++) {
+    for (int32_t i = 0; i < kv_class->n_runs && !kv_class->by_token; i++) {
         const int32_t n = kv_class->runs[i].head_end - kv_class->runs[i].head_begin;
         most = n > most ? n : most;
     }
@@ -196,7 +222,7 @@ static status_t init(struct kv_pool *pool, const struct kv_pool_request *request
     TRY(device_array_init(&pool->offsets, pool->backend, pool->stream,
                           (size_t)request->max_rows * sizeof(int32_t), pool->max_steps));
     for (int32_t c = 0; c < plan->n_classes; c++) {
-        TRY(init_class(pool, c, request->max_rows));
+        TRY(init_class(pool, c, request));
     }
     return alloc_planes(pool, request->kv_dtype);
 }
@@ -237,6 +263,7 @@ void kv_pool_destroy(struct kv_pool *pool)
         free(pool->classes[c].lanes);
         for (int32_t i = 0; i < PLAN_MAX_RUNS; i++) {
             device_array_destroy(&pool->classes[c].units[i], pool->backend, pool->stream);
+            token_run_destroy(&pool->classes[c].token_runs[i], pool->backend, pool->stream);
         }
     }
     free(pool->classes);
@@ -289,6 +316,18 @@ static status_t place_run(const struct kv_pool *pool, struct kv_class *kv_class,
                              (size_t)(n_rows + n_padding) * sizeof *units);
 }
 
+static status_t place_class(const struct kv_pool *pool, struct kv_class *kv_class,
+                            const struct step_plan *step, int32_t n_rows)
+{
+    for (int32_t i = 0; i < kv_class->n_runs; i++) {
+        TRY(kv_class->by_token
+                ? token_run_place(&kv_class->token_runs[i], step, n_rows, pool->backend,
+                                  pool->stream)
+                : place_run(pool, kv_class, i, step, n_rows - step->n_rows));
+    }
+    return status_ok();
+}
+
 status_t kv_pool_place(struct kv_pool *pool, const struct step_plan *step, int32_t n_rows)
 {
     int32_t *offsets = device_array_host(&pool->offsets);
@@ -299,9 +338,7 @@ status_t kv_pool_place(struct kv_pool *pool, const struct step_plan *step, int32
     TRY(device_array_send(&pool->offsets, pool->backend, pool->stream,
                           (size_t)n_rows * sizeof *offsets));
     for (int32_t c = 0; c < pool->plan->n_classes; c++) {
-        for (int32_t i = 0; i < pool->classes[c].n_runs; i++) {
-            TRY(place_run(pool, &pool->classes[c], i, step, n_rows - step->n_rows));
-        }
+        TRY(place_class(pool, &pool->classes[c], step, n_rows));
     }
     return status_ok();
 }

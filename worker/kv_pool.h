@@ -10,6 +10,7 @@
  *            Under replicate, where the rank's query heads cover a group in part, the number of query heads a KV head
  *            serves differs from head to head, and one attention call cannot take them all. Such a class is `split`:
  *            the plane is cut into one part of equal size for each held head, and a head's part is [lane][block].
+ *            A class split by token has its runs one behind the other in the plane, as token_run.h says.
  * Ownership: the pool owns planes and tables; the plan is borrowed.
  * Thread:    owner:the rank's main thread.
  * Errors:    RESOURCE_EXHAUSTED for memory.
@@ -24,6 +25,7 @@
 #include "parallel/plan.h"
 #include "worker/device_array.h"
 #include "worker/step_plan.h"
+#include "worker/token_run.h"
 
 struct kv_lane {
     int64_t unit_base;
@@ -40,6 +42,8 @@ struct kv_class {
     int32_t group;        /* query heads a KV head serves, over all ranks */
     int32_t n_runs;
     plan_run_t runs[PLAN_MAX_RUNS];
+    bool by_token; /* then token_runs count, lanes and units do not */
+    struct token_run token_runs[PLAN_MAX_RUNS];
     struct kv_lane *lanes; /* [n_lanes] */
     struct device_array
         units[PLAN_MAX_RUNS]; /* int64, of the step: the unit of the run's first head, by row */
@@ -75,8 +79,8 @@ struct kv_pool_request {
     int32_t rank; /* of all stages */
     int kv_dtype;
     int64_t blocks_per_lane;
-    int32_t max_rows;
-    int32_t max_steps; /* under way at once */
+    int32_t max_seqs, max_rows, max_blocks; /* of a step */
+    int32_t max_steps;                      /* under way at once */
 };
 
 MUST_USE status_t kv_pool_init(struct kv_pool *pool, const struct kv_pool_request *request);

@@ -62,7 +62,7 @@ static void add_attention(const struct measure_bench *b, int32_t layer, struct s
     for (int32_t i = 0; i < n; i++) {
         shape.n_in = b->spec->n_hidden;
         shape.n_out = 2 * (runs[i].head_end - runs[i].head_begin) * b->plan->head_dim;
-        beside = shape.n_out;
+        beside += fused ? shape.n_out : 0;
         if (!fused) {
             add(shapes, shape);
         }

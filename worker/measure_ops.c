@@ -116,7 +116,7 @@ static void layer_heads(const struct measure_bench *b, int32_t layer, struct att
     const int32_t *held;
     a->group = b->plan->n_heads / b->plan->classes[c].n_kv_heads;
     a->n_heads = 1;
-    for (int32_t lane = 0; lane < b->plan->n_lanes; lane++) {
+    for (int32_t lane = 0; lane < plan_columns(b->plan, c); lane++) {
         const int32_t n = plan_held(b->plan, c, rank, lane, &held);
         a->n_heads = n > a->n_heads ? n : a->n_heads;
     }

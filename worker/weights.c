@@ -53,14 +53,15 @@ static status_t alloc_attention(struct weights *w, int32_t layer)
     const int32_t head_dim = w->spec->head_dim;
     const plan_interval_t q = plan_q_heads(w->plan, layer, w->tp_rank);
     const int32_t n_q = (q.end - q.begin) * head_dim;
+    const int32_t class_index = w->plan->layers[layer].class_index;
     plan_run_t runs[PLAN_MAX_RUNS];
-    const int32_t n_runs =
-        plan_kv_runs(w->plan, w->plan->layers[layer].class_index, w->tp_rank, runs);
+    const int32_t n_runs = plan_kv_runs(w->plan, class_index, w->tp_rank, runs);
     const int qkv = format_of(w, layer, WEIGHT_KIND_QKV);
     TRY(add_norm(w, &to->attention_norm));
     TRY(add_matrix(w, format_of(w, layer, WEIGHT_KIND_O), n_hidden, n_q, &to->o));
-    if (plan_fuses_kv(w->plan, w->plan->layers[layer].class_index, w->tp_rank)) {
-        const int32_t n_kv = (runs[0].head_end - runs[0].head_begin) * head_dim;
+    if (plan_fuses_kv(w->plan, class_index, w->tp_rank)) {
+        const plan_interval_t kv = plan_kv_weight_heads(w->plan, class_index, w->tp_rank);
+        const int32_t n_kv = (kv.end - kv.begin) * head_dim;
         return add_matrix(w, qkv, n_q + 2 * n_kv, n_hidden, &to->qkv);
     }
     TRY(add_matrix(w, qkv, n_q, n_hidden, &to->qkv));
@@ -312,7 +313,12 @@ static status_t load_kv(struct loading *l, int32_t layer, enum weight which)
     }
     plan_run_t runs[PLAN_MAX_RUNS];
     struct weight_sink sinks[PLAN_MAX_RUNS];
-    const int32_t n_runs = plan_kv_runs(w->plan, class_index, w->tp_rank, runs);
+    int32_t n_runs = plan_kv_runs(w->plan, class_index, w->tp_rank, runs);
+    if (fused) {
+        const plan_interval_t heads = plan_kv_weight_heads(w->plan, class_index, w->tp_rank);
+        runs[0] = (plan_run_t){.head_begin = heads.begin, .head_end = heads.end};
+        n_runs = 1;
+    }
     for (int32_t i = 0; i < n_runs; i++) {
         const plan_interval_t rows = {runs[i].head_begin * head_dim, runs[i].head_end * head_dim};
         const int32_t before = fused ? (q.end - q.begin) * head_dim : 0;

@@ -181,7 +181,7 @@ static void test_plan_refuses_layouts_that_cannot_be(void **state)
          "pipeline-parallel-size is 0"},
         {{.tp = 1, .pp = 1, .placement = 7},
          STATUS_INVALID_ARGUMENT,
-         "use auto, share or replicate"},
+         "use auto, share, replicate or token"},
     };
     struct model_spec spec = models_deci_7b();
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {

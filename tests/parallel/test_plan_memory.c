@@ -129,7 +129,7 @@ static void test_plan_memory_fills_what_it_is_given(void **state)
         const int64_t blocks = plan_memory_blocks_in(&plan, DTYPE_BF16, given);
         uint64_t most = 0;
         for (int32_t rank = 0; rank < tp; rank++) {
-            const uint64_t block = (uint64_t)plan_kv_block_bytes(&plan, rank, DTYPE_BF16);
+            const uint64_t block = (uint64_t)plan_kv_bytes(&plan, rank, DTYPE_BF16, 1);
             assert_true((uint64_t)blocks * block <= given);
             const uint64_t with_one_more = (uint64_t)(blocks + 1) * block;
             most = with_one_more > most ? with_one_more : most;

@@ -46,11 +46,12 @@ void engine_driver_dir_end(struct group *group, const char *dir)
     }
 }
 
-/* What placement auto stands for in tests: both, one layer after the other. */
-static int every_other_layer(const void *user, int32_t layer)
+/* What placement auto stands for in tests: all of them, one layer after the other. */
+static int in_turn(const void *user, int32_t layer)
 {
+    static const int placements[] = {PLAN_SHARE, PLAN_REPLICATE, PLAN_TOKEN};
     (void)user;
-    return layer % 2 == 0 ? PLAN_SHARE : PLAN_REPLICATE;
+    return placements[layer % 3];
 }
 
 void engine_driver_open(struct engine_driver *driver, struct group *group,
@@ -66,7 +67,7 @@ void engine_driver_open(struct engine_driver *driver, struct group *group,
         .tp = group_size(group) / pp,
         .pp = pp,
         .placement = options->placement,
-        .placer = {.place = every_other_layer},
+        .placer = {.place = in_turn},
     };
     assert_status_ok(plan_make(&driver->spec, &request, &driver->plan));
     const struct engine_options engine_options = {

@@ -36,7 +36,7 @@ struct driver_seq {
 };
 
 struct driver_options {
-    int placement; /* auto: share and replicate, one layer after the other */
+    int placement; /* auto: share, replicate and token, one layer after the other */
     int dtype, kv_dtype;
     int quantization; /* enum quantization */
     int32_t max_rows;

@@ -100,7 +100,9 @@ static const struct test_model_shape shapes[] = {
 
 enum { N_SHAPES = sizeof shapes / sizeof shapes[0], N_SEQS = 9 };
 
-static const int placements[] = {PLAN_SHARE, PLAN_REPLICATE, PLAN_AUTO};
+enum { N_PLACEMENTS = 4 };
+
+static const int placements[N_PLACEMENTS] = {PLAN_SHARE, PLAN_REPLICATE, PLAN_TOKEN, PLAN_AUTO};
 
 /* Sequences of many lengths, in lane order when there are n_lanes lanes. */
 struct batch {
@@ -221,6 +223,20 @@ static bool has_heads_for(void **state, const struct test_model_shape *shape)
     return shape->n_heads >= group_size(engine_driver_group(state));
 }
 
+/* Token and mixtures are something else on several ranks alone, and a window is not split by token. */
+static bool has_placement(const struct fixture *f, int placement)
+{
+    const bool several = group_size(f->group) > 1;
+    switch (placement) {
+    case PLAN_TOKEN:
+        return several && f->model.shape.sliding_window == 0;
+    case PLAN_AUTO:
+        return several;
+    default:
+        return true;
+    }
+}
+
 static int weight_dtype(const struct test_model *model)
 {
     return model->shape.dtype == DTYPE_BF16 ? DTYPE_BF16 : DTYPE_F32;
@@ -275,9 +291,10 @@ static void test_engine_equals_the_reference(void **state)
         }
         struct fixture *f = fixture_open(state, &shapes[shape]);
         double *wants[N_SEQS] = {0};
-        // Mixtures of placements differ from both on several ranks alone.
-        const size_t n = group_size(engine_driver_group(state)) > 1 ? 3 : 2;
-        for (size_t p = 0; p < n; p++) {
+        for (size_t p = 0; p < N_PLACEMENTS; p++) {
+            if (!has_placement(f, placements[p])) {
+                continue;
+            }
             const struct driver_options options = {
                 .placement = placements[p],
                 .dtype = weight_dtype(&f->model),
@@ -312,7 +329,10 @@ static void test_engine_keeps_keys_in_int8(void **state)
         }
         struct fixture *f = fixture_open(state, &shapes[shape]);
         double *wants[N_SEQS] = {0};
-        for (size_t p = 0; p < 2; p++) {
+        for (size_t p = 0; p < 3; p++) {
+            if (!has_placement(f, placements[p])) {
+                continue;
+            }
             const struct driver_options options = {.placement = placements[p],
                                                    .dtype = weight_dtype(&f->model),
                                                    .kv_dtype = DTYPE_I8,
@@ -441,7 +461,9 @@ static void check_bytes(struct fixture *f, int placement, int kv_dtype, uint64_t
     const uint64_t once = (uint64_t)limits->blocks_per_lane * (uint64_t)limits->n_lanes *
                           PLAN_BLOCK_TOKENS * heads * row_bytes * 2;
     const uint64_t stored = sum_over_ranks(f->group, engine_kv_bytes(engine));
-    if (placement == PLAN_SHARE) {
+    assert_int_equal(engine_kv_bytes(engine), plan_kv_bytes(&f->driver.plan, group_rank(f->group),
+                                                            kv_dtype, limits->blocks_per_lane));
+    if (placement != PLAN_REPLICATE) {
         assert_int_equal(stored, once);
         assert_int_equal(engine_kv_bytes(engine) * (uint64_t)group_size(f->group), once);
     } else {
@@ -459,9 +481,11 @@ static void test_engine_reads_and_stores_each_byte_once(void **state)
         }
         struct fixture *f = fixture_open(state, &shapes[shape]);
         const uint64_t head_dim = (uint64_t)f->model.shape.head_dim;
-        for (size_t p = 0; p < 2; p++) {
-            check_bytes(f, placements[p], DTYPE_BF16, 2 * head_dim);
-            check_bytes(f, placements[p], DTYPE_I8, head_dim + 2); // and a scale
+        for (size_t p = 0; p < 3; p++) {
+            if (has_placement(f, placements[p])) {
+                check_bytes(f, placements[p], DTYPE_BF16, 2 * head_dim);
+                check_bytes(f, placements[p], DTYPE_I8, head_dim + 2); // and a scale
+            }
         }
         fixture_close(f);
     }
@@ -619,7 +643,7 @@ static void test_engine_refuses_what_cannot_fit(void **state)
         const struct plan_request request = {
             .tp = group_size(f->group), .pp = 1, .placement = PLAN_SHARE};
         assert_status_ok(plan_make(&spec, &request, &plan));
-        options.kv_cache_bytes = 2 * (uint64_t)plan_kv_block_bytes(&plan, 0, DTYPE_F32);
+        options.kv_cache_bytes = (uint64_t)plan_kv_bytes(&plan, 0, DTYPE_F32, 2);
         plan_destroy(&plan);
         spec_destroy(&spec);
     }

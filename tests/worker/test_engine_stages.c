@@ -352,15 +352,15 @@ static void check_weight_bytes(const struct fixture *f)
     assert_true(got >= memory.weights && got - memory.weights <= handles);
 }
 
-/* Every rank has the KV bytes and the weights that the plan says, and under share each KV byte is stored once. */
+/* Every rank has the KV bytes and the weights that the plan says, and under share and token each KV byte is stored once. */
 static void check_bytes(struct fixture *f)
 {
     const struct engine *engine = f->driver.engine;
     const struct plan *plan = &f->driver.plan;
     const struct step_limits *limits = engine_limits(engine);
     struct comm *comm = group_comm(f->group);
-    const int64_t block = plan_kv_block_bytes(plan, comm->rank, dtype_of_test());
-    assert_int_equal(engine_kv_bytes(engine), block * limits->blocks_per_lane);
+    assert_int_equal(engine_kv_bytes(engine), plan_kv_bytes(plan, comm->rank, dtype_of_test(),
+                                                            limits->blocks_per_lane));
     uint64_t stored = 0;
     uint64_t heads = 0;
     for (int32_t rank = 0; rank < comm->size; rank++) {
@@ -374,7 +374,7 @@ static void check_bytes(struct fixture *f)
     const uint64_t logical = (uint64_t)limits->blocks_per_lane * (uint64_t)limits->n_lanes *
                              PLAN_BLOCK_TOKENS * heads * (uint64_t)f->driver.spec.head_dim * 2 *
                              dtype_bytes(dtype_of_test());
-    assert_true(f->layout.placement == PLAN_SHARE ? stored == logical : stored >= logical);
+    assert_true(f->layout.placement != PLAN_REPLICATE ? stored == logical : stored >= logical);
     check_weight_bytes(f);
 }
 
