@@ -182,9 +182,11 @@ status_t plan_fit(struct plan_memory_request *request, uint64_t usable_bytes)
     for (int32_t rank = 0; rank < plan_n_ranks(request->plan); rank++) {
         struct plan_memory m;
         plan_memory_of(&empty, rank, &m);
-        const int64_t room = plan_kv_blocks_in(request->plan, rank, request->kv_dtype,
-                                               usable_bytes - m.total);
-        blocks = room < blocks ? room : blocks;
+        const int64_t room =
+            plan_kv_blocks_in(request->plan, rank, request->kv_dtype, usable_bytes - m.total);
+        const bool keeps =
+            plan_kv_bytes(request->plan, rank, request->kv_dtype, request->plan->stripe) > 0;
+        blocks = keeps && room < blocks ? room : blocks;
     }
     request->blocks_per_lane = blocks;
     return status_ok();

@@ -191,7 +191,57 @@ static void test_plan_refuses_layouts_that_cannot_be(void **state)
     assert_string_equal(plan_placement_name(PLAN_AUTO), "auto");
     assert_string_equal(plan_placement_name(PLAN_SHARE), "share");
     assert_string_equal(plan_placement_name(PLAN_REPLICATE), "replicate");
+    assert_string_equal(plan_placement_name(PLAN_TOKEN), "token");
     assert_string_equal(plan_placement_name(9), "unknown");
+    spec_destroy(&spec);
+}
+
+static void test_plan_refuses_to_split_by_token(void **state)
+{
+    (void)state;
+    const struct plan_request request = {.tp = 8, .pp = 1, .placement = PLAN_TOKEN};
+    struct model_spec spec = models_deci_7b();
+    struct plan plan;
+    spec.sliding_window = 4096;
+    assert_status_says(plan_make(&spec, &request, &plan), STATUS_FAILED_PRECONDITION,
+                       "window of 4096 tokens, which is not split by token" STATUS_FIX
+                       "--kv-placement share");
+    spec.sliding_window = 0;
+    spec.n_heads = 128;
+    const struct plan_request wide = {.tp = 65, .pp = 1, .placement = PLAN_TOKEN};
+    assert_status_says(plan_make(&spec, &wide, &plan), STATUS_FAILED_PRECONDITION,
+                       "65 ranks, at most 64 share a head");
+    spec_destroy(&spec);
+}
+
+/* DeciLM-7B on 8 ranks: 4 and 2 KV heads in halves and quarters, one in eighths, of every sequence. */
+static void test_plan_splits_by_token(void **state)
+{
+    (void)state;
+    struct model_spec spec = models_deci_7b();
+    struct plan plan = models_plan(&spec, 8, PLAN_TOKEN);
+    assert_status_ok(plan_check(&plan, &spec));
+    assert_int_equal(plan.n_lanes, 1);
+    assert_int_equal(plan.stripe, 8);
+    for (int32_t c = 0; c < plan.n_classes; c++) {
+        const int32_t heads = plan.classes[c].n_kv_heads;
+        assert_int_equal(plan.classes[c].placement, PLAN_TOKEN);
+        for (int32_t rank = 0; rank < 8; rank++) {
+            plan_run_t runs[PLAN_MAX_RUNS];
+            assert_int_equal(plan_kv_runs(&plan, c, rank, runs), 1);
+            assert_int_equal(runs[0].head_begin, rank * heads / 8);
+            assert_int_equal(runs[0].lane_begin, rank * heads % 8);
+            assert_int_equal(runs[0].lane_end - runs[0].lane_begin, heads);
+            assert_true(plan_fuses_kv(&plan, c, rank));
+        }
+    }
+    // 34304 bytes a token, an eighth on each rank, whole stripes at a time.
+    for (int32_t rank = 0; rank < 8; rank++) {
+        assert_int_equal(plan_kv_bytes(&plan, rank, DTYPE_BF16, 8), 34304 * 16);
+    }
+    assert_int_equal(plan_stripes_for(&plan, 9), 16);
+    assert_int_equal(plan_stripes_in(&plan, 9), 8);
+    plan_destroy(&plan);
     spec_destroy(&spec);
 }
 
@@ -287,6 +337,8 @@ int main(void)
         cmocka_unit_test(test_plan_deals_linear_rows_after_the_rest),
         cmocka_unit_test(test_plan_leaves_ranks_without_tiles_or_rows),
         cmocka_unit_test(test_plan_refuses_layouts_that_cannot_be),
+        cmocka_unit_test(test_plan_refuses_to_split_by_token),
+        cmocka_unit_test(test_plan_splits_by_token),
         cmocka_unit_test(test_plan_check_sees_damage),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -46,11 +46,11 @@ static void test_plan_fit_takes_what_is_there(void **state)
         const struct plan_request layout = {
             .tp = models_between(1, spec.n_heads < 6 ? spec.n_heads : 6),
             .pp = n_working < 2 ? 1 : models_between(1, n_working < 4 ? n_working : 4),
-            .placement = PLAN_SHARE,
+            .placement = i % 3 == 0 ? PLAN_TOKEN : PLAN_SHARE,
         };
         struct plan plan = models_plan_stages(&spec, &layout);
         struct plan_memory_request request = request_of(&plan, &spec);
-        request.blocks_per_lane = 256;
+        request.blocks_per_lane = plan_stripes_for(&plan, 256);
         const uint64_t usable =
             largest_total(&request) + test_random_below((uint64_t)1 << models_between(1, 36));
         assert_status_ok(plan_fit(&request, usable));
@@ -58,7 +58,7 @@ static void test_plan_fit_takes_what_is_there(void **state)
         const int64_t wanted = plan_memory_blocks_wanted(&plan, 64, 4096);
         assert_true(request.blocks_per_lane >= 256 && request.blocks_per_lane <= wanted);
         if (request.blocks_per_lane < wanted) {
-            request.blocks_per_lane++;
+            request.blocks_per_lane += plan.stripe;
             assert_true(largest_total(&request) > usable);
         }
         plan_destroy(&plan);

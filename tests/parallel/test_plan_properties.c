@@ -58,18 +58,22 @@ static bool holds(const struct plan *plan, int32_t class_index, int32_t rank, in
 
 // ---- properties ----
 
-static void check_share_owners(const struct plan *plan, const struct model_spec *spec)
+/* Under share the columns are lanes, under token the blocks of a stripe; who owns what is the same. */
+static void check_owners(const struct plan *plan, const struct model_spec *spec, int placement)
 {
-    assert_int_equal(plan->n_lanes, lanes_by_definition(spec, plan->tp));
+    const bool token = placement == PLAN_TOKEN;
+    assert_int_equal(token ? plan->stripe : plan->n_lanes, lanes_by_definition(spec, plan->tp));
+    assert_int_equal(token ? plan->n_lanes : plan->stripe, 1);
     for (int32_t c = 0; c < plan->n_classes; c++) {
         const int32_t heads = plan->classes[c].n_kv_heads;
+        const int32_t columns = plan_columns(plan, c);
         // All places of small classes, some of large ones: the sum over the cases is what takes time.
-        const int32_t n = heads * plan->n_lanes;
+        const int32_t n = heads * columns;
         for (int32_t i = 0; i < n && i < 128; i++) {
             const int32_t place = n <= 128 ? i : models_between(0, n - 1);
-            const int32_t g = place / plan->n_lanes;
-            const int32_t u = place % plan->n_lanes;
-            const int32_t owner = owner_by_definition(plan->tp, heads, plan->n_lanes, g, u);
+            const int32_t g = place / columns;
+            const int32_t u = place % columns;
+            const int32_t owner = owner_by_definition(plan->tp, heads, columns, g, u);
             const int32_t asker = models_between(0, plan->tp - 1);
             assert_int_equal(plan_attention_rank(plan, c, g, u, asker), owner);
             assert_true(holds(plan, c, owner, u, g));
@@ -113,7 +117,7 @@ static bool rank_is_local(const struct plan *plan, const struct model_spec *spec
     const int32_t c = plan->layers[layer].class_index;
     const int32_t group = spec->n_heads / spec->layers[layer].n_kv_heads;
     for (int32_t h = q.begin; h < q.end; h++) {
-        for (int32_t u = 0; u < plan->n_lanes; u++) {
+        for (int32_t u = 0; u < plan_columns(plan, c); u++) {
             if (plan_attention_rank(plan, c, h / group, u, rank) != rank) {
                 return false;
             }
@@ -145,11 +149,11 @@ static void check_runs(const struct plan *plan, int32_t c, int32_t rank)
     for (int32_t i = 0; i < n_runs; i++) {
         assert_true(runs[i].head_begin < runs[i].head_end);
         assert_true(0 <= runs[i].lane_begin && runs[i].lane_begin < runs[i].lane_end);
-        assert_true(runs[i].lane_end <= plan->n_lanes);
+        assert_true(runs[i].lane_end <= plan_columns(plan, c));
         assert_true(i == 0 || runs[i].head_begin == runs[i - 1].head_end);
     }
     for (int32_t g = 0; g < plan->classes[c].n_kv_heads; g++) {
-        for (int32_t u = 0; u < plan->n_lanes; u++) {
+        for (int32_t u = 0; u < plan_columns(plan, c); u++) {
             int32_t covered = 0;
             for (int32_t i = 0; i < n_runs; i++) {
                 covered += runs[i].head_begin <= g && g < runs[i].head_end &&
@@ -163,7 +167,7 @@ static void check_runs(const struct plan *plan, int32_t c, int32_t rank)
 /* Lane u's units are [base(u), base(u) + n_blocks * held); together they are all units, in order. */
 static void check_units(const struct plan *plan, int32_t c, int32_t rank)
 {
-    const int64_t n_blocks = models_between(0, 1000);
+    const int64_t n_blocks = plan_stripes_for(plan, models_between(0, 1000));
     int64_t next = 0;
     for (int32_t u = 0; u < plan->n_lanes; u++) {
         const int32_t *heads;
@@ -171,6 +175,29 @@ static void check_units(const struct plan *plan, int32_t c, int32_t rank)
         next += n_blocks * plan_held(plan, c, rank, u, &heads);
     }
     assert_int_equal(plan_units(plan, c, rank, n_blocks), next);
+}
+
+/* A run's own blocks are numbered without gaps, in the order of their ids, and its units come to what the class has. */
+static void check_token_units(const struct plan *plan, int32_t c, int32_t rank)
+{
+    plan_run_t runs[PLAN_MAX_RUNS];
+    const int32_t n_runs = plan_kv_runs(plan, c, rank, runs);
+    const int64_t n_blocks = plan_stripes_for(plan, models_between(0, 200));
+    int64_t units = 0;
+    assert_true(n_blocks % plan->stripe == 0 && plan_stripes_in(plan, n_blocks) == n_blocks);
+    for (int32_t i = 0; i < n_runs; i++) {
+        int64_t next = 0;
+        for (int64_t block = 0; block < n_blocks; block++) {
+            const int32_t place = (int32_t)(block % plan->stripe);
+            const bool held = runs[i].lane_begin <= place && place < runs[i].lane_end;
+            assert_int_equal(plan_run_block(plan, &runs[i], block), held ? next : -1);
+            next += held;
+        }
+        const int64_t n = next * (runs[i].head_end - runs[i].head_begin);
+        assert_int_equal(plan_run_units(plan, &runs[i], n_blocks), n);
+        units += n;
+    }
+    assert_int_equal(plan_units(plan, c, rank, n_blocks), units * plan->n_lanes);
 }
 
 static int64_t length(plan_interval_t interval)
@@ -285,17 +312,23 @@ static void check_kv_bytes(const struct plan *plan, const struct model_spec *spe
         for (int32_t rank = stage * plan->tp; rank < (stage + 1) * plan->tp; rank++) {
             const double bytes = plan_kv_bytes_per_token(plan, rank, DTYPE_BF16);
             all += bytes;
-            // A block in every lane holds D sequences' tokens.
-            assert_close(plan_kv_block_bytes(plan, rank, DTYPE_BF16),
-                         bytes * PLAN_BLOCK_TOKENS * plan->n_lanes, 0, 1e-12);
-            if (placement == PLAN_SHARE) {
+            // A stripe in every lane holds so many blocks of D sequences' tokens.
+            const int64_t stripe = plan_kv_bytes(plan, rank, DTYPE_BF16, plan->stripe);
+            assert_close(stripe, bytes * PLAN_BLOCK_TOKENS * plan->n_lanes * plan->stripe, 0, 1e-12);
+            if (stripe > 0) {
+                const uint64_t given = (uint64_t)stripe * 7;
+                assert_int_equal(plan_kv_blocks_in(plan, rank, DTYPE_BF16, given), 7 * plan->stripe);
+                assert_int_equal(plan_kv_blocks_in(plan, rank, DTYPE_BF16, given - 1),
+                                 6 * plan->stripe);
+            }
+            if (placement != PLAN_REPLICATE) {
                 assert_close(bytes, even, 1e-6, 0); // to the byte
             }
         }
     }
     const double factor = plan_kv_replication(plan, spec);
     assert_close(all, (double)spec_kv_bytes_per_token(spec, DTYPE_BF16) * factor, 1e-6, 1e-12);
-    if (placement == PLAN_SHARE) {
+    if (placement != PLAN_REPLICATE) {
         assert_close(factor, 1.0, 0, 0);
     } else {
         assert_true(factor >= 1.0);
@@ -342,8 +375,9 @@ static void check_wire(const struct plan *plan, const struct model_spec *spec)
     assert_int_equal(again.size, wire.size);
     assert_memory_equal(again.data, wire.data, wire.size);
     assert_int_equal(copy.n_lanes, plan->n_lanes);
+    assert_int_equal(copy.stripe, plan->stripe);
     for (int32_t c = 0; c < plan->n_classes; c++) {
-        const size_t n_pairs = (size_t)plan->tp * (size_t)plan->n_lanes;
+        const size_t n_pairs = (size_t)plan->tp * (size_t)plan_columns(plan, c);
         const struct plan_class *a = &plan->classes[c];
         const struct plan_class *b = &copy.classes[c];
         assert_memory_equal(a->owned_at, b->owned_at, (n_pairs + 1) * sizeof(int32_t));
@@ -357,21 +391,28 @@ static void check_wire(const struct plan *plan, const struct model_spec *spec)
 static void check_everything(const struct plan *plan, const struct model_spec *spec, int placement)
 {
     assert_status_ok(plan_check(plan, spec));
-    if (placement == PLAN_SHARE) {
-        check_share_owners(plan, spec);
-    } else {
+    if (placement == PLAN_REPLICATE) {
         check_replicate_owners(plan, spec);
+    } else {
+        check_owners(plan, spec, placement);
     }
     check_locality(plan, spec);
     check_blocks(plan, spec);
     for (int32_t c = 0; c < plan->n_classes; c++) {
-        assert_int_equal(plan->classes[c].placement, placement);
+        const bool whole = plan->classes[c].n_kv_heads % plan->tp == 0;
+        const bool token = placement == PLAN_TOKEN && !whole;
+        assert_int_equal(plan->classes[c].placement,
+                         placement == PLAN_TOKEN && whole ? PLAN_SHARE : placement);
         // All ranks of small plans, some of large ones: the sum over the cases is what takes time.
         const int32_t n = plan->tp < 8 ? plan->tp : 8;
         for (int32_t i = 0; i < n; i++) {
             const int32_t rank = n < 8 ? i : models_between(0, plan->tp - 1);
             check_runs(plan, c, rank);
-            check_units(plan, c, rank);
+            if (token) {
+                check_token_units(plan, c, rank);
+            } else {
+                check_units(plan, c, rank);
+            }
         }
     }
     check_kv_bytes(plan, spec, placement);
@@ -409,6 +450,7 @@ static void test_plan_properties_of_random_schedules(void **state)
 {
     (void)state;
     int shared = 0;
+    int split = 0;
     int without_keys = 0;
     int n_stages = 0;
     int at_the_end = 0;
@@ -418,7 +460,7 @@ static void test_plan_properties_of_random_schedules(void **state)
         const struct plan_request request = {
             .tp = models_between(1, spec.n_heads < 64 ? spec.n_heads : 64),
             .pp = n_working < 2 ? 1 : models_between(1, n_working < 8 ? n_working : 8),
-            .placement = i % 4 == 3 ? PLAN_REPLICATE : PLAN_SHARE,
+            .placement = i % 4 == 3 ? PLAN_REPLICATE : i % 4 == 1 ? PLAN_TOKEN : PLAN_SHARE,
         };
         struct plan plan = models_plan_stages(&spec, &request);
         check_everything(&plan, &spec, request.placement);
@@ -432,11 +474,12 @@ static void test_plan_properties_of_random_schedules(void **state)
             check_wire(&plan, &spec);
         }
         shared += plan.n_lanes > 1;
+        split += plan.stripe > 1;
         without_keys += plan.n_classes == 0;
         plan_destroy(&plan);
         spec_destroy(&spec);
     }
-    assert_true(shared > 3000); // the interesting case was the common one
+    assert_true(shared > 2000 && split > 1000); // the interesting cases were the common ones
     assert_true(without_keys > 60);
     print_message("%d of %d stages end out of tiles\n", at_the_end, n_stages);
 }

@@ -63,7 +63,7 @@ static const struct test_model_shape shapes[] = {
 
 enum { N_SHAPES = sizeof shapes / sizeof shapes[0], CUDA_SHAPE = N_SHAPES - 1 };
 
-static const int placements[] = {PLAN_SHARE, PLAN_REPLICATE};
+static const int placements[] = {PLAN_SHARE, PLAN_REPLICATE, PLAN_TOKEN};
 
 struct layout {
     int32_t shape, tp, pp;
@@ -405,7 +405,7 @@ static void check_shape(struct fixture *f, int32_t shape)
     for (int32_t pp = 1; pp <= MAX_STAGES; pp++) {
         const int32_t tp = size / pp;
         const bool possible = size % pp == 0 && tp <= MAX_TP && pp <= shapes[shape].n_layers;
-        const size_t n_placements = on_the_cpu() ? 2 : tp == 1; // the simulator is slow
+        const size_t n_placements = on_the_cpu() ? 3 : tp == 1; // the simulator is slow
         for (size_t p = 0; possible && p < n_placements; p++) {
             check_layout(f, &(struct layout){shape, tp, pp, placements[p]});
         }
