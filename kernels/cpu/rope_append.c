@@ -55,7 +55,7 @@ static void run_row(void *context, int64_t row)
     const struct plan *plan = context;
     const struct rope_append_args *a = plan->args;
     turn(plan, (float *)a->q + row * a->ld_q, a->n_q_heads, row);
-    if (a->n_kv_heads == 0) {
+    if (a->n_kv_heads == 0 || a->units[row] < 0) {
         return;
     }
     float *const k = (float *)a->k + row * a->ld_kv;
@@ -63,9 +63,6 @@ static void run_row(void *context, int64_t row)
     turn(plan, k, a->n_kv_heads, row);
     for (int32_t head = 0; head < a->n_kv_heads; head++) {
         const int64_t from = (int64_t)head * a->head_dim;
-        if (a->units[row] < 0) {
-            break;
-        }
         const int64_t unit = a->units[row] + head * a->head_units;
         const int64_t index = unit * a->block_tokens + a->offsets[row];
         store(plan, k + from, a->k_plane, a->k_scales, index);

@@ -150,7 +150,8 @@ static status_t alloc_memory(struct attention_plan *plan)
     const int device = plan->stream->device;
     plan->plan_bytes = sizeof(struct cuda_attention_header) +
                        (size_t)plan->shape.max_seqs * sizeof(struct attention_seq) + 16 +
-                       (size_t)most.n_units * sizeof(struct cuda_attention_unit);
+                       (size_t)most.n_units * sizeof(struct cuda_attention_unit) +
+                       (plan->shape.partial ? (size_t)plan->shape.max_rows * sizeof(int32_t) : 0);
     const size_t row_bytes = (size_t)plan->shape.head_dim * sizeof(float);
     const size_t counters_at = aligned(plan->plan_bytes);
     const size_t stats_at = counters_at + aligned((size_t)most.n_counters * sizeof(uint32_t));
@@ -228,7 +229,7 @@ void cuda_attention_plan_free(struct attention_plan *plan)
 
 // ---- a step ----
 
-/* Rows are read and written 16 bytes at a time, and must not overlap. */
+/* Rows are read and written 16 bytes at a time, and must not overlap. Rows of out of a part may be those of other heads too. */
 static status_t check_rows(const struct attention_shape *shape, const struct attention_seq *seqs,
                            int32_t n_seqs)
 {
@@ -241,6 +242,12 @@ static status_t check_rows(const struct attention_shape *shape, const struct att
                                  i, (long long)seqs[i].ld, (long long)row,
                                  (long long)seqs[i].q_offset);
         }
+        if (shape->partial && (seqs[i].ld_out % 4 != 0 || seqs[i].out_offset % 4 != 0)) {
+            return status_errorf(STATUS_INVALID_ARGUMENT,
+                                 "attention: sequence %d: partial rows %lld floats apart, from "
+                                 "%lld on (multiples of 4)",
+                                 i, (long long)seqs[i].ld_out, (long long)seqs[i].out_offset);
+        }
     }
     return status_ok();
 }
@@ -250,6 +257,22 @@ static size_t units_offset(int32_t n_seqs)
     const size_t end =
         sizeof(struct cuda_attention_header) + (size_t)n_seqs * sizeof(struct attention_seq);
     return (end + 15) / 16 * 16;
+}
+
+/* The rows' ends behind the units, and where they are into the copies of the sequences; returns the bytes of the whole plan. */
+static size_t copy_row_ends(const struct attention_plan *plan, char *host, int32_t n_seqs,
+                            size_t ends_at)
+{
+    struct attention_seq *copies = (void *)(host + sizeof(struct cuda_attention_header));
+    for (int32_t i = 0; i < n_seqs; i++) {
+        const size_t bytes = (size_t)copies[i].n_queries * sizeof(int32_t);
+        if (bytes > 0) {
+            memcpy(host + ends_at, copies[i].row_ends, bytes);
+        }
+        copies[i].row_ends = (const void *)((const char *)plan->device_plan + ends_at);
+        ends_at += bytes;
+    }
+    return ends_at;
 }
 
 status_t cuda_attention_plan_set(struct backend_stream *stream, struct attention_plan *plan,
@@ -273,7 +296,10 @@ status_t cuda_attention_plan_set(struct backend_stream *stream, struct attention
     }
     const int32_t n_units =
         work.n_units[CUDA_ATTENTION_DECODE] + work.n_units[CUDA_ATTENTION_PREFILL];
-    const size_t bytes = units_at + (size_t)n_units * sizeof(struct cuda_attention_unit);
+    size_t bytes = units_at + (size_t)n_units * sizeof(struct cuda_attention_unit);
+    if (plan->shape.partial && n_seqs > 0) {
+        bytes = copy_row_ends(plan, host, n_seqs, bytes);
+    }
     TRY(cuda_status(
         cudaMemcpyAsync(plan->device_plan, host, bytes, cudaMemcpyHostToDevice, stream->stream),
         "attention: plan", device));
@@ -314,6 +340,7 @@ status_t cuda_attention(struct backend_stream *stream, struct attention_plan *pl
         .group = plan->shape.group,
         .window = plan->shape.window,
         .block_tokens = plan->shape.block_tokens,
+        .leaves_parts = plan->shape.partial,
     };
     TRY(launch_kind(stream, plan, CUDA_ATTENTION_PREFILL, &view));
     return launch_kind(stream, plan, CUDA_ATTENTION_DECODE, &view);

@@ -76,12 +76,26 @@ static __device__ __forceinline__ int64_t row_element(const attention_view &view
     return seq.q_offset + token * seq.ld + ((int64_t)unit.head * view.group + head) * HD;
 }
 
-/* Position of a packed row's token: the last key it sees. */
+/* Float of out at which the partial row of a packed row begins. */
+template <int HD>
+static __device__ __forceinline__ int64_t part_element(const attention_view &view,
+                                                       const attention_seq &seq,
+                                                       const attention_unit &unit, int32_t row)
+{
+    const int32_t packed = unit.row + row;
+    const int32_t token = packed / view.group, head = packed - token * view.group;
+    return seq.out_offset + token * seq.ld_out +
+           ((int64_t)unit.head * view.group + head) * (HD + ATTENTION_STATS);
+}
+
+/* Position of a packed row's token: the last key it sees; -1: none. */
 static __device__ __forceinline__ int32_t row_position(const attention_view &view,
                                                        const attention_seq &seq,
                                                        const attention_unit &unit, int32_t row)
 {
-    return seq.kv_tokens - seq.n_queries + (unit.row + row) / view.group;
+    const int32_t token = (unit.row + row) / view.group;
+    return seq.row_ends != nullptr ? seq.row_ends[token] - 1
+                                   : seq.kv_tokens - seq.n_queries + token;
 }
 
 // ---- copies into shared memory ----

@@ -5,8 +5,9 @@
  *            reads from the plan in device memory, so that a launch recorded in a graph stays right for any step.
  * Layout:    the plan in device memory, 16-byte aligned parts one behind the other:
  *
- *              [ header | attention_seq n_seqs | cuda_attention_unit n_units ]
+ *              [ header | attention_seq n_seqs | cuda_attention_unit n_units | row_ends n_rows, of a partial shape ]
  *
+ *            The sequences' row_ends point there.
  *            partial [rows, head_dim] and stats [rows, 2] (maximum in powers of two, sum) hold what units of a split found.
  * Ownership: all pointers are device memory of the plan, except q, out, planes and blocks.
  */
@@ -37,6 +38,7 @@ struct cuda_attention_view {
     uint32_t *counters; /* all 0 between launches */
     float scale_log2;   /* scale / ln 2 */
     int32_t group, window, block_tokens;
+    int32_t leaves_parts; /* out has partial rows; base is in powers of two */
 };
 
 /* A kernel for one dtype of the cache, head dimension and number of rows. */

@@ -185,11 +185,7 @@ store_rows(const float *combined, const float2 *stats, const attention_view &vie
                   weight);
         }
         if (unit.n_splits == 1) {
-            for (int d = 0; d < 8; d++) {
-                x[d] /= sum;
-            }
-            const int64_t at = row_element<HD>(view, seq, unit, row) + piece * 8;
-            store_8(static_cast<bf16 *>(view.out) + at, x);
+            put_row<HD>(view, seq, unit, row, piece, x, largest, sum);
             continue;
         }
         const int64_t at = partial_row(unit) + row;

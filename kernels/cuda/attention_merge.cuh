@@ -45,6 +45,28 @@ static __device__ __forceinline__ void add_8(float (&sum)[8], const float *from,
     sum[7] += weight * high.w;
 }
 
+/* A piece of a row that is done: divided by its sum, or as a part. */
+template <int HD>
+static __device__ __forceinline__ void put_row(const attention_view &view, const attention_seq &seq,
+                                               const attention_unit &unit, int row, int piece,
+                                               float (&x)[8], float base, float sum)
+{
+    if (view.leaves_parts) {
+        float *const to = static_cast<float *>(view.out) + part_element<HD>(view, seq, unit, row);
+        float4 *const columns = reinterpret_cast<float4 *>(to + piece * 8);
+        columns[0] = {x[0], x[1], x[2], x[3]};
+        columns[1] = {x[4], x[5], x[6], x[7]};
+        if (piece == 0) {
+            *reinterpret_cast<float4 *>(to + HD) = {base, sum, 0.0f, 0.0f};
+        }
+        return;
+    }
+    for (int d = 0; d < 8; d++) {
+        x[d] /= sum;
+    }
+    store_8(static_cast<bf16 *>(view.out) + row_element<HD>(view, seq, unit, row) + piece * 8, x);
+}
+
 /* All threads: the rows of a split from its parts, in their order, whoever was last. */
 template <int HD>
 static __device__ void merge_parts(const attention_view &view, const attention_seq &seq,
@@ -66,11 +88,7 @@ static __device__ void merge_parts(const attention_view &view, const attention_s
             sum += weight * view.stats[2 * at + 1];
             add_8(x, view.partial + at * HD + piece * 8, weight);
         }
-        for (int d = 0; d < 8; d++) {
-            x[d] /= sum;
-        }
-        store_8(static_cast<bf16 *>(view.out) + row_element<HD>(view, seq, unit, row) + piece * 8,
-                x);
+        put_row<HD>(view, seq, unit, row, piece, x, largest, sum);
     }
 }
 

@@ -150,12 +150,20 @@ attend_tiles(row_state<TILES_OF_ROWS> &rows, float (&o)[TILES_OF_ROWS][HD / 8][4
     finish_sums(rows);
 }
 
-/* One row of a lane: its outputs divided by the sum, or as they are to the partial results. */
+/* One row of a lane: its outputs divided by the sum, or as they are to the partial results or as a part. */
 template <int HD, class T>
 static __device__ __forceinline__ void
 store_row(const float (&o)[HD / 8][4], int half, float maximum, float sum, int row,
           const attention_view &view, const attention_seq &seq, const attention_unit &unit)
 {
+    if (unit.n_splits == 1 && view.leaves_parts) {
+        float *const to = static_cast<float *>(view.out) + part_element<HD>(view, seq, unit, row);
+        store_columns<HD, T>(to, o, half);
+        if (threadIdx.x % 4 == 0) {
+            *reinterpret_cast<float4 *>(to + HD) = {maximum * view.scale_log2, sum, 0.0f, 0.0f};
+        }
+        return;
+    }
     if (unit.n_splits == 1) {
         bf16 *const to = static_cast<bf16 *>(view.out) + row_element<HD>(view, seq, unit, row);
         store_columns<HD, T>(to, o, half, 1.0f / sum);

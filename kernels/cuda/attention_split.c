@@ -51,7 +51,7 @@ static int32_t min_of(int32_t a, int32_t b)
 static status_t check_options(const struct cuda_attention_split_options *o)
 {
     const struct attention_shape *s = &o->shape;
-    if (s->group < 1 || s->window < 0 || s->max_seqs < 1 || s->max_rows < 1 ||
+    if (s->group < 1 || s->window < 0 || (s->partial && s->window > 0) || s->max_seqs < 1 || s->max_rows < 1 ||
         s->max_kv_heads < 1 || s->max_tokens < 1) {
         return status_errorf(STATUS_INVALID_ARGUMENT,
                              "attention: group %d, window %d, at most %d sequences, %d rows, %d KV "
@@ -129,6 +129,20 @@ cuda_attention_split_maxima(const struct cuda_attention_split *split)
 
 // ---- jobs ----
 
+/* What a row of a part sees grows from row to row. */
+static status_t check_row_ends(const struct attention_seq *seq, int32_t index)
+{
+    for (int32_t i = 0; i < seq->n_queries; i++) {
+        const int32_t end = seq->row_ends[i];
+        if (end < (i > 0 ? seq->row_ends[i - 1] : 0) || end > seq->kv_tokens) {
+            return status_errorf(STATUS_INVALID_ARGUMENT,
+                                 "attention: sequence %d, row %d sees %d tokens of %d", index, i,
+                                 end, seq->kv_tokens);
+        }
+    }
+    return status_ok();
+}
+
 static status_t check_seqs(const struct attention_shape *s, const struct attention_seq *seqs,
                            int32_t n_seqs)
 {
@@ -139,12 +153,17 @@ static status_t check_seqs(const struct attention_shape *s, const struct attenti
     int64_t n_rows = 0;
     for (int32_t i = 0; i < n_seqs; i++) {
         const struct attention_seq *seq = &seqs[i];
-        if (seq->n_queries < 0 || seq->kv_tokens < seq->n_queries || seq->n_kv_heads < 0 ||
+        const int32_t least = s->partial ? 0 : seq->n_queries;
+        if (seq->n_queries < 0 || seq->kv_tokens < least || seq->n_kv_heads < 0 ||
+            (seq->row_ends != NULL) != (s->partial != 0) ||
             seq->n_kv_heads > s->max_kv_heads || seq->kv_tokens > s->max_tokens) {
             return status_errorf(
                 STATUS_INVALID_ARGUMENT,
                 "attention: sequence %d: %d queries, %d tokens (at most %d), %d heads (at most %d)",
                 i, seq->n_queries, seq->kv_tokens, s->max_tokens, seq->n_kv_heads, s->max_kv_heads);
+        }
+        if (s->partial) {
+            TRY(check_row_ends(seq, i));
         }
         n_rows += seq->n_queries;
     }
@@ -162,13 +181,15 @@ static int kind_of(const struct cuda_attention_split *split, const struct attent
                                                                       : CUDA_ATTENTION_PREFILL;
 }
 
-/* Rows [row, row + n_rows) see keys from the first one's window to the last one's position. */
+/* Rows [row, row + n_rows) see keys from the first one's window to the last one's position. Rows of a part that see none have a
+ * tile without keys: somebody must say so. */
 static struct job job_of(const struct attention_shape *s, const struct attention_seq *seq,
                          int32_t row, int32_t n_rows)
 {
     const int32_t before = seq->kv_tokens - seq->n_queries;
     const int32_t first = before + row / s->group;
-    const int32_t last = before + (row + n_rows - 1) / s->group;
+    const int32_t last_row = (row + n_rows - 1) / s->group;
+    const int32_t last = s->partial ? seq->row_ends[last_row] - 1 : before + last_row;
     const int32_t seen = s->window > 0 && first >= s->window ? first - s->window + 1 : 0;
     const int32_t begin = seen / CUDA_ATTENTION_PAGE * CUDA_ATTENTION_PAGE;
     return (struct job){
@@ -177,7 +198,7 @@ static struct job job_of(const struct attention_shape *s, const struct attention
         .n_rows = n_rows,
         .key_begin = begin,
         .key_end = last + 1,
-        .n_tiles = ceil_div(last + 1 - begin, CUDA_ATTENTION_TILE),
+        .n_tiles = last < begin ? 1 : ceil_div(last + 1 - begin, CUDA_ATTENTION_TILE),
         .n_splits = 1,
     };
 }

@@ -134,6 +134,7 @@ static const struct backend table = {
     .add_norm = cuda_add_norm,
     .rope_append = cuda_rope_append,
     .attention = cuda_attention,
+    .attention_merge = cuda_attention_merge,
     .swiglu = cuda_swiglu,
     .ordered_sum = cuda_ordered_sum,
     .sample = cuda_sample,

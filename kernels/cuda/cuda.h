@@ -116,6 +116,7 @@ status_t cuda_attention_plan_set(struct backend_stream *stream, struct attention
                                  const struct attention_seq *seqs, int32_t n_seqs);
 status_t cuda_attention(struct backend_stream *stream, struct attention_plan *plan,
                         const struct attention_args *a);
+status_t cuda_attention_merge(struct backend_stream *stream, const struct attention_merge_args *a);
 status_t cuda_swiglu(struct backend_stream *stream, const struct swiglu_args *a);
 status_t cuda_ordered_sum(struct backend_stream *stream, const struct ordered_sum_args *a);
 status_t cuda_copy_strips(struct backend_stream *stream, const struct strip *strips, int32_t n);

@@ -4,6 +4,7 @@ set(KVASIR_CUDA_FILES
     all_reduce.cu
     attention.c
     attention_decode.cu
+    attention_merge.cu
     attention_prefill.cu
     attention_split.c
     backend_cuda.c

@@ -121,6 +121,12 @@ static __device__ __forceinline__ row_items count_items(const rope_append_args &
     return n;
 }
 
+/* False where another rank keeps the row's keys and values. */
+static __device__ __forceinline__ bool keeps_row(const rope_append_args &a, int row)
+{
+    return a.n_kv_heads > 0 && a.units[row] >= 0;
+}
+
 /* Where the head's columns of the row's token lie in a plane. */
 static __device__ __forceinline__ bf16 *in_plane(void *plane, const rope_append_args &a, int row,
                                                  int head)
@@ -327,7 +333,9 @@ static __global__ void __launch_bounds__(THREADS) rope_append_int8(rope_append_a
     const row_items n = count_items<width>(a);
     const int64_t at = (int64_t)a.positions[row] * (a.rotary_dim / 2);
     const float *const cos = a.cos + at, *const sin = a.sin + at;
-    keep_heads_int8<(width > 4 ? 4 : width)>(a, row, cos, sin);
+    if (keeps_row(a, row)) {
+        keep_heads_int8<(width > 4 ? 4 : width)>(a, row, cos, sin);
+    }
     for (int i = (int)threadIdx.x; i < n.queries; i += THREADS) {
         turn_query<width>(a, row, i, n, cos, sin);
     }
@@ -340,7 +348,8 @@ static __global__ void __launch_bounds__(THREADS) rope_append(rope_append_args a
     const row_items n = count_items<width>(a);
     const int64_t at = (int64_t)a.positions[row] * (a.rotary_dim / 2);
     const float *const cos = a.cos + at, *const sin = a.sin + at;
-    for (int i = (int)threadIdx.x; i < n.queries + n.keys + n.values; i += THREADS) {
+    const int n_items = n.queries + (keeps_row(a, row) ? n.keys + n.values : 0);
+    for (int i = (int)threadIdx.x; i < n_items; i += THREADS) {
         if (i < n.queries) {
             turn_query<width>(a, row, i, n, cos, sin);
         } else if (i < n.queries + n.keys) {
