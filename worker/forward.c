@@ -413,9 +413,8 @@ static status_t attend(struct forward *f, int32_t layer, const struct forward_at
     const struct kv_planes planes =
         kv_pool_part(f->parts.pool, layer, attention->head > 0 ? attention->head : 0);
     const struct kv_class *kv_class = class_of(f, layer);
-    const void *const blocks = kv_class->by_token
-                                   ? kv_class->token_runs[attention->head].blocks.device
-                                   : f->blocks.device;
+    const void *const blocks =
+        kv_class->by_token ? kv_class->token_runs[attention->head].blocks.device : f->blocks.device;
     const struct attention_args args = {
         .q = q,
         .out = out,
@@ -664,14 +663,15 @@ static status_t compute(struct forward *f, const struct step_rows *step)
 
 // ---- recorded steps ----
 
-/* Steps of one token a sequence are many and short: launching their ops one by one would take longer than some of them run. */
+/* Steps of one token a sequence are many and short: launching their ops one by one would take longer than some of them run. With
+ * several lanes how many rows each has decides what is computed and sent, and that changes from step to step. */
 static bool is_recordable(const struct forward *f, const struct step_plan *step)
 {
     const struct comm *comm = f->parts.comm;
     const bool alone = comm->size == 1;
     return f->parts.backend->graph_begin != NULL && (alone || comm->recordable) &&
-           f->parts.stages == NULL && step->n_rows > 0 && step->n_rows == step->n_seqs &&
-           step->n_logits == step->n_rows;
+           f->parts.stages == NULL && f->parts.plan->n_lanes == 1 && step->n_rows > 0 &&
+           step->n_rows == step->n_seqs && step->n_logits == step->n_rows;
 }
 
 /* A recording is of a fixed number of rows; those that a step does not fill begin with its first token, attend to nothing, and
