@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "tests/kernels/quantized_row.h"
 #include "tests/support/test.h"
 
 static void *make(size_t n, size_t size)
@@ -110,9 +111,37 @@ void part_case_new(const struct part_case_shape *shape, const int32_t (*sizes)[2
     *out = c;
 }
 
+static void round_to_int8(const struct part_case *c, float *values, int8_t *plane, uint16_t *scales)
+{
+    const int64_t dim = c->head_dim;
+    memset(scales, 0xff, (size_t)c->n_units * PART_CASE_BLOCK * sizeof *scales);
+    for (int32_t i = 0; i < c->n_seqs; i++) {
+        const struct part_case_seq *s = &c->seqs[i];
+        for (int32_t at = 0; at < s->n_tokens * c->n_kv_heads; at++) {
+            const int32_t t = at / c->n_kv_heads, h = at % c->n_kv_heads;
+            const int64_t id = c->id_of[s->first_block + t / PART_CASE_BLOCK];
+            const int64_t row = (id * c->n_kv_heads + h) * PART_CASE_BLOCK + t % PART_CASE_BLOCK;
+            float *const from = values + ((int64_t)s->first_token * c->n_kv_heads + at) * dim;
+            scales[row] = quantized_row(from, c->head_dim, plane + row * dim);
+        }
+    }
+}
+
+void part_case_round_to_int8(struct part_case *c)
+{
+    const size_t n_rows = (size_t)c->n_units * PART_CASE_BLOCK;
+    c->k_int8 = make(n_rows * (size_t)c->head_dim, sizeof *c->k_int8);
+    c->v_int8 = make(n_rows * (size_t)c->head_dim, sizeof *c->v_int8);
+    c->k_scales = make(n_rows, sizeof *c->k_scales);
+    c->v_scales = make(n_rows, sizeof *c->v_scales);
+    round_to_int8(c, c->k, c->k_int8, c->k_scales);
+    round_to_int8(c, c->v, c->v_int8, c->v_scales);
+}
+
 void part_case_free(struct part_case *c)
 {
-    void *const arrays[] = {c->part_of, c->id_of, c->q, c->k, c->v, c->k_plane, c->v_plane};
+    void *const arrays[] = {c->part_of, c->id_of, c->q, c->k, c->v, c->k_plane, c->v_plane,
+                            c->k_int8,  c->v_int8, c->k_scales, c->v_scales};
     for (size_t i = 0; i < sizeof arrays / sizeof arrays[0]; i++) {
         free(arrays[i]);
     }

@@ -2,7 +2,7 @@
  * part_case.h - sequences whose blocks are dealt to several parts, for tests of partial attention and its merging
  *
  * What:      random queries, keys and values, exact in bfloat16, in one paged cache; each block of each sequence belongs to a
- *            part. What each part has of a sequence, and what its rows see of that, is worked out token by token. Blocks of
+ *            part. Of int8 the scales are NaN there. What each part has of a sequence, and what its rows see of that, is worked out token by token. Blocks of
  *            nobody and tokens behind the last one are NaN in the planes.
  * Layout:    q [rows, n_heads, head_dim] in rows of ld_q; planes [unit][16][head_dim], a unit one KV head of one block.
  * Ownership: part_case_free.
@@ -27,6 +27,8 @@ struct part_case {
     float *q;                 /* [n_rows, n_heads, head_dim] */
     float *k, *v;             /* [n_tokens, n_kv_heads, head_dim] */
     float *k_plane, *v_plane; /* [n_units, 16, head_dim] */
+    int8_t *k_int8, *v_int8;  /* part_case_round_to_int8: the same, and a scale for each row */
+    uint16_t *k_scales, *v_scales;
     int64_t n_units;
 };
 
@@ -42,6 +44,9 @@ struct part_case_shape {
 void part_case_new(const struct part_case_shape *shape, const int32_t (*sizes)[2], int32_t n_seqs,
                    struct part_case *out);
 void part_case_free(struct part_case *c);
+
+/* Keys and values become what int8 holds of them (kernels/kv_format.h). */
+void part_case_round_to_int8(struct part_case *c);
 
 int32_t part_case_heads(const struct part_case *c); /* query heads */
 

@@ -14,6 +14,9 @@ static const struct tolerance float32_rounding = {.atol = 3e-6, .rtol = 0.0};
 
 static void *plane_of(const struct part_case *c, const float *values, int kv_dtype)
 {
+    if (kv_dtype == DTYPE_I8) {
+        return NULL; // the case has it
+    }
     const size_t n = (size_t)c->n_units * PART_CASE_BLOCK * (size_t)c->head_dim;
     char *plane = must_alloc(n * dtype_bytes(kv_dtype));
     for (size_t i = 0; i < n; i++) {
@@ -45,8 +48,14 @@ static float *attend(struct backend_stream *stream, const struct part_case *c, i
         .max_rows = c->n_rows,
         .partial = 1,
     };
-    const struct attention_args args = {
-        .q = c->q, .out = rows, .k_plane = k, .v_plane = v, .blocks = list.blocks};
+    const bool int8 = kv_dtype == DTYPE_I8;
+    const struct attention_args args = {.q = c->q,
+                                        .out = rows,
+                                        .k_plane = int8 ? c->k_int8 : k,
+                                        .v_plane = int8 ? c->v_int8 : v,
+                                        .k_scales = c->k_scales,
+                                        .v_scales = c->v_scales,
+                                        .blocks = list.blocks};
     struct attention_plan *plan = NULL;
     assert_status_ok(cpu_attention_plan_new(stream, &shape, &plan));
     assert_status_ok(cpu_attention_plan_set(stream, plan, list.seqs, c->n_seqs));
@@ -132,6 +141,8 @@ static void check_cases(struct backend_stream *stream)
         part_case_new(&shapes[i], sizes, N_SEQS, &c);
         check_case(stream, &c, DTYPE_F32);
         check_case(stream, &c, DTYPE_BF16);
+        part_case_round_to_int8(&c);
+        check_case(stream, &c, DTYPE_I8);
         part_case_free(&c);
     }
 }

@@ -54,6 +54,18 @@ static const struct test_model_shape shapes[] = {
      .seed = 13},
 };
 
+/* One KV head for two ranks, and small. */
+static const struct test_model_shape split_shape = {.n_hidden = 32,
+                                                    .n_heads = 4,
+                                                    .head_dim = 32,
+                                                    .n_vocab = 30,
+                                                    .n_layers = 2,
+                                                    .kv_heads = {1, 1},
+                                                    .n_ff = {64, 64},
+                                                    .max_positions = 128,
+                                                    .dtype = DTYPE_BF16,
+                                                    .seed = 14};
+
 static int comm_choice = COMM_AUTO; /* main's */
 
 /* An int8 cache with the first shapes and on one rank alone, NCCL with the first shape: the simulator takes its time, and kernels
@@ -77,10 +89,11 @@ static const double mean_tolerance = 0.02;
 /* What differs between the runs of a shape. */
 struct formats {
     int kv_dtype, quantization, determinism;
+    int placement;
 };
 
-static const struct formats plain = {DTYPE_BF16, QUANTIZATION_NONE, ENGINE_DETERMINISM_DEFAULT};
-static const struct formats int8_cache = {DTYPE_I8, QUANTIZATION_NONE, ENGINE_DETERMINISM_DEFAULT};
+static const struct formats plain = {DTYPE_BF16, QUANTIZATION_NONE, ENGINE_DETERMINISM_DEFAULT, PLAN_REPLICATE};
+static const struct formats int8_cache = {DTYPE_I8, QUANTIZATION_NONE, ENGINE_DETERMINISM_DEFAULT, PLAN_REPLICATE};
 
 /* Sequences in lane order, with the reference's logits. */
 struct batch {
@@ -198,6 +211,25 @@ static void check_alone(struct engine_driver *driver, struct batch *batch)
     free(alone);
 }
 
+/* In a chunk, then a token a step, with the same sequences in other lanes the second time: what was recorded for some lanes is not
+ * run for others. */
+static void check_lanes(struct engine_driver *driver, struct batch *batch)
+{
+    static const int32_t chunks[] = {13, 1, 1};
+    for (int32_t i = 0; i < N_SEQS; i++) {
+        batch->seqs[i].n_tokens = batch->seqs[i].n_tokens < 18 ? batch->seqs[i].n_tokens : 18;
+    }
+    for (int round = 0; round < 3; round++) {
+        for (int32_t i = 0; i < N_SEQS; i++) {
+            batch->seqs[i].lane = driver->plan.n_lanes > 1 && i > round;
+        }
+        engine_driver_run(driver, batch->seqs, N_SEQS, chunks[round]);
+        for (int32_t i = 0; group_rank(driver->group) == 0 && i < N_SEQS; i++) {
+            check_row(batch, i, batch->seqs[i].n_tokens - 1, driver->spec.n_vocab);
+        }
+    }
+}
+
 typedef void check_fn(struct engine_driver *driver, struct batch *batch);
 
 static void check_shape(struct group *group, const struct test_model_shape *shape, check_fn *check,
@@ -216,7 +248,7 @@ static void check_shape(struct group *group, const struct test_model_shape *shap
     if (formats->quantization != QUANTIZATION_NONE) {
         model_writer_round(&model);
     }
-    const struct driver_options options = {.placement = PLAN_REPLICATE,
+    const struct driver_options options = {.placement = formats->placement,
                                            .dtype = DTYPE_BF16,
                                            .kv_dtype = formats->kv_dtype,
                                            .quantization = formats->quantization,
@@ -267,15 +299,27 @@ static void test_engine_cuda_records_steps_of_one_token(void **state)
 
 static void test_engine_cuda_batch_determinism(void **state)
 {
-    const struct formats formats = {DTYPE_BF16, QUANTIZATION_NONE, ENGINE_DETERMINISM_BATCH};
+    const struct formats formats = {DTYPE_BF16, QUANTIZATION_NONE, ENGINE_DETERMINISM_BATCH, PLAN_REPLICATE};
     check_shape(engine_driver_group(state), &shapes[0], check_alone, &formats);
+}
+
+/* Of two ranks that share a KV head each has all of some sequences, or some blocks of each, or none. */
+static void test_engine_cuda_shares_a_head(void **state)
+{
+    struct group *group = engine_driver_group(state);
+    struct formats formats = plain;
+    static const int placements[] = {PLAN_SHARE, PLAN_TOKEN};
+    for (int i = 0; i < 2 && group_size(group) > 1; i++) {
+        formats.placement = placements[i];
+        check_shape(group, &split_shape, check_lanes, &formats);
+    }
 }
 
 static void test_engine_cuda_takes_int8_weights(void **state)
 {
     struct group *group = engine_driver_group(state);
-    const struct formats int8 = {DTYPE_BF16, QUANTIZATION_INT8, ENGINE_DETERMINISM_DEFAULT};
-    const struct formats w8a8 = {DTYPE_BF16, QUANTIZATION_W8A8, ENGINE_DETERMINISM_DEFAULT};
+    const struct formats int8 = {DTYPE_BF16, QUANTIZATION_INT8, ENGINE_DETERMINISM_DEFAULT, PLAN_REPLICATE};
+    const struct formats w8a8 = {DTYPE_BF16, QUANTIZATION_W8A8, ENGINE_DETERMINISM_DEFAULT, PLAN_REPLICATE};
     check_shape(group, &shapes[0], check_chunks, &int8);
     check_shape(group, &shapes[0], check_tokens, &w8a8);
 }
@@ -294,6 +338,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_engine_cuda_batch_determinism),
         cmocka_unit_test(test_engine_cuda_matches_float64),
         cmocka_unit_test(test_engine_cuda_records_steps_of_one_token),
+        cmocka_unit_test(test_engine_cuda_shares_a_head),
         cmocka_unit_test(test_engine_cuda_takes_int8_weights),
     };
     if (argc > 1 && strcmp(argv[1], "nccl") == 0) {

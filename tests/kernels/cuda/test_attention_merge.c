@@ -25,15 +25,21 @@ static void *attend(struct backend_stream *stream, const struct part_case *c, in
     const size_t n_plane = (size_t)c->n_units * PART_CASE_BLOCK * (size_t)c->head_dim;
     const size_t width = n_heads * (size_t)(c->head_dim + ATTENTION_STATS);
     void *q = device_bf16(stream, c->q, n_rows * n_heads * (size_t)c->head_dim);
-    void *k = device_bf16(stream, c->k_plane, n_plane);
-    void *v = device_bf16(stream, c->v_plane, n_plane);
+    const bool int8 = c->k_int8 != NULL;
+    const size_t n_scales = (size_t)c->n_units * PART_CASE_BLOCK * sizeof(uint16_t);
+    void *k = int8 ? device_copy(stream, c->k_int8, n_plane)
+                   : device_bf16(stream, c->k_plane, n_plane);
+    void *v = int8 ? device_copy(stream, c->v_int8, n_plane)
+                   : device_bf16(stream, c->v_plane, n_plane);
+    void *k_scales = int8 ? device_copy(stream, c->k_scales, n_scales) : device_new(stream, 16);
+    void *v_scales = int8 ? device_copy(stream, c->v_scales, n_scales) : device_new(stream, 16);
     void *blocks = device_copy(stream, list.blocks, ((size_t)c->n_blocks + 1) * sizeof(int32_t));
     void *rows = device_new(stream, n_rows * width * sizeof(float));
     const struct attention_shape shape = {
         .head_dim = c->head_dim,
         .group = c->group,
         .block_tokens = PART_CASE_BLOCK,
-        .kv_dtype = DTYPE_BF16,
+        .kv_dtype = int8 ? DTYPE_I8 : DTYPE_BF16,
         .scale = 1.0f / sqrtf((float)c->head_dim),
         .max_seqs = PART_CASE_SEQS,
         .max_rows = c->n_rows,
@@ -42,8 +48,13 @@ static void *attend(struct backend_stream *stream, const struct part_case *c, in
         .batch_invariant = batch_invariant,
         .partial = 1,
     };
-    const struct attention_args args = {
-        .q = q, .out = rows, .k_plane = k, .v_plane = v, .blocks = blocks};
+    const struct attention_args args = {.q = q,
+                                        .out = rows,
+                                        .k_plane = k,
+                                        .v_plane = v,
+                                        .k_scales = k_scales,
+                                        .v_scales = v_scales,
+                                        .blocks = blocks};
     const struct backend *backend = check_backend();
     struct attention_plan *plan = NULL;
     assert_status_ok(backend->attention_plan_new(stream, &shape, &plan));
@@ -52,7 +63,7 @@ static void *attend(struct backend_stream *stream, const struct part_case *c, in
     assert_status_ok(backend->attention(stream, plan, &args));
     assert_status_ok(backend->stream_sync(stream));
     backend->attention_plan_free(plan);
-    void *const arrays[] = {q, k, v, blocks};
+    void *const arrays[] = {q, k, v, k_scales, v_scales, blocks};
     for (size_t i = 0; i < sizeof arrays / sizeof arrays[0]; i++) {
         device_free(stream, arrays[i]);
     }
@@ -116,12 +127,15 @@ static void check_parts(struct backend_stream *stream, const struct part_case *c
 }
 
 static void check_case(struct backend_stream *stream, const struct part_case_shape *shape,
-                       int32_t batch_invariant)
+                       int kv_dtype, int32_t batch_invariant)
 {
     struct part_case c;
     void *rows[MAX_PARTS];
     struct attention_source sources[MAX_PARTS];
     part_case_new(shape, sizes, N_SEQS, &c);
+    if (kv_dtype == DTYPE_I8) {
+        part_case_round_to_int8(&c);
+    }
     const int32_t n_heads = part_case_heads(&c);
     for (int32_t p = 0; p < c.n_parts; p++) {
         rows[p] = attend(stream, &c, p, batch_invariant);
@@ -146,7 +160,10 @@ static void test_cuda_attention_merge_of_parts_is_the_whole(void **state)
     };
     struct backend_stream *stream = check_stream();
     for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
-        check_case(stream, &shapes[i], (int32_t)(i % 2));
+        check_case(stream, &shapes[i], DTYPE_BF16, (int32_t)(i % 2));
+        if (i % 2 == 0) {
+            check_case(stream, &shapes[i], DTYPE_I8, 0);
+        }
     }
     check_stream_done(stream);
 }

@@ -116,7 +116,7 @@ static void check_plane(const struct rope_case *c, const struct rope_data *d, co
     float *want = must_alloc(d->n_plane * sizeof *want);
     memset(want, 0xff, d->n_plane * sizeof *want);
     for (int32_t row = 0; row < c->n_rows; row++) {
-        for (int32_t head = 0; head < c->n_kv_heads; head++) {
+        for (int32_t head = 0; head < c->n_kv_heads && d->units[row] >= 0; head++) {
             const int64_t unit = d->units[row] + head * c->head_units;
             memcpy(want + (unit * BLOCK_TOKENS + d->offsets[row]) * c->head_dim,
                    kept + row * d->ld_kv + (int64_t)head * c->head_dim,
@@ -157,6 +157,9 @@ static void check_int8(const struct rope_case *c, const struct rope_data *d, con
     for (int32_t i = 0; i < c->n_rows * c->n_kv_heads; i++) {
         const int32_t row = i / c->n_kv_heads, head = i % c->n_kv_heads, dim = c->head_dim;
         const int64_t at = (d->units[row] + head * c->head_units) * BLOCK_TOKENS + d->offsets[row];
+        if (d->units[row] < 0) {
+            continue;
+        }
         memcpy(x, kept + row * d->ld_kv + (int64_t)head * dim, (size_t)dim * sizeof *x);
         memcpy(exact, x, sizeof exact);
         const uint16_t scale = quantized_row(x, dim, want);
@@ -224,6 +227,46 @@ static struct rope_append_args args_of(const struct rope_case *c, const struct r
                                      .k_scales = d->d_key_scales,
                                      .v_scales = d->d_value_scales,
                                      .kv_dtype = c->kv_dtype};
+}
+
+/* Of rows of unit -1 the queries are turned alone; the others are as ever. */
+static void check_rows_of_others(struct backend_stream *stream, const struct rope_case *c)
+{
+    struct rope_data d;
+    data_new(stream, c, &d);
+    for (int32_t row = 0; row < c->n_rows; row += 2) {
+        d.units[row] = -1;
+    }
+    device_free(stream, d.d_units);
+    d.d_units = device_copy(stream, d.units, sizeof d.units);
+    const struct rope_append_args args = args_of(c, &d, d.d_k);
+    assert_status_ok(check_backend()->rope_append(stream, &args));
+    float *q = device_read_bf16(stream, d.d_q, d.n_q), *k = device_read_bf16(stream, d.d_k, d.n_kv);
+    check_heads(c, &d, d.q, q, c->n_q_heads);
+    check_kept(stream, c, &d, k);
+    for (int32_t row = 0; row < c->n_rows; row += 2) {
+        assert_same_bytes(k + row * d.ld_kv, d.k + row * d.ld_kv, (size_t)d.ld_kv * sizeof *k,
+                          "left alone");
+    }
+    free(q);
+    free(k);
+    data_free(stream, &d);
+}
+
+static void test_cuda_rope_append_keeps_no_rows_of_others(void **state)
+{
+    (void)state;
+    static const struct rope_case cases[] = {
+        {.n_rows = 7, .n_q_heads = 3, .n_kv_heads = 2, .head_dim = 64, .rotary_dim = 64,
+         .head_units = 1, .kv_dtype = DTYPE_BF16},
+        {.n_rows = 5, .n_q_heads = 0, .n_kv_heads = 1, .head_dim = 80, .rotary_dim = 20,
+         .head_units = 1, .kv_dtype = DTYPE_I8},
+    };
+    struct backend_stream *stream = check_stream();
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        check_rows_of_others(stream, &cases[i]);
+    }
+    check_stream_done(stream);
 }
 
 static void check_case(struct backend_stream *stream, const struct rope_case *c)
@@ -333,6 +376,7 @@ static void test_cuda_rope_append_of_nothing_and_of_nonsense(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_cuda_rope_append_keeps_no_rows_of_others),
         cmocka_unit_test(test_cuda_rope_append_matches_float64),
         cmocka_unit_test(test_cuda_rope_append_marks_rows_that_are_no_numbers),
         cmocka_unit_test(test_cuda_rope_append_of_nothing_and_of_nonsense),
