@@ -19,8 +19,9 @@ struct pool_block {
 };
 
 struct pool_lane {
-    int32_t *free_ids; /* [blocks_per_lane], a stack */
-    int64_t n_free;
+    int32_t *free_ids;  /* [stripe][blocks of a place], stacks */
+    int64_t *n_free_at; /* [stripe] */
+    int64_t n_free;     /* of all places */
     int64_t oldest, newest; /* cached blocks: indices, NONE: no such block */
     int64_t n_cached;
 };
@@ -47,24 +48,51 @@ static status_t allocate(struct block_pool *pool)
     pool->roots = calloc(BLOCK_POOL_ROOTS, sizeof *pool->roots);
     bool made =
         pool->blocks != NULL && pool->lanes != NULL && pool->buckets != NULL && pool->roots != NULL;
-    for (size_t lane = 0; made && lane < n_lanes; lane++) {
-        pool->lanes[lane].free_ids =
-            calloc((size_t)pool->blocks_per_lane, sizeof *pool->lanes[lane].free_ids);
-        made = pool->lanes[lane].free_ids != NULL;
-    }
     return made ? status_ok()
                 : status_errorf(STATUS_RESOURCE_EXHAUSTED, "block pool: no memory for %zu blocks",
                                 n);
 }
 
-static void fill(struct pool_lane *lane, int64_t n_blocks)
+/* Ids of a place, the most there are of any. */
+static int64_t place_ids(const struct block_pool *pool)
 {
-    for (int64_t i = 0; i < n_blocks; i++) {
-        lane->free_ids[i] = (int32_t)(n_blocks - 1 - i); // the top of the stack is block 0
-    }
-    lane->n_free = n_blocks;
+    return (pool->blocks_per_lane + pool->stripe - 1) / pool->stripe;
+}
+
+static void push_free(const struct block_pool *pool, struct pool_lane *lane, int32_t id)
+{
+    const int32_t place = id % pool->stripe;
+    lane->free_ids[place * place_ids(pool) + lane->n_free_at[place]++] = id;
+    lane->n_free++;
+}
+
+static bool fill(const struct block_pool *pool, struct pool_lane *lane)
+{
+    free(lane->free_ids);
+    free(lane->n_free_at);
+    lane->free_ids =
+        calloc((size_t)pool->stripe * (size_t)place_ids(pool), sizeof *lane->free_ids);
+    lane->n_free_at = calloc((size_t)pool->stripe, sizeof *lane->n_free_at);
+    lane->n_free = 0;
     lane->oldest = NONE;
     lane->newest = NONE;
+    const bool made = lane->free_ids != NULL && lane->n_free_at != NULL;
+    for (int64_t id = pool->blocks_per_lane - 1; made && id >= 0; id--) {
+        push_free(pool, lane, (int32_t)id); // the top of a stack is its first
+    }
+    return made;
+}
+
+status_t block_pool_stripe(struct block_pool *pool, int32_t stripe)
+{
+    pool->stripe = stripe > 1 ? stripe : 1;
+    bool made = true;
+    for (int32_t lane = 0; lane < pool->n_lanes; lane++) {
+        made = fill(pool, &pool->lanes[lane]) && made;
+    }
+    return made ? status_ok()
+                : status_errorf(STATUS_RESOURCE_EXHAUSTED, "block pool: no memory for %d places",
+                                stripe);
 }
 
 status_t block_pool_init(struct block_pool *pool, int32_t n_lanes, int64_t blocks_per_lane)
@@ -74,13 +102,13 @@ status_t block_pool_init(struct block_pool *pool, int32_t n_lanes, int64_t block
                              (long long)blocks_per_lane);
     }
     struct block_pool made = {.n_lanes = n_lanes, .blocks_per_lane = blocks_per_lane};
-    const status_t s = allocate(&made);
+    status_t s = allocate(&made);
+    if (status_is_ok(&s)) {
+        s = block_pool_stripe(&made, 1);
+    }
     if (!status_is_ok(&s)) {
         block_pool_destroy(&made);
         return s;
-    }
-    for (int32_t lane = 0; lane < n_lanes; lane++) {
-        fill(&made.lanes[lane], blocks_per_lane);
     }
     for (uint64_t i = 0; i < made.n_buckets; i++) {
         made.buckets[i] = NONE;
@@ -93,6 +121,7 @@ void block_pool_destroy(struct block_pool *pool)
 {
     for (int32_t lane = 0; pool->lanes != NULL && lane < pool->n_lanes; lane++) {
         free(pool->lanes[lane].free_ids);
+        free(pool->lanes[lane].n_free_at);
     }
     free(pool->lanes);
     free(pool->blocks);
@@ -208,13 +237,28 @@ static void queue_remove(struct block_pool *pool, struct pool_lane *lane, int64_
 
 // ---- lending ----
 
+/* A free id of the place, or of the next one that has any. */
+static int32_t pop_free(const struct block_pool *pool, struct pool_lane *lane, int32_t place)
+{
+    while (lane->n_free_at[place] == 0) {
+        place = (place + 1) % pool->stripe;
+    }
+    lane->n_free--;
+    return lane->free_ids[place * place_ids(pool) + --lane->n_free_at[place]];
+}
+
 int32_t block_pool_take(struct block_pool *pool, int32_t lane)
 {
-    assert(lane >= 0 && lane < pool->n_lanes);
+    return block_pool_take_near(pool, lane, 0);
+}
+
+int32_t block_pool_take_near(struct block_pool *pool, int32_t lane, int32_t index)
+{
+    assert(lane >= 0 && lane < pool->n_lanes && index >= 0);
     struct pool_lane *from = &pool->lanes[lane];
     int32_t id = -1;
     if (from->n_free > 0) {
-        id = from->free_ids[--from->n_free];
+        id = pop_free(pool, from, index % pool->stripe);
     } else if (from->oldest != NONE) {
         const int64_t at = from->oldest;
         queue_remove(pool, from, at);
@@ -250,7 +294,7 @@ void block_pool_give(struct block_pool *pool, int32_t lane, int32_t id)
     if (block->serial != 0) {
         queue_push(pool, to, at);
     } else {
-        to->free_ids[to->n_free++] = id;
+        push_free(pool, to, id);
     }
 }
 

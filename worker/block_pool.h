@@ -33,6 +33,7 @@ struct pool_root;  /* one tenant's salt */
 struct block_pool {
     int32_t n_lanes;
     int64_t blocks_per_lane;
+    int32_t stripe;            /* places, id % stripe, that a sequence's blocks are to go round (parallel/plan.h) */
     struct pool_block *blocks; /* [n_lanes][blocks_per_lane] */
     struct pool_lane *lanes;   /* [n_lanes] */
     int64_t *buckets;          /* [n_buckets]: first published block of a hash, -1: none */
@@ -50,8 +51,13 @@ MUST_USE status_t block_pool_init(struct block_pool *pool, int32_t n_lanes,
                                   int64_t blocks_per_lane);
 void block_pool_destroy(struct block_pool *pool); /* accepts a zeroed pool */
 
+/* Before anything is taken: places to go round, 1 at first. */
+MUST_USE status_t block_pool_stripe(struct block_pool *pool, int32_t stripe);
+
 /* A block with one holder, its contents forgotten. */
 int32_t block_pool_take(struct block_pool *pool, int32_t lane);
+/* The same for the index-th block of a sequence: of place index % stripe while such a one is free. */
+int32_t block_pool_take_near(struct block_pool *pool, int32_t lane, int32_t index);
 /* One holder more, of a block that is held or cached. */
 void block_pool_share(struct block_pool *pool, int32_t lane, int32_t id);
 /* One holder less. Blocks of a sequence are given back last first: a prefix outlives what follows it. */

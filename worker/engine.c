@@ -104,6 +104,12 @@ static status_t check_options(const struct engine *e)
                              "--max-model-len %d",
                              o->max_model_len, e->spec->max_positions, e->spec->max_positions);
     }
+    if (o->determinism == ENGINE_DETERMINISM_BATCH && e->plan->stripe > 1) {
+        return status_errorf(STATUS_FAILED_PRECONDITION,
+                             "--determinism batch with --kv-placement token: what a rank adds up "
+                             "depends on the blocks a sequence got" STATUS_FIX
+                             "--kv-placement share");
+    }
     if (plan_n_ranks(e->plan) != group_size(e->group)) {
         return status_errorf(STATUS_INTERNAL, "plan for %d ranks, the group has %d",
                              plan_n_ranks(e->plan), group_size(e->group));

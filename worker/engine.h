@@ -30,7 +30,8 @@ enum engine_load { ENGINE_LOAD_CHECKPOINT, ENGINE_LOAD_DUMMY };
 
 /*
  * DEFAULT: the fastest ways there are; equal steps give equal bits. BATCH: what a request gets does not depend on the others
- * beside it: one order of summing for any number of rows. The CPU computes so always.
+ * beside it: one order of summing for any number of rows. The CPU computes so always, but not under placement token, where the
+ * blocks that a sequence got decide which rank adds up what.
  */
 enum engine_determinism { ENGINE_DETERMINISM_DEFAULT, ENGINE_DETERMINISM_BATCH };
 

@@ -283,6 +283,7 @@ static status_t open_group(struct leader *l, const struct wire_coordinator_messa
         .max_waiting = MAX_WAITING,
         .n_lanes = limits->n_lanes,
         .blocks_per_lane = limits->blocks_per_lane,
+        .stripe = l->member.plan.stripe,
         .n_vocab = limits->n_vocab,
         .max_logits = limits->max_logits,
         .max_sample_tokens = limits->max_sample_tokens,

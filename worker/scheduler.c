@@ -27,7 +27,8 @@ static status_t allocate(struct scheduler *s)
         s->n_free_slots++;
     }
     TRY(scheduler_swap_init(s));
-    return block_pool_init(&s->pool, s->config.n_lanes, s->config.blocks_per_lane);
+    TRY(block_pool_init(&s->pool, s->config.n_lanes, s->config.blocks_per_lane));
+    return block_pool_stripe(&s->pool, s->config.stripe);
 }
 
 status_t scheduler_new(const struct scheduler_config *config, struct scheduler **out)

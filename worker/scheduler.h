@@ -63,6 +63,7 @@ struct scheduler_config {
     int32_t max_waiting;   /* RESOURCE_EXHAUSTED beyond */
     int32_t n_lanes;
     int64_t blocks_per_lane; /* at least what max_model_len tokens need */
+    int32_t stripe;          /* of the plan: a sequence's blocks go round id % stripe; 0: 1 */
     int32_t n_vocab;
     int32_t max_steps;            /* made and not applied; 0: 1 */
     int32_t n_stages;             /* of the pipeline that computes the steps; 0: 1 */

@@ -165,7 +165,7 @@ static bool reserve(struct scheduler *s, struct sequence *seq, int32_t n, struct
 {
     const int32_t wanted = blocks_for(seq->n_computed + n);
     while (seq->n_blocks < wanted) {
-        const int32_t id = block_pool_take(&s->pool, seq->lane);
+        const int32_t id = block_pool_take_near(&s->pool, seq->lane, seq->n_blocks);
         if (id >= 0) {
             seq->blocks[seq->n_blocks++] = id;
             continue;

@@ -217,9 +217,32 @@ static void test_block_pool_refuses_bad_sizes(void **state)
                        "blocks");
 }
 
+/* Blocks of a sequence go round the places; where one has no free block, the next one lends. */
+static void test_block_pool_goes_round_the_stripe(void **state)
+{
+    (void)state;
+    struct block_pool pool;
+    assert_status_ok(block_pool_init(&pool, 2, 8)); // places 0, 1, 2 have 3, 3 and 2
+    assert_status_ok(block_pool_stripe(&pool, 3));
+    static const int32_t indices[] = {0, 1, 2, 3, 4, 2, 2, 0};
+    static const int32_t ids[] = {0, 1, 2, 3, 4, 5, 6, 7};
+    for (int i = 0; i < 8; i++) {
+        assert_int_equal(block_pool_free_count(&pool, 1), 8 - i);
+        assert_int_equal(block_pool_take_near(&pool, 1, indices[i]), ids[i]);
+    }
+    assert_int_equal(block_pool_take_near(&pool, 1, 0), -1);
+    assert_int_equal(block_pool_free_count(&pool, 0), 8);
+    block_pool_give(&pool, 1, 4);
+    block_pool_give(&pool, 1, 2);
+    assert_int_equal(block_pool_take_near(&pool, 1, 5), 2);
+    assert_int_equal(block_pool_take_near(&pool, 1, 5), 4); // of place 1: no other is free
+    block_pool_destroy(&pool);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_block_pool_goes_round_the_stripe),
         cmocka_unit_test(test_block_pool_agrees_with_a_model),
         cmocka_unit_test(test_block_pool_lends_lowest_first),
         cmocka_unit_test(test_block_pool_keeps_salts_apart),

@@ -12,7 +12,7 @@
 #include "parallel/plan.h"
 #include "worker/scheduler.h"
 
-enum { MAX_LEN = 2048, MAX_SEQS = 96, MAX_LANES = 8, N_REQUESTS = 400, MAX_STEPS = 8 };
+enum { MAX_LEN = 2048, MAX_SEQS = 96, MAX_LANES = 8, MAX_STRIPE = 8, N_REQUESTS = 400, MAX_STEPS = 8 };
 
 struct load {
     struct scheduler *scheduler;
@@ -22,17 +22,21 @@ struct load {
     int32_t n_lanes, n_stages;
     int32_t n_made, n_applied;
     int32_t n_left; /* requests not finished */
+    int32_t max_seqs;
+    double median; /* of prompts and completions */
 };
 
-static void load_open(struct load *l, int32_t n_lanes, int32_t n_stages)
+static void load_open(struct load *l, int32_t n_lanes, int32_t n_stages, int32_t max_seqs,
+                      int32_t stripe)
 {
     const struct scheduler_config config = {
-        .max_seqs = MAX_SEQS,
+        .max_seqs = max_seqs,
         .max_rows = 512,
         .max_model_len = MAX_LEN,
         .max_waiting = N_REQUESTS,
         .n_lanes = n_lanes,
-        .blocks_per_lane = 96 * MAX_LEN / PLAN_BLOCK_TOKENS,
+        .blocks_per_lane = max_seqs * MAX_LEN / PLAN_BLOCK_TOKENS,
+        .stripe = stripe,
         .n_vocab = 10,
         .max_steps = n_stages > 1 ? n_stages + 1 : 1,
         .n_stages = n_stages,
@@ -49,6 +53,8 @@ static void load_open(struct load *l, int32_t n_lanes, int32_t n_stages)
     memset(l, 0, sizeof *l);
     l->n_lanes = n_lanes;
     l->n_stages = n_stages;
+    l->max_seqs = max_seqs;
+    l->median = max_seqs == MAX_SEQS ? 100 : 400;
     assert_status_ok(scheduler_new(&config, &l->scheduler));
     for (int i = 0; i < MAX_STEPS; i++) {
         assert_status_ok(step_plan_init(&l->plans[i], &limits));
@@ -79,7 +85,7 @@ static int32_t lognormal(double median, double sigma)
 static void submit(struct load *l, uint64_t id)
 {
     int32_t tokens[MAX_LEN];
-    const int32_t n = lognormal(120, 0.9);
+    const int32_t n = lognormal(1.2 * l->median, 0.9);
     for (int32_t i = 0; i < n; i++) {
         tokens[i] = (int32_t)test_random_below(10);
     }
@@ -87,7 +93,7 @@ static void submit(struct load *l, uint64_t id)
         .seq_id = id,
         .tokens = tokens,
         .n_tokens = n,
-        .max_tokens = lognormal(100, 0.9),
+        .max_tokens = lognormal(l->median, 0.9),
         .top_p = 1,
         .repetition = 1,
         .n_prompt_top = -1,
@@ -132,7 +138,7 @@ static void test_scheduler_lanes_are_even_by_tokens(void **state)
         struct load l;
         double sum = 0;
         int32_t n = 0;
-        load_open(&l, lanes[i], 1);
+        load_open(&l, lanes[i], 1, MAX_SEQS, 1);
         for (uint64_t id = 0; id < N_REQUESTS; id++) {
             submit(&l, id);
         }
@@ -147,6 +153,47 @@ static void test_scheduler_lanes_are_even_by_tokens(void **state)
         }
         assert_true(n > 200);
         print_message("%d lanes: max / mean %.3f over %d steps\n", lanes[i], sum / n, n);
+        assert_true(sum / n <= 1.15);
+        load_close(&l);
+    }
+}
+
+/* Most blocks of a place in the stripe over the mean, in the sequences of the plan. */
+static double stripe_imbalance(const struct step_plan *plan, int32_t stripe)
+{
+    int64_t blocks[MAX_STRIPE] = {0};
+    int64_t most = 0;
+    for (int32_t i = 0; i < plan->n_blocks; i++) {
+        const int64_t n = ++blocks[plan->blocks[i] % stripe];
+        most = n > most ? n : most;
+    }
+    return (double)most * stripe / plan->n_blocks;
+}
+
+/* Few long sequences, as placement token is for, coming and going: their blocks are even over the ranks that share a head. */
+static void test_scheduler_blocks_go_round_the_stripe(void **state)
+{
+    (void)state;
+    static const int32_t stripes[] = {3, 8};
+    for (size_t i = 0; i < sizeof stripes / sizeof stripes[0]; i++) {
+        struct load l;
+        double sum = 0;
+        int32_t n = 0;
+        load_open(&l, 1, 1, 4, stripes[i]);
+        for (uint64_t id = 0; id < 60; id++) {
+            submit(&l, id);
+        }
+        while (l.n_left > 0) {
+            struct step_plan *plan = &l.plans[l.n_made++ % MAX_STEPS];
+            assert_true(scheduler_schedule(l.scheduler, plan) > 0);
+            if (plan->n_blocks >= 64) {
+                sum += stripe_imbalance(plan, stripes[i]);
+                n++;
+            }
+            apply(&l);
+        }
+        assert_true(n > 200);
+        print_message("stripes of %d: max / mean %.3f over %d steps\n", stripes[i], sum / n, n);
         assert_true(sum / n <= 1.15);
         load_close(&l);
     }
@@ -177,7 +224,7 @@ static void test_scheduler_keeps_stages_busy(void **state)
         struct load l;
         int64_t n_full = 0;
         int64_t n_seen = 0;
-        load_open(&l, 2, n_stages);
+        load_open(&l, 2, n_stages, MAX_SEQS, 1);
         for (uint64_t id = 0; id < N_REQUESTS; id++) {
             submit(&l, id);
         }
@@ -208,6 +255,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_scheduler_lanes_are_even_by_tokens),
+        cmocka_unit_test(test_scheduler_blocks_go_round_the_stripe),
         cmocka_unit_test(test_scheduler_keeps_stages_busy),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
