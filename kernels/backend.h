@@ -135,8 +135,9 @@ struct rope_append_args {
     const int32_t *positions; /* [n_rows] */
     const float *cos, *sin;   /* [max_positions, rotary_dim/2] */
     int32_t max_positions;
-    const int64_t *units;   /* [n_rows]: unit of the row's first head; -1: its k and v are left alone */
-    int64_t head_units;     /* from one head's unit to the next one's */
+    const int64_t
+        *units;         /* [n_rows]: unit of the row's first head; -1: its k and v are left alone */
+    int64_t head_units; /* from one head's unit to the next one's */
     const int32_t *offsets; /* [n_rows]: token within the block */
     void *k_plane, *v_plane;
     int kv_dtype; /* DTYPE_F32, DTYPE_BF16 or DTYPE_I8, as the backend has them: see kv_format.h */

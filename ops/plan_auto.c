@@ -75,14 +75,14 @@ status_t plan_auto_print(const struct cost_search_request *r, const struct cost_
 static json_t *candidate_json(const struct cost_candidate *c)
 {
     const double tokens = isfinite(c->kv_tokens) ? floor(c->kv_tokens) : 0;
-    return json_pack("{sisisisssisbsisfsfsfsfsssfsfss}", "tensor_parallel", c->tp,
+    return json_pack("{sisisisssisisbsisfsfsfsfsssfsfss}", "tensor_parallel", c->tp,
                      "pipeline_parallel", c->pp, "replicas", c->replicas, "kv_placement",
                      plan_placement_name(c->placement), "replicated_layers", c->n_replicated,
-                     "fits", c->concurrency > 0, "concurrency", c->concurrency * c->replicas,
-                     "kv_capacity_tokens", tokens, "tokens_per_s", c->tokens_per_s, "inter_token_s",
-                     c->inter_token_s, "first_token_s", c->first_token_s, "binds",
-                     c->binds != NULL ? c->binds : "", "needed_bytes", c->needed_bytes,
-                     "usable_bytes", c->usable_bytes, "refusal", c->refusal);
+                     "token_layers", c->n_token, "fits", c->concurrency > 0, "concurrency",
+                     c->concurrency * c->replicas, "kv_capacity_tokens", tokens, "tokens_per_s",
+                     c->tokens_per_s, "inter_token_s", c->inter_token_s, "first_token_s",
+                     c->first_token_s, "binds", c->binds != NULL ? c->binds : "", "needed_bytes",
+                     c->needed_bytes, "usable_bytes", c->usable_bytes, "refusal", c->refusal);
 }
 
 static int append(const char *data, size_t size, void *out)

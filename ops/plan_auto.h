@@ -13,7 +13,7 @@ MUST_USE status_t plan_auto_print(const struct cost_search_request *request,
                                   const struct cost_search *search, struct bytes *out);
 
 /* {"device", "objective", "gpus", "candidates": [{"tensor_parallel", "pipeline_parallel", "replicas", "kv_placement",
- *  "replicated_layers", "fits", "concurrency", "kv_capacity_tokens", "tokens_per_s", "inter_token_s", "first_token_s",
+ *  "replicated_layers", "token_layers", "fits", "concurrency", "kv_capacity_tokens", "tokens_per_s", "inter_token_s", "first_token_s",
  *  "binds", "needed_bytes", "usable_bytes", "refusal"}]}; figures of what does not fit are 0. */
 MUST_USE status_t plan_auto_print_json(const struct cost_search_request *request,
                                        const struct cost_search *search, struct bytes *out);

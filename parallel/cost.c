@@ -178,6 +178,20 @@ static void all_reduce(const struct cost_model *m, int op, double bytes, struct 
     }
 }
 
+static bool by_token(const struct plan *plan, int32_t layer)
+{
+    return plan->classes[plan->layers[layer].class_index].placement == PLAN_TOKEN;
+}
+
+/* Activations of the rates have two bytes or four. */
+static struct plan_exchange exchange_of(const struct cost_model *m, int32_t layer, int32_t rank)
+{
+    struct plan_exchange x;
+    const int activation = m->rates->activation_bytes > 2 ? DTYPE_F32 : DTYPE_BF16;
+    plan_layer_exchange(m->plan, layer, rank, activation, &x);
+    return x;
+}
+
 /* Queries of the rank whose KV head another rank holds, as (sequence, head): as many outputs come back to it. */
 static double leaving_queries(const struct plan *plan, double n_seqs, int32_t layer, int32_t rank)
 {
@@ -197,11 +211,31 @@ static double leaving_queries(const struct plan *plan, double n_seqs, int32_t la
     return leaving;
 }
 
+/* Queries to all ranks that share their head, parts of outputs back, in float32. */
+static void exchange_parts(const struct cost_model *m, const struct cost_rows *rows, int32_t layer,
+                           struct cost_time *time)
+{
+    const struct cost_link *link = exchange_link(m);
+    double there = 0, back = 0;
+    for (int32_t rank = 0; rank < m->plan->tp; rank++) {
+        const struct plan_exchange x = exchange_of(m, layer, rank);
+        there = fmax(there, n_rows(rows) * (double)x.query_message);
+        back = fmax(back, n_rows(rows) * (double)x.output_message);
+    }
+    add_op(time, COST_EXCHANGE, cost_link_exchange_s(link, m->plan->tp, there));
+    add_op(time, COST_EXCHANGE, cost_link_exchange_s(link, m->plan->tp, back));
+    time->collective_bytes += there + back;
+}
+
 /* There and back; a rank sends its own queries away, or the outputs of others. */
 static void exchange(const struct cost_model *m, const struct cost_rows *rows, int32_t layer,
                      struct cost_time *time)
 {
     if (plan_attention_is_local(m->plan, layer)) {
+        return;
+    }
+    if (by_token(m->plan, layer)) {
+        exchange_parts(m, rows, layer, time);
         return;
     }
     double most = 0;
@@ -243,6 +277,30 @@ static void project_keys(const struct cost_model *m, const struct cost_rows *row
     }
 }
 
+/* (Sequence, KV head) that the rank attends to; of a head split by token, its part of each sequence. */
+static double held_pairs(const struct plan *plan, int32_t c, int32_t rank, double n_seqs)
+{
+    const bool token = plan->classes[c].placement == PLAN_TOKEN;
+    double pairs = 0;
+    for (int32_t lane = 0; lane < plan_columns(plan, c); lane++) {
+        const int32_t *held;
+        const double seqs = token ? n_seqs / plan->stripe : lane_seqs(plan, n_seqs, lane);
+        pairs += plan_held(plan, c, rank, lane, &held) * seqs;
+    }
+    return pairs;
+}
+
+/* Parts are written, read and put together; a run more is an op more. */
+static void merge_parts(const struct cost_model *m, const struct cost_rows *rows, int32_t layer,
+                        int32_t rank, struct cost_time *time)
+{
+    plan_run_t runs[PLAN_MAX_RUNS];
+    const struct plan_exchange x = exchange_of(m, layer, rank);
+    const int32_t n = plan_kv_runs(m->plan, m->plan->layers[layer].class_index, rank, runs);
+    elementwise(m, n_rows(rows) * (double)(x.outputs + x.output_message), time);
+    add_op(time, COST_LAUNCH, 2 * (n - 1) * m->rates->efficiency.op_s); // attending, storing keys
+}
+
 static void full_attention(const struct cost_model *m, const struct cost_rows *rows, int32_t layer,
                            int32_t rank, struct cost_time *time)
 {
@@ -260,14 +318,13 @@ static void full_attention(const struct cost_model *m, const struct cost_rows *r
     if (!fused) {
         project_keys(m, rows, layer, rank, time);
     }
-    double pairs = 0;
-    for (int32_t lane = 0; lane < plan->n_lanes; lane++) {
-        const int32_t *held;
-        pairs += plan_held(plan, c, rank, lane, &held) * lane_seqs(plan, rows->n_seqs, lane);
-    }
-    const bool shared = plan->classes[c].placement == PLAN_SHARE;
+    const double pairs = held_pairs(plan, c, rank, rows->n_seqs);
+    const bool copied = plan->classes[c].placement == PLAN_REPLICATE;
     const double group = (double)plan->n_heads / plan->classes[c].n_kv_heads;
-    attention(m, rows, pairs, shared ? pairs * group : rows->n_seqs * q_heads, time);
+    attention(m, rows, pairs, copied ? rows->n_seqs * q_heads : pairs * group, time);
+    if (by_token(plan, layer)) {
+        merge_parts(m, rows, layer, rank, time);
+    }
     matmul(m, COST_PROJECT, n_rows(rows), (plan_interval_t){hidden, q_heads * plan->head_dim},
            time);
 }

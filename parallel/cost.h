@@ -8,7 +8,8 @@
  *              matmul        max(bytes / bandwidth, flops / peak)                     weights are read once a step
  *              attention     KV bytes / bandwidth, or flops / peak for many queries, whichever is more
  *              all-reduce    after each block, R rows of n_hidden                     cost_rates.h
- *              exchange      queries to the ranks that hold their KV head, and back   under share alone
+ *              exchange      queries to the ranks that hold their KV head, and back   under share and token; under token
+ *                            to all of these, and float32 back
  *              edges         the embedding's sum, logits gathered on rank 0
  *              elementwise, sampling, launches: reached parts of the device alone; a bound has none
  *

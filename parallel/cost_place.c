@@ -2,14 +2,19 @@
 
 #include <string.h>
 
+enum { N_CHOICES = 3 };
+
+/* In the order of preference where they cost the same. */
+static const int placements[N_CHOICES] = {PLAN_SHARE, PLAN_REPLICATE, PLAN_TOKEN};
+
 struct choices {
-    unsigned char replicate[SPEC_MAX_LAYERS];
+    unsigned char placement[SPEC_MAX_LAYERS];
 };
 
 static int place(const void *user, int32_t layer)
 {
     const struct choices *choices = user;
-    return choices->replicate[layer] ? PLAN_REPLICATE : PLAN_SHARE;
+    return choices->placement[layer];
 }
 
 static struct cost_rows decode_rows(const struct cost_workload *w)
@@ -20,21 +25,35 @@ static struct cost_rows decode_rows(const struct cost_workload *w)
                               .n_logits = w->concurrency};
 }
 
-/* Layers that are faster copied; a layer that is local either way is shared. Returns how many. */
-static int32_t choose(const struct cost_model *share, const struct cost_model *replicate,
-                      const struct cost_workload *workload, struct choices *choices)
+enum copies { COPIES_ALLOWED, NO_COPIES };
+
+/* The fastest of the placements that there are plans of; a layer that is local either way is shared. Returns how many are not. */
+static int32_t choose(const struct cost_model models[N_CHOICES],
+                      const struct cost_workload *workload, enum copies copies,
+                      struct choices *choices)
 {
     const struct cost_rows rows = decode_rows(workload);
+    const struct plan *share = models[0].plan;
     int32_t n = 0;
-    for (int32_t layer = 0; layer < share->plan->n_layers; layer++) {
-        struct cost_time shared, copied;
-        if (plan_attention_is_local(share->plan, layer)) {
+    for (int32_t layer = 0; layer < share->n_layers; layer++) {
+        choices->placement[layer] = PLAN_SHARE;
+        if (plan_attention_is_local(share, layer)) {
             continue;
         }
-        cost_of_layer(share, &rows, layer, &shared);
-        cost_of_layer(replicate, &rows, layer, &copied);
-        choices->replicate[layer] = copied.total_s < shared.total_s;
-        n += choices->replicate[layer];
+        struct cost_time best, other;
+        cost_of_layer(&models[0], &rows, layer, &best);
+        for (int i = 1; i < N_CHOICES; i++) {
+            if (models[i].plan->n_layers == 0 ||
+                (placements[i] == PLAN_REPLICATE && copies == NO_COPIES)) {
+                continue;
+            }
+            cost_of_layer(&models[i], &rows, layer, &other);
+            if (other.total_s < best.total_s) {
+                best = other;
+                choices->placement[layer] = (unsigned char)placements[i];
+            }
+        }
+        n += choices->placement[layer] != PLAN_SHARE;
     }
     return n;
 }
@@ -57,32 +76,50 @@ static status_t make(const struct cost_model *model, struct plan_request *reques
     return plan_make(model->spec, request, plan_out);
 }
 
+/* Of every placement that can be: a window is not split by token. */
+static status_t make_all(const struct cost_model *model, struct plan_request *request,
+                         struct plan plans[N_CHOICES])
+{
+    for (int i = 0; i < N_CHOICES; i++) {
+        const status_t s = make(model, request, placements[i], &plans[i]);
+        if (!status_is_ok(&s) &&
+            !(placements[i] == PLAN_TOKEN && s.code == STATUS_FAILED_PRECONDITION)) {
+            return s;
+        }
+    }
+    return status_ok();
+}
+
 status_t cost_place(const struct cost_model *model, const struct cost_workload *workload,
                     const struct plan_memory_request *memory, double utilization,
                     struct plan_request *request, struct plan *plan_out)
 {
-    struct choices choices = {{0}};
-    struct plan share = {0};
-    struct plan replicate = {0};
+    struct choices choices;
+    struct plan plans[N_CHOICES] = {0};
     struct plan mixed = {0};
-    struct cost_model models[] = {*model, *model, *model};
-    models[0].plan = &share;
-    models[1].plan = &replicate;
-    models[2].plan = &mixed;
+    struct cost_model models[N_CHOICES];
+    struct cost_model mixture = *model;
+    for (int i = 0; i < N_CHOICES; i++) {
+        models[i] = *model;
+        models[i].plan = &plans[i];
+    }
+    mixture.plan = &mixed;
     request->placer = (plan_placer_t){.place = place, .user = &choices};
     status_t s;
-    TRY_GOTO(s, make(model, request, PLAN_SHARE, &share), done);
-    TRY_GOTO(s, make(model, request, PLAN_REPLICATE, &replicate), done);
-    int32_t n_replicated = choose(&models[0], &models[1], workload, &choices);
+    TRY_GOTO(s, make_all(model, request, plans), done);
+    int32_t n_other = choose(models, workload, COPIES_ALLOWED, &choices);
     TRY_GOTO(s, make(model, request, PLAN_AUTO, &mixed), done);
-    if (n_replicated > 0 && !fits(&models[2], workload, memory, utilization)) {
-        n_replicated = 0;
+    if (n_other > 0 && !fits(&mixture, workload, memory, utilization)) {
+        plan_destroy(&mixed);
+        n_other = choose(models, workload, NO_COPIES, &choices);
+        TRY_GOTO(s, make(model, request, PLAN_AUTO, &mixed), done);
     }
-    *plan_out = n_replicated > 0 ? mixed : share;
-    memset(n_replicated > 0 ? &mixed : &share, 0, sizeof mixed);
+    *plan_out = n_other > 0 ? mixed : plans[0];
+    memset(n_other > 0 ? &mixed : &plans[0], 0, sizeof mixed);
 done:
-    plan_destroy(&share);
-    plan_destroy(&replicate);
+    for (int i = 0; i < N_CHOICES; i++) {
+        plan_destroy(&plans[i]);
+    }
     plan_destroy(&mixed);
     request->placer = (plan_placer_t){.place = NULL};
     return s;

@@ -62,6 +62,18 @@ static int32_t count_replicated(const struct plan *plan)
     return n;
 }
 
+/* Layers whose KV heads are split by token, and those that send queries under share. */
+static int32_t count_exchanging(const struct plan *plan, int placement)
+{
+    int32_t n = 0;
+    for (int32_t layer = 0; layer < plan->n_layers; layer++) {
+        const int32_t c = plan->layers[layer].class_index;
+        n += c >= 0 && plan->classes[c].placement == placement &&
+             !plan_attention_is_local(plan, layer);
+    }
+    return n;
+}
+
 /* As many sequences as fit, and no more than are wanted. */
 static void fit(const struct cost_search_request *r, const struct cost_model *model,
                 struct cost_candidate *c)
@@ -100,8 +112,7 @@ static void predict(const struct cost_search_request *r, const struct cost_model
 }
 
 /* False: the layout is the same as another one that is tried, or a mixture that cannot be. */
-static bool evaluate(const struct cost_search_request *r, int32_t n_replicable,
-                     struct cost_candidate *c)
+static bool evaluate(const struct cost_search_request *r, struct cost_candidate *c)
 {
     struct plan plan = {0};
     struct cost_model model = {.plan = &plan,
@@ -114,13 +125,18 @@ static bool evaluate(const struct cost_search_request *r, int32_t n_replicable,
     const status_t s = make_plan(r, c, &model, &plan);
     if (s.code != STATUS_OK) {
         snprintf(c->refusal, sizeof c->refusal, "%.*s", (int)strcspn(s.msg, "\n"), s.msg);
-        return c->placement != PLAN_AUTO;
+        return c->placement != PLAN_AUTO &&
+               (c->placement != PLAN_TOKEN || r->placement == PLAN_TOKEN);
     }
     c->n_replicated = count_replicated(&plan);
-    const bool mixed = c->n_replicated > 0 && c->n_replicated < n_replicable;
+    c->n_token = count_exchanging(&plan, PLAN_TOKEN);
+    const int n_kinds =
+        (c->n_replicated > 0) + (c->n_token > 0) + (count_exchanging(&plan, PLAN_SHARE) > 0);
+    const bool differs = c->placement == PLAN_REPLICATE ? c->n_replicated > 0
+                         : c->placement == PLAN_TOKEN   ? c->n_token > 0
+                                                        : n_kinds > 1;
     const bool is_only = c->placement == r->placement && c->placement != PLAN_AUTO;
-    const bool is_new = c->placement == PLAN_SHARE || is_only ||
-                        (c->placement == PLAN_REPLICATE ? c->n_replicated > 0 : mixed);
+    const bool is_new = c->placement == PLAN_SHARE || is_only || differs;
     if (is_new) {
         fit(r, &model, c);
     }
@@ -180,18 +196,17 @@ static status_t add(struct cost_search *search, const struct cost_candidate *can
     return status_ok();
 }
 
-/* Share, replicate and mixtures of one T and P. */
+/* Share, replicate, token and mixtures of one T and P. */
 static status_t add_placements(const struct cost_search_request *r, int32_t tp, int32_t pp,
                                struct cost_search *search)
 {
-    static const int order[] = {PLAN_SHARE, PLAN_REPLICATE, PLAN_AUTO};
+    static const int order[] = {PLAN_SHARE, PLAN_REPLICATE, PLAN_TOKEN, PLAN_AUTO};
     int32_t n_replicable = 0;
     for (size_t i = 0; i < sizeof order / sizeof order[0]; i++) {
         struct cost_candidate c = {
             .tp = tp, .pp = pp, .replicas = r->n_gpus / (tp * pp), .placement = order[i]};
         const bool wanted = r->placement == PLAN_AUTO || r->placement == order[i];
-        if (!wanted || (order[i] == PLAN_AUTO && n_replicable == 0) ||
-            !evaluate(r, n_replicable, &c)) {
+        if (!wanted || (order[i] == PLAN_AUTO && n_replicable == 0) || !evaluate(r, &c)) {
             continue;
         }
         n_replicable = order[i] == PLAN_REPLICATE ? c.n_replicated : n_replicable;

@@ -33,8 +33,9 @@ struct cost_search_request {
 
 struct cost_candidate {
     int32_t tp, pp, replicas;
-    int placement;        /* PLAN_AUTO: some layers share, some replicate */
+    int placement;        /* PLAN_AUTO: not the same for all layers */
     int32_t n_replicated; /* layers whose KV heads are copied on several ranks */
+    int32_t n_token;      /* layers whose KV heads are split by token */
     int32_t concurrency;  /* of a replica, at once; 0: does not fit */
     double kv_tokens;     /* that fit, over all replicas */
     double needed_bytes,

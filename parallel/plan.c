@@ -138,10 +138,11 @@ static status_t check_pp(const struct model_spec *spec, int32_t pp)
 static status_t check_token(const struct model_spec *spec, const struct plan_request *request)
 {
     if (spec->sliding_window > 0) {
-        return status_errorf(STATUS_FAILED_PRECONDITION,
-                             "kv-placement token: %s attends to a window of %d tokens, which is not "
-                             "split by token" STATUS_FIX "--kv-placement share",
-                             spec->name, spec->sliding_window);
+        return status_errorf(
+            STATUS_FAILED_PRECONDITION,
+            "kv-placement token: %s attends to a window of %d tokens, which is not "
+            "split by token" STATUS_FIX "--kv-placement share",
+            spec->name, spec->sliding_window);
     }
     if (request->tp > ATTENTION_MAX_SOURCES) {
         return status_errorf(STATUS_FAILED_PRECONDITION,

@@ -183,13 +183,16 @@ int32_t plan_kv_runs(const struct plan *plan, int32_t class_index, int32_t tp_ra
  * always, for all its runs at once: which rows it keeps, their blocks say. */
 bool plan_fuses_kv(const struct plan *plan, int32_t class_index, int32_t tp_rank);
 
-/* Bytes of a row, the most of any layer of the rank's stage that exchanges queries; all 0: no layer does. */
+/* Bytes of a row where queries leave their rank; all 0: they do not. */
 struct plan_exchange {
     int64_t queries; /* by KV head held on the rank */
     int64_t outputs; /* the same heads; under token float32, with what a merge needs */
-    int64_t message; /* to or from all others */
+    int64_t query_message, output_message; /* to or from all others, whichever is more */
 };
 
+/* Of a layer that keeps keys and values, and the most of any of the rank's stage. */
+void plan_layer_exchange(const struct plan *plan, int32_t layer, int32_t tp_rank, int activation,
+                         struct plan_exchange *exchange_out);
 void plan_exchange_bytes(const struct plan *plan, int32_t rank, int activation,
                          struct plan_exchange *exchange_out);
 

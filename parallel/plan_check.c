@@ -187,8 +187,8 @@ static status_t check_class(const struct plan *plan, int32_t c)
     }
     if (kv_class->placement == PLAN_TOKEN &&
         (kv_class->n_kv_heads % plan->tp == 0 || plan->tp > ATTENTION_MAX_SOURCES)) {
-        return status_errorf(STATUS_INTERNAL, "class %d: %d heads are split by token on %d ranks", c,
-                             kv_class->n_kv_heads, plan->tp);
+        return status_errorf(STATUS_INTERNAL, "class %d: %d heads are split by token on %d ranks",
+                             c, kv_class->n_kv_heads, plan->tp);
     }
     int32_t *copies = calloc((size_t)kv_class->n_kv_heads * (size_t)columns, sizeof *copies);
     if (copies == NULL) {

@@ -71,10 +71,11 @@ static void range_text(int32_t begin, int32_t end, char buf[24])
 }
 
 /* Rounded up: what is held, however little, is seen. */
-static int level_of(const struct plan *plan, const plan_run_t *run)
+static int level_of(const struct plan *plan, int32_t class_index, const plan_run_t *run)
 {
     const int32_t lanes = run->lane_end - run->lane_begin;
-    return (int)(((int64_t)lanes * LEVELS + plan->n_lanes - 1) / plan->n_lanes);
+    const int32_t all = plan_columns(plan, class_index);
+    return (int)(((int64_t)lanes * LEVELS + all - 1) / all);
 }
 
 /* "█0-1▃2", and how many columns that is. */
@@ -95,8 +96,9 @@ static int cell_text(const struct plan_draw_args *args, int32_t layer, int32_t r
     for (int32_t i = 0; i < n; i++) {
         char heads[24];
         range_text(runs[i].head_begin, runs[i].head_end, heads);
-        const int written = snprintf(buf + used, CELL_BYTES - used, "%s%s",
-                                     glyphs->parts[level_of(args->plan, &runs[i])], heads);
+        const int written =
+            snprintf(buf + used, CELL_BYTES - used, "%s%s",
+                     glyphs->parts[level_of(args->plan, at->class_index, &runs[i])], heads);
         used += written > 0 ? (size_t)written : 0;
         columns += 1 + (int)strlen(heads);
     }
@@ -134,6 +136,12 @@ static status_t pad(struct bytes *out, int columns)
     return columns > 0 ? bytes_printf(out, "%*s", columns, "") : status_ok();
 }
 
+static bool by_token(const struct plan *plan, int32_t layer)
+{
+    const int32_t c = plan->layers[layer].class_index;
+    return c >= 0 && plan->classes[c].placement == PLAN_TOKEN;
+}
+
 static status_t draw_line(const struct plan_draw_args *args, int32_t layer, plan_interval_t ranks,
                           int width, struct bytes *out)
 {
@@ -141,6 +149,9 @@ static status_t draw_line(const struct plan_draw_args *args, int32_t layer, plan
     char layers[24], kv[12], ffn[12];
     range_text(layer, plan_draw_run_end(args, layer), layers);
     plan_draw_block_text(of->attention, of->n_kv_heads, kv);
+    if (by_token(args->plan, layer)) {
+        snprintf(kv, sizeof kv, "%dt", of->n_kv_heads);
+    }
     plan_draw_block_text(of->ffn, of->n_ff, ffn);
     TRY(bytes_printf(out, "%7s %6s %6s ", layers, kv, ffn));
     for (int32_t rank = ranks.begin; rank < ranks.end; rank++) {
@@ -183,6 +194,10 @@ status_t plan_draw_text(const struct plan_draw_args *args, struct bytes *out)
         }
     }
     const struct glyphs *glyphs = &glyph_sets[args->charset];
+    if (plan->stripe > 1) {
+        TRY(bytes_append_str(out,
+                             "\nt  split by token: parts of a head are blocks of every sequence"));
+    }
     return bytes_printf(
         out, "\n%s whole head  %s half of the sequences%s  %s a matrix  %s nothing\n",
         glyphs->parts[LEVELS], glyphs->parts[LEVELS / 2],

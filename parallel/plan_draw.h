@@ -6,7 +6,7 @@
  *
  *                layers     kv    ffn   0    1    2    3        a cell: how much of the lanes, and the heads
  *                   0-4      4  14336  |█0  |█1  |█2  |█3       whole heads
- *                   5-9      2  14336  |▄0  |▄0  |▄1  |▄1       half of the sequences each
+ *                   5-9      2  14336  |▄0  |▄0  |▄1  |▄1       half of the sequences each; 2t: of each one's blocks
  *                    10   none   5632  |·   |·   |·   |·        no attention
  *
  *            and the same as SVG: a bar a head, as high as its part of the lanes, a colour a head; below it the rank's part of

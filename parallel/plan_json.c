@@ -10,11 +10,11 @@ static json_t *interval_json(plan_interval_t interval)
     return json_pack("[ii]", interval.begin, interval.end);
 }
 
-/* The lanes for which the rank holds the head; NULL when there are none. */
+/* The lanes, or under token the blocks of a stripe, for which the rank holds the head. */
 static json_t *lanes_json(const struct plan *plan, int32_t class_index, int32_t rank, int32_t head)
 {
     json_t *lanes = json_array();
-    for (int32_t lane = 0; lane < plan->n_lanes; lane++) {
+    for (int32_t lane = 0; lane < plan_columns(plan, class_index); lane++) {
         const int32_t *heads;
         const int32_t n = plan_held(plan, class_index, rank, lane, &heads);
         for (int32_t i = 0; i < n; i++) {
@@ -33,9 +33,10 @@ static json_t *kv_heads_json(const struct plan *plan, int32_t class_index, int32
         return list;
     }
     const plan_interval_t heads = plan_kv_weight_heads(plan, class_index, rank);
+    const char *of = plan->classes[class_index].placement == PLAN_TOKEN ? "blocks" : "lanes";
     for (int32_t head = heads.begin; head < heads.end; head++) {
-        json_array_append_new(list, json_pack("{siso}", "head", head, "lanes",
-                                              lanes_json(plan, class_index, rank, head)));
+        json_array_append_new(
+            list, json_pack("{siso}", "head", head, of, lanes_json(plan, class_index, rank, head)));
     }
     return list;
 }
@@ -181,15 +182,16 @@ static json_t *plan_json(const struct plan_print_args *a)
     for (int32_t layer = 0; layer < plan->n_layers; layer++) {
         json_array_append_new(layers, layer_json(a, layer));
     }
-    json_t *json = json_pack(
-        "{sssssIsisisIsIsfsssssssisososo}", "model", a->spec->name, "architecture",
-        a->spec->architecture, "parameters", (json_int_t)spec_parameters(a->spec),
-        "tensor_parallel", plan->tp, "pipeline_parallel", plan->pp, "kv_bytes_per_token",
-        (json_int_t)once, "kv_bytes_per_token_stored",
-        (json_int_t)((double)once * replication + 0.5), "kv_replication_factor", replication,
-        "weight_dtype", dtype_name(a->dtype), "quantization",
-        dtype_quantization_name(a->quantization), "kv_dtype", dtype_name(a->kv_dtype), "lanes",
-        plan->n_lanes, "stages", stages_json(a), "ranks", ranks, "layers", layers);
+    json_t *json =
+        json_pack("{sssssIsisisIsIsfsssssssisisososo}", "model", a->spec->name, "architecture",
+                  a->spec->architecture, "parameters", (json_int_t)spec_parameters(a->spec),
+                  "tensor_parallel", plan->tp, "pipeline_parallel", plan->pp, "kv_bytes_per_token",
+                  (json_int_t)once, "kv_bytes_per_token_stored",
+                  (json_int_t)((double)once * replication + 0.5), "kv_replication_factor",
+                  replication, "weight_dtype", dtype_name(a->dtype), "quantization",
+                  dtype_quantization_name(a->quantization), "kv_dtype", dtype_name(a->kv_dtype),
+                  "lanes", plan->n_lanes, "stripe_blocks", plan->stripe, "stages", stages_json(a),
+                  "ranks", ranks, "layers", layers);
     if (a->cost != NULL) {
         json_object_set_new(json, "prediction", cost_json(a->cost));
     }

@@ -307,8 +307,8 @@ static uint64_t comm_bytes(const struct plan_memory_request *r, int32_t rank)
 {
     struct plan_exchange of_row;
     plan_exchange_bytes(r->plan, rank, device_of(r)->activation, &of_row);
-    const int64_t exchange =
-        r->max_rows * (of_row.queries + of_row.outputs + 2 * of_row.message);
+    const int64_t message = larger(of_row.query_message, of_row.output_message);
+    const int64_t exchange = r->max_rows * (of_row.queries + of_row.outputs + 2 * message);
     return (uint64_t)(exchange + stage_bytes(r, rank));
 }
 
@@ -353,7 +353,8 @@ void plan_memory_of(const struct plan_memory_request *request, int32_t rank,
 int64_t plan_memory_blocks_wanted(const struct plan *plan, int32_t max_seqs, int32_t max_model_len)
 {
     const int64_t per_seq = ((int64_t)max_model_len + PLAN_BLOCK_TOKENS - 1) / PLAN_BLOCK_TOKENS;
-    return plan_stripes_for(plan, ((int64_t)max_seqs + plan->n_lanes - 1) / plan->n_lanes * per_seq);
+    return plan_stripes_for(plan,
+                            ((int64_t)max_seqs + plan->n_lanes - 1) / plan->n_lanes * per_seq);
 }
 
 int64_t plan_memory_blocks_in(const struct plan *plan, int kv_dtype, uint64_t kv_bytes)

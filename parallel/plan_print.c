@@ -24,8 +24,12 @@ static status_t summary(const struct plan_print_args *a, struct bytes *out)
     TRY(bytes_printf(out, "model      %s (%s)\n", spec->name, spec->architecture));
     TRY(bytes_printf(out, "           %.1f M parameters, %d layers, %d query heads\n",
                      (double)spec_parameters(spec) / 1e6, spec->n_layers, spec->n_heads));
-    TRY(bytes_printf(out, "layout     tensor parallel %d, pipeline parallel %d, %d %s\n", plan->tp,
+    TRY(bytes_printf(out, "layout     tensor parallel %d, pipeline parallel %d, %d %s", plan->tp,
                      plan->pp, plan->n_lanes, plan->n_lanes == 1 ? "lane" : "lanes"));
+    if (plan->stripe > 1) {
+        TRY(bytes_printf(out, ", stripes of %d blocks", plan->stripe));
+    }
+    TRY(bytes_append_str(out, "\n"));
     if (a->quantization != QUANTIZATION_NONE) {
         TRY(bytes_printf(out, "weights    %s in the layers, %s elsewhere\n",
                          dtype_quantization_name(a->quantization), dtype_name(a->dtype)));
@@ -62,7 +66,7 @@ static status_t rank_table(const struct plan_print_args *a, struct bytes *out)
     return status_ok();
 }
 
-/* "0 1:0,1": head 0 for every lane, head 1 for lanes 0 and 1. */
+/* "0 1/0-1": head 0 for every lane, head 1 for lanes 0 and 1; "1%0-1": blocks 0 and 1 of each stripe. */
 static void kv_text(const struct plan *plan, int32_t class_index, int32_t rank, char *buf,
                     size_t size)
 {
@@ -73,8 +77,8 @@ static void kv_text(const struct plan *plan, int32_t class_index, int32_t rank, 
     for (int32_t i = 0; i < n && at < size; i++) {
         char heads[32], lanes[40] = "";
         interval_text((plan_interval_t){runs[i].head_begin, runs[i].head_end}, heads, sizeof heads);
-        if (runs[i].lane_begin != 0 || runs[i].lane_end != plan->n_lanes) {
-            lanes[0] = '/';
+        if (runs[i].lane_begin != 0 || runs[i].lane_end != plan_columns(plan, class_index)) {
+            lanes[0] = plan->classes[class_index].placement == PLAN_TOKEN ? '%' : '/';
             interval_text((plan_interval_t){runs[i].lane_begin, runs[i].lane_end}, lanes + 1,
                           sizeof lanes - 1);
         }
@@ -214,6 +218,9 @@ status_t plan_print_text(const struct plan_print_args *args, struct bytes *out)
     TRY(layer_tables(args, &grid, out));
     TRY(bytes_append_str(
         out, "\nA cell is query heads|KV heads of a rank; g/u: head g for sequences in lane u.\n"));
+    if (args->plan->stripe > 1) {
+        TRY(bytes_append_str(out, "g%b: head g for block b of each stripe of a sequence.\n"));
+    }
     return has_linear_attention(args->plan)
                ? bytes_append_str(out, "Where kv is linear: rows of its matrix.\n")
                : status_ok();

@@ -232,28 +232,27 @@ static int64_t common_heads(const struct plan *plan, int32_t layer, int32_t q_ra
 }
 
 /* Queries of all rows go to every rank that shares their head, and from each of these comes what it found. */
-static void token_exchange(const struct plan *plan, int32_t layer, int32_t tp_rank,
-                           int64_t query_bytes, struct plan_exchange *most)
+static struct plan_exchange token_exchange(const struct plan *plan, int32_t layer, int32_t tp_rank,
+                                           int64_t query_bytes)
 {
     const int32_t class_index = plan->layers[layer].class_index;
     const int32_t group = plan->n_heads / class_at(plan, class_index)->n_kv_heads;
     const plan_interval_t held = plan_kv_weight_heads(plan, class_index, tp_rank);
     const int64_t heads = (int64_t)(held.end - held.begin) * group;
-    const int64_t output_bytes =
-        (int64_t)(plan->head_dim + ATTENTION_STATS) * (int64_t)sizeof(float);
+    const int64_t part_bytes = (plan->head_dim + ATTENTION_STATS) * (int64_t)sizeof(float);
     int64_t asked = 0, answered = 0;
     for (int32_t peer = 0; peer < plan->tp; peer++) {
         asked += peer != tp_rank ? common_heads(plan, layer, tp_rank, peer) : 0;
         answered += peer != tp_rank ? common_heads(plan, layer, peer, tp_rank) : 0;
     }
-    most->queries = larger(most->queries, heads * query_bytes);
-    most->outputs = larger(most->outputs, heads * output_bytes);
-    most->message =
-        larger(most->message, larger(asked, answered) * larger(query_bytes, output_bytes));
+    const int64_t most = larger(asked, answered);
+    return (struct plan_exchange){heads * query_bytes, heads * part_bytes, most * query_bytes,
+                                  most * part_bytes};
 }
 
-static void share_exchange(const struct plan *plan, int32_t layer, int32_t tp_rank,
-                           int64_t query_bytes, struct plan_exchange *most)
+/* In the lane for which the rank holds most. */
+static struct plan_exchange share_exchange(const struct plan *plan, int32_t layer, int32_t tp_rank,
+                                           int64_t query_bytes)
 {
     const int32_t class_index = plan->layers[layer].class_index;
     const int32_t group = plan->n_heads / class_at(plan, class_index)->n_kv_heads;
@@ -263,30 +262,40 @@ static void share_exchange(const struct plan *plan, int32_t layer, int32_t tp_ra
         const int32_t *held;
         heads = larger(heads, group * plan_held(plan, class_index, tp_rank, lane, &held));
     }
-    most->queries = larger(most->queries, heads * query_bytes);
-    most->outputs = larger(most->outputs, heads * query_bytes);
-    most->message = larger(most->message, larger(heads, q.end - q.begin) * query_bytes);
+    const int64_t message = larger(heads, q.end - q.begin) * query_bytes;
+    return (struct plan_exchange){heads * query_bytes, heads * query_bytes, message, message};
+}
+
+void plan_layer_exchange(const struct plan *plan, int32_t layer, int32_t tp_rank, int activation,
+                         struct plan_exchange *exchange_out)
+{
+    const int64_t query_bytes = plan->head_dim * (int64_t)dtype_bytes(activation);
+    const struct plan_exchange nothing_moves = {0};
+    if (plan_attention_is_local(plan, layer)) {
+        *exchange_out = nothing_moves;
+    } else if (class_at(plan, plan->layers[layer].class_index)->placement == PLAN_TOKEN) {
+        *exchange_out = token_exchange(plan, layer, tp_rank, query_bytes);
+    } else {
+        *exchange_out = share_exchange(plan, layer, tp_rank, query_bytes);
+    }
 }
 
 void plan_exchange_bytes(const struct plan *plan, int32_t rank, int activation,
                          struct plan_exchange *exchange_out)
 {
     const int64_t query_bytes = plan->head_dim * (int64_t)dtype_bytes(activation);
-    const int32_t tp_rank = plan_tp_rank(plan, rank);
     const plan_interval_t layers = layers_of_rank(plan, rank);
     struct plan_exchange most = {0};
     for (int32_t layer = layers.begin; layer < layers.end; layer++) {
-        if (plan_attention_is_local(plan, layer)) {
-            continue;
-        }
-        if (class_at(plan, plan->layers[layer].class_index)->placement == PLAN_TOKEN) {
-            token_exchange(plan, layer, tp_rank, query_bytes, &most);
-        } else {
-            share_exchange(plan, layer, tp_rank, query_bytes, &most);
-        }
+        struct plan_exchange x;
+        plan_layer_exchange(plan, layer, plan_tp_rank(plan, rank), activation, &x);
+        most.queries = larger(most.queries, x.queries);
+        most.outputs = larger(most.outputs, x.outputs);
+        most.query_message = larger(most.query_message, x.query_message);
+        most.output_message = larger(most.output_message, x.output_message);
     }
     // A rank may hold nothing in the layers that exchange: buffers of one head are still buffers.
-    if (most.message > 0) {
+    if (most.query_message > 0) {
         most.queries = larger(most.queries, query_bytes);
         most.outputs = larger(most.outputs, query_bytes);
     }

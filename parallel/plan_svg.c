@@ -94,7 +94,8 @@ static status_t draw_heads(struct picture *p, double x, double height, int32_t l
     const double size = smaller(smaller(height - 1, 11), width * .8);
     double at = x + 2;
     for (int32_t i = 0; i < n; i++) {
-        const double part = (double)(runs[i].lane_end - runs[i].lane_begin) / plan->n_lanes;
+        const double part = (double)(runs[i].lane_end - runs[i].lane_begin) /
+                            plan_columns(plan, plan->layers[layer].class_index);
         for (int32_t head = runs[i].head_begin; head < runs[i].head_end; head++) {
             TRY(box(p, at, p->y + height * (1 - part), width > 2 ? width - .6 : width,
                     height * part, palette[head % N_COLOURS]));
@@ -186,7 +187,7 @@ static status_t draw_legend(struct picture *p)
         const char *fill;
     } items[] = {
         {"KV head of all sequences", 1, 14, "#1f5fa8"},
-        {"of a part of the sequences", .5, 14, "#1f5fa8"},
+        {"of a part of the sequences, or of their blocks", .5, 14, "#1f5fa8"},
         {"no keys and values", 0, 14, "#1f5fa8"},
         {"a matrix in the place of attention", .4, 14, "#9aa5b1"},
         {"feed-forward columns", .25, 30, "#55606b"},
@@ -237,9 +238,11 @@ static status_t draw_head(struct picture *p, double height)
                      WIDTH, height, WIDTH, height, WIDTH, height));
     TRY(label(p, MARGIN, 28, 17, "start", p->args->title));
     snprintf(text, sizeof text,
-             "%d tensor-parallel ranks, %d pipeline %s, %d %s; keys and values stored %.3f times",
+             "%d tensor-parallel ranks, %d pipeline %s, %d %s, stripes of %d %s; keys and values "
+             "stored %.3f times",
              plan->tp, plan->pp, plan->pp == 1 ? "stage" : "stages", plan->n_lanes,
-             plan->n_lanes == 1 ? "lane" : "lanes", plan_kv_replication(plan, p->args->spec));
+             plan->n_lanes == 1 ? "lane" : "lanes", plan->stripe,
+             plan->stripe == 1 ? "block" : "blocks", plan_kv_replication(plan, p->args->spec));
     return label(p, MARGIN, 48, 12, "start", text);
 }
 

@@ -151,8 +151,9 @@ static status_t set_up(struct bench *b, const struct bench_session_request *requ
         .max_rows = b->rows,
         .max_model_len = b->result.context,
         .max_steps = 1,
-        .kv_cache_bytes = (uint64_t)plan_kv_bytes(
-            plan, group_rank(request->group), b->session.kv_dtype, plan_stripes_for(plan, n_blocks)),
+        .kv_cache_bytes =
+            (uint64_t)plan_kv_bytes(plan, group_rank(request->group), b->session.kv_dtype,
+                                    plan_stripes_for(plan, n_blocks)),
     };
     TRY(bench_session_open_engine(&b->session, request->model_dir, &limits));
     b->blocks = calloc((size_t)n_blocks, sizeof *b->blocks);

@@ -19,9 +19,9 @@ struct pool_block {
 };
 
 struct pool_lane {
-    int32_t *free_ids;  /* [stripe][blocks of a place], stacks */
-    int64_t *n_free_at; /* [stripe] */
-    int64_t n_free;     /* of all places */
+    int32_t *free_ids;      /* [stripe][blocks of a place], stacks */
+    int64_t *n_free_at;     /* [stripe] */
+    int64_t n_free;         /* of all places */
     int64_t oldest, newest; /* cached blocks: indices, NONE: no such block */
     int64_t n_cached;
 };
@@ -70,8 +70,7 @@ static bool fill(const struct block_pool *pool, struct pool_lane *lane)
 {
     free(lane->free_ids);
     free(lane->n_free_at);
-    lane->free_ids =
-        calloc((size_t)pool->stripe * (size_t)place_ids(pool), sizeof *lane->free_ids);
+    lane->free_ids = calloc((size_t)pool->stripe * (size_t)place_ids(pool), sizeof *lane->free_ids);
     lane->n_free_at = calloc((size_t)pool->stripe, sizeof *lane->n_free_at);
     lane->n_free = 0;
     lane->oldest = NONE;

@@ -33,7 +33,8 @@ struct pool_root;  /* one tenant's salt */
 struct block_pool {
     int32_t n_lanes;
     int64_t blocks_per_lane;
-    int32_t stripe;            /* places, id % stripe, that a sequence's blocks are to go round (parallel/plan.h) */
+    int32_t
+        stripe; /* places, id % stripe, that a sequence's blocks are to go round (parallel/plan.h) */
     struct pool_block *blocks; /* [n_lanes][blocks_per_lane] */
     struct pool_lane *lanes;   /* [n_lanes] */
     int64_t *buckets;          /* [n_buckets]: first published block of a hash, -1: none */

@@ -497,8 +497,7 @@ static status_t check_blocks(const struct engine *e, int64_t blocks)
     const int64_t need = plan_kv_bytes(e->plan, e->rank, e->options.kv_dtype,
                                        plan_stripes_for(e->plan, blocks_per_seq(e)));
     if (blocks == 0) {
-        const int64_t least =
-            plan_kv_bytes(e->plan, e->rank, e->options.kv_dtype, e->plan->stripe);
+        const int64_t least = plan_kv_bytes(e->plan, e->rank, e->options.kv_dtype, e->plan->stripe);
         return status_errorf(
             STATUS_FAILED_PRECONDITION,
             "no KV block fits: one of %d tokens takes %lld bytes on a rank" STATUS_FIX

@@ -246,8 +246,7 @@ static struct attention_source source_of(const struct movement *m, int32_t peer)
     const plan_interval_t heads = shared_heads(m, 0, rank, peer);
     const struct stretch own = kv_stretch(m, 0, rank);
     const void *const rows = peer == rank ? own.data : x->got + x->counts[3][peer];
-    const int64_t row_bytes =
-        peer == rank ? own.stride : (heads.end - heads.begin) * m->head_bytes;
+    const int64_t row_bytes = peer == rank ? own.stride : (heads.end - heads.begin) * m->head_bytes;
     return (struct attention_source){
         .rows = rows,
         .ld = row_bytes / (int64_t)sizeof(float),
@@ -304,14 +303,21 @@ static status_t alloc_bytes(const struct exchange *x, int64_t n, char **out)
     return status_ok();
 }
 
+static int64_t message_bytes(const struct plan_exchange *of_row)
+{
+    return of_row->query_message > of_row->output_message ? of_row->query_message
+                                                          : of_row->output_message;
+}
+
 static status_t alloc_all(struct exchange *x, const struct plan_exchange *of_row)
 {
     const size_t n_ranks = (size_t)x->parts.comm->size;
     const int64_t n_rows = x->parts.max_rows;
+    const int64_t message = message_bytes(of_row);
     TRY(alloc_bytes(x, n_rows * of_row->queries, &x->q));
     TRY(alloc_bytes(x, n_rows * of_row->outputs, &x->out));
-    TRY(alloc_bytes(x, n_rows * of_row->message, &x->sent));
-    TRY(alloc_bytes(x, n_rows * of_row->message, &x->got));
+    TRY(alloc_bytes(x, n_rows * message, &x->sent));
+    TRY(alloc_bytes(x, n_rows * message, &x->got));
     x->strips = calloc((n_ranks + 1) * (size_t)x->parts.plan->n_lanes, sizeof *x->strips);
     x->sources = calloc(n_ranks, sizeof *x->sources);
     bool failed = x->strips == NULL || x->sources == NULL;
@@ -327,7 +333,7 @@ int64_t exchange_max_bytes(const struct plan *plan, int32_t rank, int32_t max_ro
 {
     struct plan_exchange of_row;
     plan_exchange_bytes(plan, rank, dtype, &of_row);
-    return max_rows * of_row.message;
+    return max_rows * message_bytes(&of_row);
 }
 
 status_t exchange_init(struct exchange *exchange, const struct exchange_parts *parts)
@@ -335,7 +341,7 @@ status_t exchange_init(struct exchange *exchange, const struct exchange_parts *p
     struct exchange made = {.parts = *parts};
     struct plan_exchange of_row;
     plan_exchange_bytes(parts->plan, parts->rank, parts->backend->activation, &of_row);
-    if (of_row.message > 0) {
+    if (message_bytes(&of_row) > 0) {
         const status_t s = alloc_all(&made, &of_row);
         if (!status_is_ok(&s)) {
             exchange_destroy(&made);

@@ -44,7 +44,7 @@ struct exchange {
     char *sent, *got; /* messages */
     int64_t *counts
         [4]; /* [ranks] each, bytes: send counts and displacements, receive counts and displacements */
-    struct strip *strips; /* [(ranks + 1) * lanes] */
+    struct strip *strips;             /* [(ranks + 1) * lanes] */
     struct attention_source *sources; /* [ranks] */
 };
 

@@ -320,10 +320,9 @@ static status_t place_class(const struct kv_pool *pool, struct kv_class *kv_clas
                             const struct step_plan *step, int32_t n_rows)
 {
     for (int32_t i = 0; i < kv_class->n_runs; i++) {
-        TRY(kv_class->by_token
-                ? token_run_place(&kv_class->token_runs[i], step, n_rows, pool->backend,
-                                  pool->stream)
-                : place_run(pool, kv_class, i, step, n_rows - step->n_rows));
+        TRY(kv_class->by_token ? token_run_place(&kv_class->token_runs[i], step, n_rows,
+                                                 pool->backend, pool->stream)
+                               : place_run(pool, kv_class, i, step, n_rows - step->n_rows));
     }
     return status_ok();
 }

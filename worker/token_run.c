@@ -56,7 +56,8 @@ static int32_t place_seq(struct token_run *run, const struct step_plan *step,
     int32_t position = seq->n_computed;
     const int32_t end = seq->n_computed + seq->n_tokens;
     for (int32_t i = 0; i < seq->n_blocks; i++) {
-        const int64_t own = plan_run_block(run->plan, &run->run, step->blocks[seq->first_block + i]);
+        const int64_t own =
+            plan_run_block(run->plan, &run->run, step->blocks[seq->first_block + i]);
         const int32_t next = (i + 1) * PLAN_BLOCK_TOKENS;
         for (; position < end && position < next; position++) {
             const int32_t row = seq->first_row + position - seq->n_computed;

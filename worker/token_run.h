@@ -40,10 +40,12 @@ struct token_run {
     int64_t lane_units; /* from one lane's units to the next */
 
     /* Of the step. */
-    struct device_array units;  /* int64 [max_rows]: unit of the run's first head; -1: another rank has the row's block */
-    struct device_array blocks; /* int32 [max_blocks]: of the sequences, one behind the other, among the run's own */
-    int32_t *first_block;       /* [max_seqs]: in blocks */
-    int32_t *row_ends;          /* [max_rows]: tokens of the run's blocks up to the row's own position */
+    struct device_array
+        units; /* int64 [max_rows]: unit of the run's first head; -1: another rank has the row's block */
+    struct device_array
+        blocks; /* int32 [max_blocks]: of the sequences, one behind the other, among the run's own */
+    int32_t *first_block; /* [max_seqs]: in blocks */
+    int32_t *row_ends;    /* [max_rows]: tokens of the run's blocks up to the row's own position */
 };
 
 MUST_USE status_t token_run_init(struct token_run *run, const struct token_run_request *request);

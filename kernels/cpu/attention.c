@@ -18,7 +18,7 @@ struct attention_plan {
     struct attention_shape shape;
     int32_t n_seqs;
     struct attention_seq *seqs; /* [max_seqs] */
-    int64_t *tasks; /* [max_seqs + 1]: those of sequence i are [tasks[i], tasks[i + 1]) */
+    int64_t *tasks;    /* [max_seqs + 1]: those of sequence i are [tasks[i], tasks[i + 1]) */
     int32_t *row_ends; /* [max_rows], of all sequences; NULL unless the shape is partial */
 };
 

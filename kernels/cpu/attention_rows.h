@@ -329,8 +329,8 @@ static void attention_begin(struct attention_rows *a, const struct cpu_attention
         const int64_t query = (task->row_begin + i) / group;
         const int64_t head = task->head * group + (task->row_begin + i) % group;
         const int64_t at = task->seq->q_offset + query * task->seq->ld + head * head_dim;
-        const int64_t part_at = task->seq->out_offset + query * task->seq->ld_out +
-                                head * (head_dim + ATTENTION_STATS);
+        const int64_t part_at =
+            task->seq->out_offset + query * task->seq->ld_out + head * (head_dim + ATTENTION_STATS);
         a->q[i] = (const float *)task->args->q + at;
         a->out[i] = (float *)task->args->out + (task->shape->partial ? part_at : at);
         a->max[i] = -INFINITY;

@@ -51,8 +51,8 @@ static int32_t min_of(int32_t a, int32_t b)
 static status_t check_options(const struct cuda_attention_split_options *o)
 {
     const struct attention_shape *s = &o->shape;
-    if (s->group < 1 || s->window < 0 || (s->partial && s->window > 0) || s->max_seqs < 1 || s->max_rows < 1 ||
-        s->max_kv_heads < 1 || s->max_tokens < 1) {
+    if (s->group < 1 || s->window < 0 || (s->partial && s->window > 0) || s->max_seqs < 1 ||
+        s->max_rows < 1 || s->max_kv_heads < 1 || s->max_tokens < 1) {
         return status_errorf(STATUS_INVALID_ARGUMENT,
                              "attention: group %d, window %d, at most %d sequences, %d rows, %d KV "
                              "heads, %d tokens",
@@ -155,8 +155,8 @@ static status_t check_seqs(const struct attention_shape *s, const struct attenti
         const struct attention_seq *seq = &seqs[i];
         const int32_t least = s->partial ? 0 : seq->n_queries;
         if (seq->n_queries < 0 || seq->kv_tokens < least || seq->n_kv_heads < 0 ||
-            (seq->row_ends != NULL) != (s->partial != 0) ||
-            seq->n_kv_heads > s->max_kv_heads || seq->kv_tokens > s->max_tokens) {
+            (seq->row_ends != NULL) != (s->partial != 0) || seq->n_kv_heads > s->max_kv_heads ||
+            seq->kv_tokens > s->max_tokens) {
             return status_errorf(
                 STATUS_INVALID_ARGUMENT,
                 "attention: sequence %d: %d queries, %d tokens (at most %d), %d heads (at most %d)",

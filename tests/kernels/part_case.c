@@ -45,8 +45,8 @@ static void lay_out(struct part_case *c, const struct part_case_shape *shape,
                     const int32_t (*sizes)[2])
 {
     for (int32_t i = 0; i < c->n_seqs; i++) {
-        c->seqs[i] = (struct part_case_seq){sizes[i][0], sizes[i][1], c->n_rows, c->n_tokens,
-                                            c->n_blocks};
+        c->seqs[i] =
+            (struct part_case_seq){sizes[i][0], sizes[i][1], c->n_rows, c->n_tokens, c->n_blocks};
         c->n_tokens += sizes[i][0];
         c->n_rows += sizes[i][1];
         c->n_blocks += (sizes[i][0] + PART_CASE_BLOCK - 1) / PART_CASE_BLOCK;
@@ -140,8 +140,8 @@ void part_case_round_to_int8(struct part_case *c)
 
 void part_case_free(struct part_case *c)
 {
-    void *const arrays[] = {c->part_of, c->id_of, c->q, c->k, c->v, c->k_plane, c->v_plane,
-                            c->k_int8,  c->v_int8, c->k_scales, c->v_scales};
+    void *const arrays[] = {c->part_of, c->id_of,  c->q,      c->k,        c->v,       c->k_plane,
+                            c->v_plane, c->k_int8, c->v_int8, c->k_scales, c->v_scales};
     for (size_t i = 0; i < sizeof arrays / sizeof arrays[0]; i++) {
         free(arrays[i]);
     }

@@ -131,9 +131,9 @@ static void check_case(struct backend_stream *stream, const struct part_case *c,
 static void check_cases(struct backend_stream *stream)
 {
     static const struct part_case_shape shapes[] = {
-        {8, 1, 1, 2, PART_CASE_IN_TURN},    {64, 4, 2, 3, PART_CASE_IN_TURN},
+        {8, 1, 1, 2, PART_CASE_IN_TURN},     {64, 4, 2, 3, PART_CASE_IN_TURN},
         {128, 3, 1, 4, PART_CASE_AT_RANDOM}, {37, 5, 2, 8, PART_CASE_AT_RANDOM},
-        {80, 2, 1, 3, PART_CASE_TO_ONE},    {20, 2, 1, 1, PART_CASE_IN_TURN},
+        {80, 2, 1, 3, PART_CASE_TO_ONE},     {20, 2, 1, 1, PART_CASE_IN_TURN},
         {8, 1, 1, 40, PART_CASE_IN_TURN},
     };
     for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {

@@ -417,6 +417,19 @@ static void test_cost_counts_shared_keys_once(void **state)
     const struct cost_rows one = {.n_seqs = 1, .n_new = 1, .n_past = 1023, .n_logits = 1};
     cost_of_step(&s.model, &one, &time);
     assert_near("bytes of one", time.kv_bytes, 1024.0 * 32 * 2 * 128 * 2, 1e-9);
+    const double one_exchange = time.seconds[COST_EXCHANGE];
+    plan_destroy(&s.plan);
+    // By token: of one as of many, an eighth each; the outputs of all ranks come back, in float32.
+    s.plan = models_plan(&s.spec, 8, PLAN_TOKEN);
+    cost_of_step(&s.model, &many, &time);
+    assert_near("bytes of 64, by token", time.kv_bytes, 64.0 * 1024 * 34304 / 8, 1e-9);
+    cost_of_step(&s.model, &one, &time);
+    assert_near("bytes of one, by token", time.kv_bytes, 1024.0 * 34304 / 8, 1e-9);
+    assert_true(time.seconds[COST_EXCHANGE] >= one_exchange);
+    // A layer of 1 KV head: 4 query heads of 128 go to 7 ranks, and from each come 4 of 132 float32.
+    cost_of_layer(&s.model, &one, 25, &time);
+    const double reduced = 2 * 4096 * 2.0; // bytes handed to two sums over ranks
+    assert_near("messages", time.collective_bytes - reduced, 7 * 4 * (128 * 2 + 132 * 4.0), 1e-9);
     plan_destroy(&s.plan);
     s.plan = models_plan(&s.spec, 8, PLAN_REPLICATE);
     cost_of_step(&s.model, &many, &time);
@@ -475,13 +488,51 @@ static struct plan_memory_request limits_of(const struct subject *s)
                                         .max_model_len = 1024};
 }
 
-static int32_t count_copied(const struct plan *plan)
+static int32_t count_placed(const struct plan *plan, int placement)
 {
     int32_t n = 0;
     for (int32_t i = 0; i < plan->n_layers; i++) {
-        n += plan->classes[plan->layers[i].class_index].placement == PLAN_REPLICATE;
+        n += plan->classes[plan->layers[i].class_index].placement == placement;
     }
     return n;
+}
+
+static int32_t count_copied(const struct plan *plan)
+{
+    return count_placed(plan, PLAN_REPLICATE);
+}
+
+/* Keys of one sequence of 128 K tokens take longer to read than any message: split by token, not copied; short ones are not. */
+static void test_cost_place_splits_long_sequences_by_token(void **state)
+{
+    (void)state;
+    struct subject s;
+    open_subject(&s, NULL, COST_A100_80G, EXPECTED);
+    struct plan_memory_request memory = limits_of(&s);
+    memory.max_seqs = 1;
+    memory.max_model_len = 1 << 17;
+
+    static const struct {
+        int32_t n_prompt, concurrency;
+        bool split;
+    } rows[] = {{130000, 1, true}, {130000, 4, true}, {512, 1, false}, {2048, 1024, false}};
+
+    for (size_t i = 0; i < 4; i++) {
+        struct plan_request request = {.tp = 8, .pp = 1};
+        const struct cost_workload w = {rows[i].n_prompt, 512, rows[i].concurrency, 512};
+        plan_destroy(&s.plan);
+        assert_status_ok(cost_place(&s.model, &w, &memory, .9, &request, &s.plan));
+        assert_status_ok(plan_check(&s.plan, &s.spec));
+        assert_int_equal(count_placed(&s.plan, PLAN_TOKEN), rows[i].split ? s.spec.n_layers : 0);
+        assert_int_equal(s.plan.stripe, rows[i].split ? 8 : 1);
+    }
+    s.spec.sliding_window = 4096;
+    struct plan_request request = {.tp = 8, .pp = 1};
+    const struct cost_workload w = {130000, 512, 1, 512};
+    plan_destroy(&s.plan);
+    assert_status_ok(cost_place(&s.model, &w, &memory, .9, &request, &s.plan));
+    assert_int_equal(s.plan.stripe, 1);
+    close_subject(&s);
 }
 
 /* Few sequences: messages cost more than keys. Many: the other way around. No room for copies: none. */
@@ -527,7 +578,8 @@ static void test_cost_place_goes_by_the_rates(void **state)
 static int every_other(const void *user, int32_t layer)
 {
     (void)user;
-    return layer % 2 == 0 ? PLAN_SHARE : PLAN_REPLICATE;
+    static const int placements[] = {PLAN_SHARE, PLAN_REPLICATE, PLAN_TOKEN};
+    return placements[layer % 3];
 }
 
 static void test_cost_plans_mix_placements(void **state)
@@ -543,7 +595,10 @@ static void test_cost_plans_mix_placements(void **state)
         assert_status_ok(plan_check(&plan, &spec));
         for (int32_t layer = 0; layer < plan.n_layers; layer++) {
             const int32_t c = plan.layers[layer].class_index;
-            assert_true(c < 0 || plan.classes[c].placement == every_other(NULL, layer));
+            const bool whole = spec.layers[layer].n_kv_heads % request.tp == 0 || request.tp > 64;
+            const int wanted = every_other(NULL, layer);
+            assert_true(c < 0 || plan.classes[c].placement ==
+                                     (wanted == PLAN_TOKEN && whole ? PLAN_SHARE : wanted));
         }
         bytes_init(&packed, 64 << 20);
         assert_status_ok(plan_pack(&plan, &packed));
@@ -671,6 +726,7 @@ int main(void)
         cmocka_unit_test(test_cost_counts_a_layer),
         cmocka_unit_test(test_cost_of_stages),
         cmocka_unit_test(test_cost_place_goes_by_the_rates),
+        cmocka_unit_test(test_cost_place_splits_long_sequences_by_token),
         cmocka_unit_test(test_cost_plans_mix_placements),
         cmocka_unit_test(test_cost_search_finds_what_is_known),
         cmocka_unit_test(test_cost_search_refuses_with_numbers),

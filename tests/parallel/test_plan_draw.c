@@ -35,7 +35,10 @@ static void test_plan_draw_fits_a_terminal(void **state)
     for (int i = 0; i < 200; i++) {
         struct model_spec spec = models_random(false);
         const int32_t tp = models_between(1, spec.n_heads < 16 ? spec.n_heads : 16);
-        struct plan plan = models_plan(&spec, tp, i % 2 == 0 ? PLAN_SHARE : PLAN_REPLICATE);
+        struct plan plan = models_plan(&spec, tp,
+                                       i % 3 == 0   ? PLAN_SHARE
+                                       : i % 3 == 1 ? PLAN_TOKEN
+                                                    : PLAN_REPLICATE);
         for (int charset = PLAN_DRAW_ASCII; charset <= PLAN_DRAW_UTF8; charset++) {
             struct bytes text;
             draw(&spec, &plan, charset, &text);
@@ -71,6 +74,12 @@ static void test_plan_draw_shows_who_owns_what(void **state)
     bytes_destroy(&text);
     draw(&spec, &plan, PLAN_DRAW_ASCII, &text);
     expect_line(&text, "\n  11-19      2  14336 |-0|-0|-0|-0|-1|-1|-1|-1\n");
+    bytes_destroy(&text);
+    plan_destroy(&plan);
+    plan = models_plan(&spec, 8, PLAN_TOKEN);
+    draw(&spec, &plan, PLAN_DRAW_UTF8, &text);
+    expect_line(&text, "\n  11-19     2t  14336 │▂0│▂0│▂0│▂0│▂1│▂1│▂1│▂1\n");
+    expect_line(&text, "\nt  split by token: parts of a head are blocks of every sequence\n");
     bytes_destroy(&text);
     plan_destroy(&plan);
     // A head and a third: whole heads are told from parts.

@@ -60,7 +60,10 @@ static void test_plan_print_text_fits_a_terminal(void **state)
         struct model_spec model = models_random(false);
         snprintf(model.architecture, sizeof model.architecture, "RandomForCausalLM");
         const int32_t tp = models_between(1, model.n_heads < 16 ? model.n_heads : 16);
-        struct plan plan = models_plan(&model, tp, i % 2 == 0 ? PLAN_SHARE : PLAN_REPLICATE);
+        struct plan plan = models_plan(&model, tp,
+                                       i % 3 == 0   ? PLAN_SHARE
+                                       : i % 3 == 1 ? PLAN_TOKEN
+                                                    : PLAN_REPLICATE);
         const struct plan_print_args args = {
             .plan = &plan, .spec = &model, .dtype = DTYPE_BF16, .kv_dtype = DTYPE_BF16};
         struct bytes text;

@@ -314,10 +314,12 @@ static void check_kv_bytes(const struct plan *plan, const struct model_spec *spe
             all += bytes;
             // A stripe in every lane holds so many blocks of D sequences' tokens.
             const int64_t stripe = plan_kv_bytes(plan, rank, DTYPE_BF16, plan->stripe);
-            assert_close(stripe, bytes * PLAN_BLOCK_TOKENS * plan->n_lanes * plan->stripe, 0, 1e-12);
+            assert_close(stripe, bytes * PLAN_BLOCK_TOKENS * plan->n_lanes * plan->stripe, 0,
+                         1e-12);
             if (stripe > 0) {
                 const uint64_t given = (uint64_t)stripe * 7;
-                assert_int_equal(plan_kv_blocks_in(plan, rank, DTYPE_BF16, given), 7 * plan->stripe);
+                assert_int_equal(plan_kv_blocks_in(plan, rank, DTYPE_BF16, given),
+                                 7 * plan->stripe);
                 assert_int_equal(plan_kv_blocks_in(plan, rank, DTYPE_BF16, given - 1),
                                  6 * plan->stripe);
             }
@@ -460,7 +462,9 @@ static void test_plan_properties_of_random_schedules(void **state)
         const struct plan_request request = {
             .tp = models_between(1, spec.n_heads < 64 ? spec.n_heads : 64),
             .pp = n_working < 2 ? 1 : models_between(1, n_working < 8 ? n_working : 8),
-            .placement = i % 4 == 3 ? PLAN_REPLICATE : i % 4 == 1 ? PLAN_TOKEN : PLAN_SHARE,
+            .placement = i % 4 == 3   ? PLAN_REPLICATE
+                         : i % 4 == 1 ? PLAN_TOKEN
+                                      : PLAN_SHARE,
         };
         struct plan plan = models_plan_stages(&spec, &request);
         check_everything(&plan, &spec, request.placement);

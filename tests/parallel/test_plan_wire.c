@@ -11,7 +11,10 @@ static void test_plan_unpack_refuses_every_truncation(void **state)
     for (int i = 0; i < 20; i++) {
         struct model_spec spec = models_random(true);
         const int32_t tp = models_between(1, spec.n_heads < 12 ? spec.n_heads : 12);
-        struct plan plan = models_plan(&spec, tp, i % 3 == 0 ? PLAN_SHARE : i % 3 == 1 ? PLAN_TOKEN : PLAN_REPLICATE);
+        struct plan plan = models_plan(&spec, tp,
+                                       i % 3 == 0   ? PLAN_SHARE
+                                       : i % 3 == 1 ? PLAN_TOKEN
+                                                    : PLAN_REPLICATE);
         struct bytes wire;
         bytes_init(&wire, 1 << 20);
         assert_status_ok(plan_pack(&plan, &wire));
@@ -51,7 +54,10 @@ static void test_plan_unpack_survives_flipped_bytes(void **state)
     for (int i = 0; i < 3000; i++) {
         struct model_spec spec = models_random(true);
         const int32_t tp = models_between(1, spec.n_heads < 12 ? spec.n_heads : 12);
-        struct plan plan = models_plan(&spec, tp, i % 3 == 0 ? PLAN_REPLICATE : i % 3 == 1 ? PLAN_TOKEN : PLAN_SHARE);
+        struct plan plan = models_plan(&spec, tp,
+                                       i % 3 == 0   ? PLAN_REPLICATE
+                                       : i % 3 == 1 ? PLAN_TOKEN
+                                                    : PLAN_SHARE);
         struct bytes wire;
         bytes_init(&wire, 1 << 20);
         assert_status_ok(plan_pack(&plan, &wire));

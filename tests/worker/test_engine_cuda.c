@@ -92,8 +92,10 @@ struct formats {
     int placement;
 };
 
-static const struct formats plain = {DTYPE_BF16, QUANTIZATION_NONE, ENGINE_DETERMINISM_DEFAULT, PLAN_REPLICATE};
-static const struct formats int8_cache = {DTYPE_I8, QUANTIZATION_NONE, ENGINE_DETERMINISM_DEFAULT, PLAN_REPLICATE};
+static const struct formats plain = {DTYPE_BF16, QUANTIZATION_NONE, ENGINE_DETERMINISM_DEFAULT,
+                                     PLAN_REPLICATE};
+static const struct formats int8_cache = {DTYPE_I8, QUANTIZATION_NONE, ENGINE_DETERMINISM_DEFAULT,
+                                          PLAN_REPLICATE};
 
 /* Sequences in lane order, with the reference's logits. */
 struct batch {
@@ -300,7 +302,8 @@ static void test_engine_cuda_records_steps_of_one_token(void **state)
 
 static void test_engine_cuda_batch_determinism(void **state)
 {
-    const struct formats formats = {DTYPE_BF16, QUANTIZATION_NONE, ENGINE_DETERMINISM_BATCH, PLAN_REPLICATE};
+    const struct formats formats = {DTYPE_BF16, QUANTIZATION_NONE, ENGINE_DETERMINISM_BATCH,
+                                    PLAN_REPLICATE};
     check_shape(engine_driver_group(state), &shapes[0], check_alone, &formats);
 }
 
@@ -323,8 +326,10 @@ static void test_engine_cuda_shares_a_head(void **state)
 static void test_engine_cuda_takes_int8_weights(void **state)
 {
     struct group *group = engine_driver_group(state);
-    const struct formats int8 = {DTYPE_BF16, QUANTIZATION_INT8, ENGINE_DETERMINISM_DEFAULT, PLAN_REPLICATE};
-    const struct formats w8a8 = {DTYPE_BF16, QUANTIZATION_W8A8, ENGINE_DETERMINISM_DEFAULT, PLAN_REPLICATE};
+    const struct formats int8 = {DTYPE_BF16, QUANTIZATION_INT8, ENGINE_DETERMINISM_DEFAULT,
+                                 PLAN_REPLICATE};
+    const struct formats w8a8 = {DTYPE_BF16, QUANTIZATION_W8A8, ENGINE_DETERMINISM_DEFAULT,
+                                 PLAN_REPLICATE};
     check_shape(group, &shapes[0], check_chunks, &int8);
     check_shape(group, &shapes[0], check_tokens, &w8a8);
 }

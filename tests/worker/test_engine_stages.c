@@ -359,8 +359,8 @@ static void check_bytes(struct fixture *f)
     const struct plan *plan = &f->driver.plan;
     const struct step_limits *limits = engine_limits(engine);
     struct comm *comm = group_comm(f->group);
-    assert_int_equal(engine_kv_bytes(engine), plan_kv_bytes(plan, comm->rank, dtype_of_test(),
-                                                            limits->blocks_per_lane));
+    assert_int_equal(engine_kv_bytes(engine),
+                     plan_kv_bytes(plan, comm->rank, dtype_of_test(), limits->blocks_per_lane));
     uint64_t stored = 0;
     uint64_t heads = 0;
     for (int32_t rank = 0; rank < comm->size; rank++) {

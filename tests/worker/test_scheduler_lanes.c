@@ -12,7 +12,14 @@
 #include "parallel/plan.h"
 #include "worker/scheduler.h"
 
-enum { MAX_LEN = 2048, MAX_SEQS = 96, MAX_LANES = 8, MAX_STRIPE = 8, N_REQUESTS = 400, MAX_STEPS = 8 };
+enum {
+    MAX_LEN = 2048,
+    MAX_SEQS = 96,
+    MAX_LANES = 8,
+    MAX_STRIPE = 8,
+    N_REQUESTS = 400,
+    MAX_STEPS = 8
+};
 
 struct load {
     struct scheduler *scheduler;

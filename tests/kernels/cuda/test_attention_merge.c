@@ -27,10 +27,10 @@ static void *attend(struct backend_stream *stream, const struct part_case *c, in
     void *q = device_bf16(stream, c->q, n_rows * n_heads * (size_t)c->head_dim);
     const bool int8 = c->k_int8 != NULL;
     const size_t n_scales = (size_t)c->n_units * PART_CASE_BLOCK * sizeof(uint16_t);
-    void *k = int8 ? device_copy(stream, c->k_int8, n_plane)
-                   : device_bf16(stream, c->k_plane, n_plane);
-    void *v = int8 ? device_copy(stream, c->v_int8, n_plane)
-                   : device_bf16(stream, c->v_plane, n_plane);
+    void *k =
+        int8 ? device_copy(stream, c->k_int8, n_plane) : device_bf16(stream, c->k_plane, n_plane);
+    void *v =
+        int8 ? device_copy(stream, c->v_int8, n_plane) : device_bf16(stream, c->v_plane, n_plane);
     void *k_scales = int8 ? device_copy(stream, c->k_scales, n_scales) : device_new(stream, 16);
     void *v_scales = int8 ? device_copy(stream, c->v_scales, n_scales) : device_new(stream, 16);
     void *blocks = device_copy(stream, list.blocks, ((size_t)c->n_blocks + 1) * sizeof(int32_t));
@@ -176,12 +176,12 @@ static void test_cuda_attention_merge_takes_heads_from_where_they_are(void **sta
     enum { DIM = 8, HEADS = 4, WIDTH = DIM + ATTENTION_STATS };
 
     // Heads 0, 1; heads 1, 2, of which 1 saw nothing; nobody has head 3.
-    static const float low[2 * WIDTH] = {
-        2, 4, 0, 0, 0, 0, 0, 1, 1, 2, 0, 0, 6, 9, 0, 0, 0, 0, 0, 3, 5, 3, 0, 0};
+    static const float low[2 * WIDTH] = {2, 4, 0, 0, 0, 0, 0, 1, 1, 2, 0, 0,
+                                         6, 9, 0, 0, 0, 0, 0, 3, 5, 3, 0, 0};
     static const float high[2 * WIDTH] = {0, 0, 0, 0, 0, 0, 0, 0, -INFINITY, 0,    0, 0,
                                           1, 0, 0, 0, 0, 0, 0, 2, -700,      0.5f, 0, 0};
-    static const float want[HEADS * DIM] = {1, 2, 0, 0, 0, 0, 0, 0.5f, 2, 3, 0, 0, 0, 0, 0, 1,
-                                            2, 0, 0, 0, 0, 0, 0, 4};
+    static const float want[HEADS * DIM] = {1, 2, 0, 0, 0, 0, 0, 0.5f, 2, 3, 0, 0,
+                                            0, 0, 0, 1, 2, 0, 0, 0,    0, 0, 0, 4};
     struct backend_stream *stream = check_stream();
     const struct backend *backend = check_backend();
     void *first = device_copy(stream, low, sizeof low);

@@ -257,10 +257,20 @@ static void test_cuda_rope_append_keeps_no_rows_of_others(void **state)
 {
     (void)state;
     static const struct rope_case cases[] = {
-        {.n_rows = 7, .n_q_heads = 3, .n_kv_heads = 2, .head_dim = 64, .rotary_dim = 64,
-         .head_units = 1, .kv_dtype = DTYPE_BF16},
-        {.n_rows = 5, .n_q_heads = 0, .n_kv_heads = 1, .head_dim = 80, .rotary_dim = 20,
-         .head_units = 1, .kv_dtype = DTYPE_I8},
+        {.n_rows = 7,
+         .n_q_heads = 3,
+         .n_kv_heads = 2,
+         .head_dim = 64,
+         .rotary_dim = 64,
+         .head_units = 1,
+         .kv_dtype = DTYPE_BF16},
+        {.n_rows = 5,
+         .n_q_heads = 0,
+         .n_kv_heads = 1,
+         .head_dim = 80,
+         .rotary_dim = 20,
+         .head_units = 1,
+         .kv_dtype = DTYPE_I8},
     };
     struct backend_stream *stream = check_stream();
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
