@@ -44,6 +44,11 @@ class TestCommands(unittest.TestCase):
                         owned[kv["head"] * plan["lanes"] + lane] += 1
             self.assertEqual(owned, [1] * len(owned))
             self.assertEqual(heads, list(range(layer["q_heads"])))
+        split = json.loads(run("plan", DEMO, "-tp", "3", "--kv-placement", "token", "--json").stdout)
+        self.assertEqual((split["kv_replication_factor"], split["lanes"], split["stripe_blocks"]), (1.0, 1, 3))
+        for layer in (l for l in split["layers"] if l["kv_placement"] == "token"):
+            owned = sorted((kv["head"], b) for rank in layer["ranks"] for kv in rank["kv_heads"] for b in kv["blocks"])
+            self.assertEqual(owned, [(h, b) for h in range(layer["kv_heads"]) for b in range(3)])
         copied = json.loads(run("plan", DEMO, "-tp", "4", "--kv-placement", "replicate", "--json").stdout)
         self.assertGreater(copied["kv_replication_factor"], 1.2)
         text = run("plan", DEMO, "-tp", "4").stdout

@@ -163,6 +163,9 @@ class TestLayouts(unittest.TestCase):
         for ranks in self.RANKS:
             self.check("-tp", ranks, "--kv-placement", "replicate", bits=False)
 
+    def test_ranks_token(self):
+        self.check("-tp", self.RANKS[-1], "--kv-placement", "token", bits=False)
+
     def test_chunks(self):
         for chunk in self.CHUNKS:
             self.check("-tp", "1", "--max-num-seqs", "1", "--max-num-batched-tokens", chunk, bits=True)
