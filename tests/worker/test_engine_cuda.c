@@ -343,7 +343,10 @@ static void test_engine_cuda_over_nccl(void **state)
 
 int main(int argc, char **argv)
 {
-    static const struct CMUnitTest nccl_tests[] = {cmocka_unit_test(test_engine_cuda_over_nccl)};
+    static const struct CMUnitTest nccl_tests[] = {
+        cmocka_unit_test(test_engine_cuda_over_nccl),
+        cmocka_unit_test(test_engine_cuda_shares_a_head),
+    };
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_engine_cuda_batch_determinism),
         cmocka_unit_test(test_engine_cuda_matches_float64),
