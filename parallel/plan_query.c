@@ -260,7 +260,7 @@ static struct plan_exchange share_exchange(const struct plan *plan, int32_t laye
     int64_t heads = 0;
     for (int32_t lane = 0; lane < plan->n_lanes; lane++) {
         const int32_t *held;
-        heads = larger(heads, group * plan_held(plan, class_index, tp_rank, lane, &held));
+        heads = larger(heads, (int64_t)group * plan_held(plan, class_index, tp_rank, lane, &held));
     }
     const int64_t message = larger(heads, q.end - q.begin) * query_bytes;
     return (struct plan_exchange){heads * query_bytes, heads * query_bytes, message, message};
@@ -319,7 +319,8 @@ static int64_t pairs_of(const struct plan *plan, int32_t class_index, int32_t tp
 {
     const int32_t *owned_at = class_at(plan, class_index)->owned_at;
     const int32_t columns = plan_columns(plan, class_index);
-    return owned_at[(tp_rank + 1) * columns] - owned_at[tp_rank * columns];
+    const int32_t *of_rank = &owned_at[(size_t)tp_rank * (size_t)columns];
+    return of_rank[columns] - of_rank[0];
 }
 
 int64_t plan_units(const struct plan *plan, int32_t class_index, int32_t tp_rank, int64_t n_blocks)

@@ -113,7 +113,7 @@ static struct stretch kv_stretch(const struct movement *m, int32_t lane, int32_t
     int64_t before = 0; // bytes of the lanes before this one
     for (int32_t u = 0; u < lane; u++) {
         const plan_interval_t of_lane = held_heads(m, u, rank);
-        before += rows_of_lane(m, u) * (of_lane.end - of_lane.begin) * m->head_bytes;
+        before += (of_lane.end - of_lane.begin) * m->head_bytes * rows_of_lane(m, u);
     }
     struct stretch stretch = {
         .stride = (held.end - held.begin) * m->head_bytes,

@@ -36,9 +36,6 @@ undo:
 void token_run_destroy(struct token_run *run, const struct backend *backend,
                        struct backend_stream *stream)
 {
-    if (run->plan == NULL) {
-        return;
-    }
     device_array_destroy(&run->units, backend, stream);
     device_array_destroy(&run->blocks, backend, stream);
     free(run->first_block);

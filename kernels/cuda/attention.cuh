@@ -65,27 +65,32 @@ static __device__ __forceinline__ void take_unit(attention_unit *unit, attention
     __syncthreads();
 }
 
-/* Element of q and out at which a packed row of the unit's head begins. */
+/* Where a packed row of the unit's head begins, in rows of `width` elements a head that are ld apart. */
+static __device__ __forceinline__ int64_t place_of_row(const attention_view &view,
+                                                       const attention_unit &unit, int32_t row,
+                                                       int64_t ld, int width)
+{
+    const int32_t packed = unit.row + row;
+    const int32_t token = packed / view.group, head = packed - token * view.group;
+    return token * ld + ((int64_t)unit.head * view.group + head) * width;
+}
+
+/* Element of q and out. */
 template <int HD>
 static __device__ __forceinline__ int64_t row_element(const attention_view &view,
                                                       const attention_seq &seq,
                                                       const attention_unit &unit, int32_t row)
 {
-    const int32_t packed = unit.row + row;
-    const int32_t token = packed / view.group, head = packed - token * view.group;
-    return seq.q_offset + token * seq.ld + ((int64_t)unit.head * view.group + head) * HD;
+    return seq.q_offset + place_of_row(view, unit, row, seq.ld, HD);
 }
 
-/* Float of out at which the partial row of a packed row begins. */
+/* Float of out, of a partial row. */
 template <int HD>
 static __device__ __forceinline__ int64_t part_element(const attention_view &view,
                                                        const attention_seq &seq,
                                                        const attention_unit &unit, int32_t row)
 {
-    const int32_t packed = unit.row + row;
-    const int32_t token = packed / view.group, head = packed - token * view.group;
-    return seq.out_offset + token * seq.ld_out +
-           ((int64_t)unit.head * view.group + head) * (HD + ATTENTION_STATS);
+    return seq.out_offset + place_of_row(view, unit, row, seq.ld_out, HD + ATTENTION_STATS);
 }
 
 /* Position of a packed row's token: the last key it sees; -1: none. */

@@ -193,7 +193,8 @@ void part_case_list_free(struct part_case_list *list)
     free(list->row_ends);
 }
 
-void part_case_reference(const struct part_case *c, int32_t row, int32_t head, double *out)
+/* One row and head over all keys, from the definition. */
+static void reference_row(const struct part_case *c, int32_t row, int32_t head, double *out)
 {
     double weights[2048];
     int32_t i = 0;
@@ -225,5 +226,44 @@ void part_case_reference(const struct part_case *c, int32_t row, int32_t head, d
     }
     for (int64_t d = 0; d < dim; d++) {
         out[d] /= sum;
+    }
+}
+
+void part_case_check_part(const struct part_case *c, int32_t part, const float *rows)
+{
+    struct part_case_list list;
+    part_case_list(c, part, &list);
+    const int64_t n_heads = part_case_heads(c), width = c->head_dim + ATTENTION_STATS;
+    for (int64_t i = 0; i < c->n_rows * n_heads; i++) {
+        const float *row = rows + i * width;
+        const bool empty = list.row_ends[i / n_heads] == 0;
+        assert_true((row[c->head_dim] == -INFINITY) == empty);
+        assert_true((row[c->head_dim + 1] > 0.0f) != empty);
+        for (int64_t d = 0; d < width; d++) {
+            assert_true(row[d] == row[d]); // no NaN
+            assert_true(!empty || d == c->head_dim || row[d] == 0.0f);
+        }
+    }
+    part_case_list_free(&list);
+}
+
+void part_case_check_merged(const struct part_case *c, const float *out, int64_t ld, double atol,
+                            double rtol)
+{
+    enum { MAX_DIM = 256 };
+
+    double want[MAX_DIM];
+    assert_true(c->head_dim <= MAX_DIM);
+    const int64_t n_columns = (int64_t)part_case_heads(c) * c->head_dim;
+    for (int32_t row = 0; row < c->n_rows; row++) {
+        for (int64_t i = 0; i < n_columns; i++) {
+            if (i % c->head_dim == 0) {
+                reference_row(c, row, (int32_t)(i / c->head_dim), want);
+            }
+            assert_close(out[row * ld + i], want[i % c->head_dim], atol, rtol);
+        }
+        for (int64_t i = n_columns; i < ld; i++) {
+            assert_true(isnan(out[row * ld + i]));
+        }
     }
 }

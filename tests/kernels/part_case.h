@@ -60,5 +60,9 @@ struct part_case_list {
 void part_case_list(const struct part_case *c, int32_t part, struct part_case_list *out);
 void part_case_list_free(struct part_case_list *list);
 
-/* One row and head over all keys, in float64, from the definition. */
-void part_case_reference(const struct part_case *c, int32_t row, int32_t head, double *out);
+/* What the part left, [rows, heads, head_dim + ATTENTION_STATS]: no NaN, and nothing where it has no key of the row. */
+void part_case_check_part(const struct part_case *c, int32_t part, const float *rows);
+
+/* Merged rows, ld apart, against float64 over all keys; what lies between rows is still NaN. */
+void part_case_check_merged(const struct part_case *c, const float *out, int64_t ld, double atol,
+                            double rtol);

@@ -10,7 +10,7 @@ static const int32_t sizes[][2] = {{1, 1}, {16, 16}, {97, 1}, {300, 33}, {15, 4}
 enum { N_SEQS = 6 };
 
 /* |v| <= 1: some roundings of float32, of scores up to about ten. */
-static const struct tolerance float32_rounding = {.atol = 3e-6, .rtol = 0.0};
+static const double float32_rounding = 3e-6;
 
 static void *plane_of(const struct part_case *c, const float *values, int kv_dtype)
 {
@@ -68,26 +68,6 @@ static float *attend(struct backend_stream *stream, const struct part_case *c, i
     return rows;
 }
 
-/* Where a part has nothing of a row: zeros, and no NaN. */
-static void check_empty_rows(const struct part_case *c, int32_t part, const float *rows)
-{
-    struct part_case_list list;
-    part_case_list(c, part, &list);
-    const int64_t n_heads = part_case_heads(c), width = c->head_dim + ATTENTION_STATS;
-    for (int64_t i = 0; i < c->n_rows * n_heads; i++) {
-        const float *row = rows + i * width;
-        const bool empty = list.row_ends[i / n_heads] == 0;
-        assert_true((row[c->head_dim] == -INFINITY) == empty);
-        assert_true((row[c->head_dim + 1] > 0.0f) != empty);
-        for (int64_t d = 0; d < width; d++) {
-            assert_true(row[d] == row[d]); // no NaN
-            assert_true(!empty || d == c->head_dim || row[d] == 0.0f);
-        }
-    }
-    part_case_list_free(&list);
-}
-
-/* All parts of all heads, or heads that lie in two overlapping sources: [0, n) and [1, n) of a copy. */
 static void check_case(struct backend_stream *stream, const struct part_case *c, int kv_dtype)
 {
     enum { GAP = 3 };
@@ -98,7 +78,7 @@ static void check_case(struct backend_stream *stream, const struct part_case *c,
     const int64_t width = c->head_dim + ATTENTION_STATS;
     for (int32_t p = 0; p < c->n_parts; p++) {
         parts[p] = attend(stream, c, p, kv_dtype);
-        check_empty_rows(c, p, parts[p]);
+        part_case_check_part(c, p, parts[p]);
         sources[p] = (struct attention_source){parts[p], n_heads * width, 0, n_heads};
     }
     const int64_t ld = (int64_t)n_heads * c->head_dim + GAP;
@@ -111,17 +91,7 @@ static void check_case(struct backend_stream *stream, const struct part_case *c,
                                               .out = out,
                                               .ld = ld};
     assert_status_ok(cpu_attention_merge(stream, &args));
-    double want[CPU_MAX_HEAD_DIM];
-    for (int32_t row = 0; row < c->n_rows; row++) {
-        for (int32_t head = 0; head < n_heads; head++) {
-            part_case_reference(c, row, head, want);
-            assert_all_close(out + row * ld + (int64_t)head * c->head_dim, want,
-                             (size_t)c->head_dim, float32_rounding, "merged");
-        }
-        for (int gap = 0; gap < GAP; gap++) {
-            assert_true(isnan(out[(row + 1) * ld - 1 - gap]));
-        }
-    }
+    part_case_check_merged(c, out, ld, float32_rounding, 0);
     for (int32_t p = 0; p < c->n_parts; p++) {
         guarded_free(parts[p]);
     }
@@ -162,7 +132,7 @@ static void check_chunks(struct backend_stream *stream)
     const int32_t whole[][2] = {{TOKENS, TOKENS}};
     struct part_case c;
     part_case_new(&shape, whole, 1, &c);
-    const size_t width = GROUP * (DIM + ATTENTION_STATS);
+    const size_t width = (size_t)GROUP * (DIM + ATTENTION_STATS);
     for (int32_t p = 0; p < c.n_parts; p++) {
         float *want = attend(stream, &c, p, DTYPE_F32);
         for (int32_t t = 0; t < TOKENS; t++) {
@@ -194,7 +164,8 @@ static void check_sources(struct backend_stream *stream)
     // Heads 0, 1; heads 1, 2, of which 1 saw nothing; nobody has head 3.
     const float low[2 * WIDTH] = {2, 4, 1, 2, 0, 0, 6, 9, 5, 3, 0, 0};
     const float high[2 * WIDTH] = {0, 0, -INFINITY, 0, 0, 0, 1, 0, -700, 0.5f, 0, 0};
-    const struct attention_source sources[] = {{low, 2 * WIDTH, 0, 2}, {high, 2 * WIDTH, 1, 3}};
+    const struct attention_source sources[] = {{low, (int64_t)2 * WIDTH, 0, 2},
+                                               {high, (int64_t)2 * WIDTH, 1, 3}};
     const float want[HEADS * DIM] = {1, 2, 2, 3, 2, 0, 0, 0};
     float out[HEADS * DIM];
     memset(out, 0xff, sizeof out);

@@ -13,7 +13,7 @@ static const int32_t sizes[][2] = {{1, 1}, {16, 16}, {97, 1}, {300, 33}, {15, 4}
 enum { N_SEQS = 6 };
 
 /* Probabilities are rounded to bfloat16 (2^-9 of |v| <= 1 at most), and so is the result. */
-static const struct tolerance attention_result = {.atol = 0x1p-8, .rtol = 0x1p-8};
+static const double bf16_rounding = 0x1p-8;
 
 /* Partial rows of one part in device memory, NaN before. */
 static void *attend(struct backend_stream *stream, const struct part_case *c, int32_t part,
@@ -87,43 +87,20 @@ static void check_merged(struct backend_stream *stream, const struct part_case *
                                               .ld = ld};
     assert_status_ok(check_backend()->attention_merge(stream, &args));
     float *got = device_read_bf16(stream, out, n);
-    double want[256];
-    for (int32_t row = 0; row < c->n_rows; row++) {
-        for (int32_t head = 0; head < n_heads; head++) {
-            part_case_reference(c, row, head, want);
-            assert_all_close(got + row * ld + (int64_t)head * c->head_dim, want,
-                             (size_t)c->head_dim, attention_result, "merged");
-        }
-        for (int gap = 0; gap < GAP; gap++) {
-            assert_true(isnan(got[(row + 1) * ld - 1 - gap]));
-        }
-    }
+    part_case_check_merged(c, got, ld, bf16_rounding, bf16_rounding);
     free(got);
     device_free(stream, out);
 }
 
-/* Rows that a part has nothing of: zeros, and no NaN anywhere. */
-static void check_parts(struct backend_stream *stream, const struct part_case *c, int32_t part,
-                        const void *rows)
+static void check_part(struct backend_stream *stream, const struct part_case *c, int32_t part,
+                       const void *rows)
 {
-    struct part_case_list list;
-    part_case_list(c, part, &list);
-    const int64_t n_heads = part_case_heads(c), width = c->head_dim + ATTENTION_STATS;
-    const size_t n = (size_t)(c->n_rows * n_heads * width);
+    const size_t n =
+        (size_t)c->n_rows * (size_t)part_case_heads(c) * (size_t)(c->head_dim + ATTENTION_STATS);
     float *got = must_alloc(n * sizeof *got);
     device_read(stream, got, rows, n * sizeof *got);
-    for (int64_t i = 0; i < c->n_rows * n_heads; i++) {
-        const float *row = got + i * width;
-        const bool empty = list.row_ends[i / n_heads] == 0;
-        assert_true((row[c->head_dim] == -INFINITY) == empty);
-        assert_true((row[c->head_dim + 1] > 0.0f) != empty);
-        for (int64_t d = 0; d < width; d++) {
-            assert_true(row[d] == row[d]); // no NaN
-            assert_true(!empty || d == c->head_dim || row[d] == 0.0f);
-        }
-    }
+    part_case_check_part(c, part, got);
     free(got);
-    part_case_list_free(&list);
 }
 
 static void check_case(struct backend_stream *stream, const struct part_case_shape *shape,
@@ -139,7 +116,7 @@ static void check_case(struct backend_stream *stream, const struct part_case_sha
     const int32_t n_heads = part_case_heads(&c);
     for (int32_t p = 0; p < c.n_parts; p++) {
         rows[p] = attend(stream, &c, p, batch_invariant);
-        check_parts(stream, &c, p, rows[p]);
+        check_part(stream, &c, p, rows[p]);
         sources[p] = (struct attention_source){
             rows[p], (int64_t)n_heads * (c.head_dim + ATTENTION_STATS), 0, n_heads};
     }
@@ -186,8 +163,9 @@ static void test_cuda_attention_merge_takes_heads_from_where_they_are(void **sta
     const struct backend *backend = check_backend();
     void *first = device_copy(stream, low, sizeof low);
     void *second = device_copy(stream, high, sizeof high);
-    void *out = device_new(stream, HEADS * DIM * sizeof(uint16_t));
-    const struct attention_source sources[] = {{first, 2 * WIDTH, 0, 2}, {second, 2 * WIDTH, 1, 3}};
+    void *out = device_new(stream, (size_t)HEADS * DIM * sizeof(uint16_t));
+    const struct attention_source sources[] = {{first, (int64_t)2 * WIDTH, 0, 2},
+                                               {second, (int64_t)2 * WIDTH, 1, 3}};
     struct attention_merge_args args = {.sources = sources,
                                         .n_sources = 2,
                                         .n_rows = 1,
@@ -196,7 +174,7 @@ static void test_cuda_attention_merge_takes_heads_from_where_they_are(void **sta
                                         .out = out,
                                         .ld = (int64_t)HEADS * DIM};
     assert_status_ok(backend->attention_merge(stream, &args));
-    float *got = device_read_bf16(stream, out, HEADS * DIM);
+    float *got = device_read_bf16(stream, out, (size_t)HEADS * DIM);
     for (int i = 0; i < HEADS * DIM; i++) {
         assert_close(got[i], want[i], 1e-6, 0);
     }
