@@ -8,7 +8,7 @@
 enum { MAX_PARTS = 8, GAP = 8 };
 
 /* Decode and prefill of any group; long enough to be split further on the device. */
-static const int32_t sizes[][2] = {{1, 1}, {16, 16}, {97, 1}, {300, 33}, {15, 4}, {600, 1}};
+static const int32_t sizes[][2] = {{1, 1}, {16, 16}, {97, 1}, {150, 20}, {15, 4}, {400, 1}};
 
 enum { N_SEQS = 6 };
 
@@ -138,7 +138,7 @@ static void test_cuda_attention_merge_of_parts_is_the_whole(void **state)
     struct backend_stream *stream = check_stream();
     for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
         check_case(stream, &shapes[i], DTYPE_BF16, (int32_t)(i % 2));
-        if (i % 2 == 0) {
+        if (i == 1) {
             check_case(stream, &shapes[i], DTYPE_I8, 0);
         }
     }
