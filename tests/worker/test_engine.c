@@ -672,6 +672,31 @@ static void test_engine_refuses_what_cannot_fit(void **state)
     fixture_close(f);
 }
 
+/* Which rank adds up what depends on blocks that others left. */
+static void test_engine_pins_no_order_by_token(void **state)
+{
+    struct fixture *f = fixture_open(state, &shapes[0]);
+    const struct plan_request request = {
+        .tp = group_size(f->group), .pp = 1, .placement = PLAN_TOKEN};
+    struct engine_options options = small_options(f->dir);
+    struct model_spec spec;
+    struct plan plan;
+    struct engine *engine = NULL;
+    model_writer_spec(&f->model, f->dir, &spec);
+    assert_status_ok(plan_make(&spec, &request, &plan));
+    options.determinism = ENGINE_DETERMINISM_BATCH;
+    const status_t s = engine_new(f->group, &spec, &plan, &options, &engine);
+    if (plan.stripe > 1) {
+        assert_status_says(s, STATUS_FAILED_PRECONDITION, STATUS_FIX "--kv-placement share");
+    } else {
+        assert_status_ok(s); // nothing is split
+    }
+    engine_free(engine);
+    plan_destroy(&plan);
+    spec_destroy(&spec);
+    fixture_close(f);
+}
+
 static void test_engine_refuses_positions_past_the_end(void **state)
 {
     struct fixture *f = fixture_open(state, &shapes[0]);
@@ -760,6 +785,7 @@ int main(void)
         cmocka_unit_test(test_engine_asks_for_the_tensors_of_the_blocks),
         cmocka_unit_test(test_engine_ignores_tensors_it_does_not_need),
         cmocka_unit_test(test_engine_refuses_what_cannot_fit),
+        cmocka_unit_test(test_engine_pins_no_order_by_token),
         cmocka_unit_test(test_engine_refuses_positions_past_the_end),
         cmocka_unit_test(test_engine_takes_an_empty_step),
         cmocka_unit_test(test_engine_reports_progress_on_rank_0),
