@@ -343,8 +343,9 @@ void plan_memory_of(const struct plan_memory_request *request, int32_t rank,
         .workspace = workspace_bytes(request, rank),
         .runtime = device_of(request)->runtime + (rank == 0 ? device_of(request)->leader : 0),
     };
-    m.swap = (uint64_t)(plan_kv_block_bytes(request->plan, rank, request->kv_dtype) *
-                        request->host_blocks_per_lane);
+    m.swap =
+        (uint64_t)plan_kv_bytes(request->plan, rank, request->kv_dtype,
+                                plan_stripes_for(request->plan, request->host_blocks_per_lane));
     m.total = m.weights + m.kv + m.buffers + m.comm + m.workspace + m.runtime;
     m.total += device_of(request)->host_memory ? m.swap : 0;
     *memory_out = m;

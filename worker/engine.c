@@ -104,11 +104,12 @@ static status_t check_options(const struct engine *e)
                              "--max-model-len %d",
                              o->max_model_len, e->spec->max_positions, e->spec->max_positions);
     }
-    if (o->determinism == ENGINE_DETERMINISM_BATCH && e->plan->stripe > 1) {
+    const bool batch = o->determinism == ENGINE_DETERMINISM_BATCH;
+    if (e->plan->stripe > 1 && (batch || o->swap_bytes > 0)) {
         return status_errorf(STATUS_FAILED_PRECONDITION,
-                             "--determinism batch with --kv-placement token: what a rank adds up "
-                             "depends on the blocks a sequence got" STATUS_FIX
-                             "--kv-placement share");
+                             "%s with --kv-placement token: a block's id says which rank has "
+                             "it" STATUS_FIX "--kv-placement share",
+                             batch ? "--determinism batch" : "--swap-space");
     }
     if (plan_n_ranks(e->plan) != group_size(e->group)) {
         return status_errorf(STATUS_INTERNAL, "plan for %d ranks, the group has %d",
@@ -528,7 +529,7 @@ static status_t size_pool(const struct engine *e, int64_t *blocks_out)
 /* What the host has for slots of this rank, beside the KV pool where that is the host's too. */
 static uint64_t host_room(const struct engine *e, int64_t blocks)
 {
-    const int64_t pool = blocks * plan_kv_block_bytes(e->plan, e->rank, e->options.kv_dtype);
+    const int64_t pool = plan_kv_bytes(e->plan, e->rank, e->options.kv_dtype, blocks);
     const uint64_t kept = e->options.backend->host_memory ? (uint64_t)pool : 0;
     const uint64_t available = host_memory_available();
     const uint64_t each = available / (uint64_t)group_host_size(e->group);
@@ -542,7 +543,7 @@ static status_t size_slots(const struct engine *e, int64_t blocks, int64_t *slot
 {
     int64_t slots = 0;
     if (e->options.swap_bytes > 0) {
-        const int64_t block = plan_kv_block_bytes(e->plan, e->rank, e->options.kv_dtype);
+        const int64_t block = plan_kv_bytes(e->plan, e->rank, e->options.kv_dtype, 1);
         const status_t fits =
             kv_moves_fit(e->options.swap_bytes, host_room(e, blocks), block, &slots);
         TRY(group_agree(e->group, fits));

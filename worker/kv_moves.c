@@ -249,6 +249,12 @@ status_t kv_moves_run(struct kv_moves *m, const struct step_plan *step)
 {
     const struct kv_pool *pool = m->pool;
     int32_t n_done = 0;
+    if (step->n_moves > 0 && pool->plan->stripe > 1) {
+        return status_errorf(STATUS_UNIMPLEMENTED,
+                             "%d moves of KV blocks under placement token, where blocks of other "
+                             "places are other ranks'",
+                             step->n_moves);
+    }
     while (n_done < step->n_moves) {
         const struct step_move *moves = &step->moves[n_done];
         const int32_t left = step->n_moves - n_done;

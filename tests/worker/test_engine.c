@@ -692,6 +692,13 @@ static void test_engine_pins_no_order_by_token(void **state)
         assert_status_ok(s); // nothing is split
     }
     engine_free(engine);
+    engine = NULL;
+    options.determinism = ENGINE_DETERMINISM_DEFAULT;
+    options.swap_bytes = 1 << 20;
+    if (plan.stripe > 1) {
+        assert_status_says(engine_new(f->group, &spec, &plan, &options, &engine),
+                           STATUS_FAILED_PRECONDITION, "--swap-space with --kv-placement token");
+    }
     plan_destroy(&plan);
     spec_destroy(&spec);
     fixture_close(f);

@@ -173,7 +173,7 @@ static void check_moves(struct fixture *f, bool *written)
 static void check_slot_bytes(const struct fixture *f, const struct plan *plan, int32_t rank,
                              int kv_dtype)
 {
-    const uint64_t want = (uint64_t)(plan_kv_block_bytes(plan, rank, kv_dtype) * SLOTS);
+    const uint64_t want = (uint64_t)plan_kv_bytes(plan, rank, kv_dtype, SLOTS);
     const uint64_t padding = (uint64_t)plan->n_layers * PLANES * 64;
     assert_in_range(f->moves.host_bytes, want, want + padding);
 }
