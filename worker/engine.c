@@ -107,8 +107,7 @@ static status_t check_options(const struct engine *e)
     const bool batch = o->determinism == ENGINE_DETERMINISM_BATCH;
     if (e->plan->stripe > 1 && (batch || o->swap_bytes > 0)) {
         return status_errorf(STATUS_FAILED_PRECONDITION,
-                             "%s with --kv-placement token: a block's id says which rank has "
-                             "it" STATUS_FIX "--kv-placement share",
+                             "%s with --kv-placement token" STATUS_FIX "--kv-placement share",
                              batch ? "--determinism batch" : "--swap-space");
     }
     if (plan_n_ranks(e->plan) != group_size(e->group)) {
