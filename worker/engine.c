@@ -1,4 +1,4 @@
-#include "worker/engine.h"
+#include "worker/engine_parts.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -6,47 +6,14 @@
 
 #include "base/clock.h"
 #include "parallel/comm_device.h"
-#include "parallel/plan_fit.h"
-#include "parallel/stages.h"
 #include "worker/checkpoint.h"
-#include "worker/forward.h"
 #include "worker/host.h"
-#include "worker/kv_moves.h"
-#include "worker/kv_pool.h"
-#include "worker/step_queue.h"
-#include "worker/weights.h"
 #include "worker/weights_check.h"
-
-/* Of the host's available memory, for the KV pools of all its ranks, when nothing else is said. */
-#define KV_MEMORY_SHARE 0.4
 
 /* More than a stage has tensors: places of a later stage's come after. */
 #define PLACES_OF_STAGE (1 << 20)
 
-/* Block ids are int32. */
-#define MAX_BLOCKS_PER_LANE ((int64_t)INT32_MAX)
-
 #define COLLECTIVE_TIMEOUT_S 30.0
-
-struct engine {
-    struct group *group;
-    const struct model_spec *spec;
-    const struct plan *plan;
-    struct engine_options options;
-    int32_t rank;            /* of all stages */
-    struct comm *stage_comm; /* of the ranks of this stage, over host memory; the group owns it */
-    struct stages *stages;   /* NULL: there is one */
-    struct step_limits limits;
-
-    struct backend_stream *stream;
-    struct comm *comm; /* over the backend's memory; stage_comm where that is the host's */
-    struct weights weights;
-    struct kv_pool pool;
-    struct kv_moves moves;
-    struct forward forward;
-    struct step_queue steps;
-    uint64_t bytes_read;
-};
 
 /* Needed while loading only. */
 struct loading {
@@ -58,11 +25,6 @@ struct loading {
 };
 
 // ---- options ----
-
-static int64_t blocks_per_seq(const struct engine *e)
-{
-    return ((int64_t)e->options.max_model_len + PLAN_BLOCK_TOKENS - 1) / PLAN_BLOCK_TOKENS;
-}
 
 static status_t check_dtypes(const struct engine_options *o)
 {
@@ -114,7 +76,7 @@ static status_t check_options(const struct engine *e)
         return status_errorf(STATUS_INTERNAL, "plan for %d ranks, the group has %d",
                              plan_n_ranks(e->plan), group_size(e->group));
     }
-    if (o->max_num_seqs > INT32_MAX / blocks_per_seq(e)) {
+    if (o->max_num_seqs > INT32_MAX / engine_blocks_per_seq(e)) {
         return status_errorf(
             STATUS_INVALID_ARGUMENT,
             "--max-num-seqs %d of --max-model-len %d: more KV blocks than can be counted",
@@ -370,188 +332,6 @@ static status_t tune(const struct engine *e)
     return s;
 }
 
-// ---- KV pool ----
-
-static struct plan_memory_request memory_request(const struct engine *e, int64_t blocks_per_lane)
-{
-    const struct plan_device *device = NULL; // a backend that plans do not know counts as the CPU
-    const status_t found = plan_device_find(e->options.backend->name, &device);
-    return (struct plan_memory_request){
-        .plan = e->plan,
-        .spec = e->spec,
-        .device = status_is_ok(&found) ? device : NULL,
-        .embedding_dtype = e->weights.embedding_dtype,
-        .dtype = e->options.dtype,
-        .kv_dtype = e->options.kv_dtype,
-        .quantization = e->options.quantization,
-        .max_seqs = e->options.max_num_seqs,
-        .max_rows = e->options.max_num_batched_tokens,
-        .max_model_len = e->options.max_model_len,
-        .max_steps = e->options.max_steps,
-        .blocks_per_lane = blocks_per_lane,
-        .host_blocks_per_lane = e->limits.host_blocks_per_lane,
-    };
-}
-
-/* Memory that KV pools of this rank may take. */
-struct kv_budget {
-    uint64_t available; /* 0: not known */
-    double share;       /* of that, when nothing else is said */
-    const char *where;
-};
-
-/* What the share of the device leaves when weights are there and buffers are to come, cut in equal parts for the ranks that
- * use it. Rounded up: there is a device for each rank, or one more rank on some. */
-static status_t device_budget(const struct engine *e, struct kv_budget *budget_out)
-{
-    enum { MAX_DEVICES = 64 };
-    struct device_info devices[MAX_DEVICES];
-    int n = 0;
-    TRY(e->options.backend->devices(devices, MAX_DEVICES, &n));
-    const struct device_info *device = &devices[e->options.device];
-    const struct plan_memory_request request = memory_request(e, 0);
-    struct plan_memory planned;
-    plan_memory_of(&request, e->rank, &planned);
-    const uint64_t n_ranks = ((uint64_t)group_host_size(e->group) + (uint64_t)n - 1) / (uint64_t)n;
-    const double kept = (1.0 - e->options.device_memory_share) * (double)device->memory_bytes;
-    const double left = ((double)device->free_bytes - kept) / (double)n_ranks;
-    const double for_kv = left - (double)planned.buffers;
-    *budget_out = (struct kv_budget){
-        .available = for_kv > 1.0 ? (uint64_t)for_kv : 1,
-        .share = 1.0,
-        .where = device->name,
-    };
-    return status_ok();
-}
-
-static status_t find_budget(const struct engine *e, struct kv_budget *budget_out)
-{
-    if (!e->options.backend->host_memory) {
-        return device_budget(e, budget_out);
-    }
-    *budget_out = (struct kv_budget){
-        .available = host_memory_available() / (uint64_t)group_host_size(e->group),
-        .share = KV_MEMORY_SHARE,
-        .where = "this host",
-    };
-    return status_ok();
-}
-
-static int64_t blocks_in(const struct engine *e, uint64_t bytes)
-{
-    return plan_kv_blocks_in(e->plan, e->rank, e->options.kv_dtype, bytes);
-}
-
-static status_t affordable_blocks(const struct engine *e, int64_t *blocks_out)
-{
-    const uint64_t asked = e->options.kv_cache_bytes;
-    struct kv_budget budget;
-    TRY(find_budget(e, &budget));
-    if (asked > 0 && budget.available > 0 && asked > budget.available) {
-        return status_errorf(
-            STATUS_FAILED_PRECONDITION,
-            "--kv-cache-memory %" PRIu64 ": %" PRIu64
-            " bytes are available for each rank of %.60s" STATUS_FIX "--kv-cache-memory %" PRIu64,
-            asked, budget.available, budget.where, (uint64_t)((double)budget.available * 0.9));
-    }
-    int64_t blocks =
-        plan_memory_blocks_wanted(e->plan, e->options.max_num_seqs, e->options.max_model_len);
-    if (asked > 0) {
-        blocks = blocks_in(e, asked);
-    } else if (budget.available > 0) {
-        const int64_t fit = blocks_in(e, (uint64_t)((double)budget.available * budget.share));
-        blocks = fit < blocks ? fit : blocks;
-    }
-    *blocks_out =
-        blocks < MAX_BLOCKS_PER_LANE ? blocks : plan_stripes_in(e->plan, MAX_BLOCKS_PER_LANE);
-    return status_ok();
-}
-
-/* The smallest of every rank's number: block ids must be good on all of them. */
-static status_t smallest(struct comm *comm, int64_t *value)
-{
-    int64_t least = *value;
-    for (int32_t rank = 0; rank < comm->size; rank++) {
-        int64_t theirs = *value;
-        TRY(comm->ops->broadcast(comm, &theirs, sizeof theirs, rank));
-        least = theirs < least ? theirs : least;
-    }
-    *value = least;
-    return status_ok();
-}
-
-/* Ranks, stages or a dtype with which one sequence fits into what this rank has now. */
-static void advise(const struct engine *e, int64_t blocks, char *buf, size_t buf_bytes)
-{
-    struct plan_memory_request request = memory_request(e, blocks);
-    struct plan_memory planned;
-    plan_memory_of(&request, e->rank, &planned);
-    plan_fit_layouts(&request, planned.total, buf, buf_bytes);
-}
-
-static status_t check_blocks(const struct engine *e, int64_t blocks)
-{
-    if (blocks >= blocks_per_seq(e)) {
-        return status_ok();
-    }
-    const int64_t need = plan_kv_bytes(e->plan, e->rank, e->options.kv_dtype,
-                                       plan_stripes_for(e->plan, blocks_per_seq(e)));
-    if (blocks == 0) {
-        const int64_t least = plan_kv_bytes(e->plan, e->rank, e->options.kv_dtype, e->plan->stripe);
-        return status_errorf(
-            STATUS_FAILED_PRECONDITION,
-            "no KV block fits: one of %d tokens takes %lld bytes on a rank" STATUS_FIX
-            "--kv-cache-memory %lld",
-            e->plan->stripe * PLAN_BLOCK_TOKENS, (long long)least, (long long)need);
-    }
-    char advice[128];
-    advise(e, blocks, advice, sizeof advice);
-    return status_errorf(
-        STATUS_FAILED_PRECONDITION,
-        "KV memory holds sequences of %lld tokens, --max-model-len is %d" STATUS_FIX
-        "--max-model-len %lld, %s%s--kv-cache-memory %lld (bytes on each rank)",
-        (long long)blocks * PLAN_BLOCK_TOKENS, e->options.max_model_len,
-        (long long)blocks * PLAN_BLOCK_TOKENS, advice, advice[0] != '\0' ? " or " : "or ",
-        (long long)need);
-}
-
-static status_t size_pool(const struct engine *e, int64_t *blocks_out)
-{
-    int64_t blocks = 0;
-    TRY(group_agree(e->group, affordable_blocks(e, &blocks)));
-    TRY(group_agree(e->group, smallest(group_comm(e->group), &blocks)));
-    TRY(group_agree(e->group, check_blocks(e, blocks)));
-    *blocks_out = blocks;
-    return status_ok();
-}
-
-/* What the host has for slots of this rank, beside the KV pool where that is the host's too. */
-static uint64_t host_room(const struct engine *e, int64_t blocks)
-{
-    const int64_t pool = plan_kv_bytes(e->plan, e->rank, e->options.kv_dtype, blocks);
-    const uint64_t kept = e->options.backend->host_memory ? (uint64_t)pool : 0;
-    const uint64_t available = host_memory_available();
-    const uint64_t each = available / (uint64_t)group_host_size(e->group);
-    if (available == 0) {
-        return UINT64_MAX; // not known
-    }
-    return each > kept ? each - kept : 0;
-}
-
-static status_t size_slots(const struct engine *e, int64_t blocks, int64_t *slots_out)
-{
-    int64_t slots = 0;
-    if (e->options.swap_bytes > 0) {
-        const int64_t block = plan_kv_bytes(e->plan, e->rank, e->options.kv_dtype, 1);
-        const status_t fits =
-            kv_moves_fit(e->options.swap_bytes, host_room(e, blocks), block, &slots);
-        TRY(group_agree(e->group, fits));
-        TRY(group_agree(e->group, smallest(group_comm(e->group), &slots)));
-    }
-    *slots_out = slots < MAX_BLOCKS_PER_LANE ? slots : 0; // no rank keeps anything
-    return status_ok();
-}
-
 // ---- buffers ----
 
 static status_t alloc_rest(struct engine *e, int64_t blocks_per_lane)
@@ -565,7 +345,7 @@ static status_t alloc_rest(struct engine *e, int64_t blocks_per_lane)
         .blocks_per_lane = blocks_per_lane,
         .max_seqs = e->options.max_num_seqs,
         .max_rows = e->options.max_num_batched_tokens,
-        .max_blocks = (int32_t)(e->options.max_num_seqs * blocks_per_seq(e)),
+        .max_blocks = (int32_t)(e->options.max_num_seqs * engine_blocks_per_seq(e)),
         .max_steps = e->options.max_steps,
     };
     TRY(kv_pool_init(&e->pool, &request));
@@ -587,7 +367,7 @@ static status_t alloc_rest(struct engine *e, int64_t blocks_per_lane)
         .max_seqs = e->options.max_num_seqs,
         .max_rows = e->options.max_num_batched_tokens,
         .max_model_len = e->options.max_model_len,
-        .max_blocks = (int32_t)(e->options.max_num_seqs * blocks_per_seq(e)),
+        .max_blocks = (int32_t)(e->options.max_num_seqs * engine_blocks_per_seq(e)),
         .max_logits = max_logits(e),
         .max_sample_tokens = step_max_sample_tokens(e->options.max_num_seqs, e->spec->n_vocab),
         .max_steps = e->options.max_steps,
@@ -599,7 +379,7 @@ static status_t alloc_rest(struct engine *e, int64_t blocks_per_lane)
 /* Each sequence may copy a block, and whatever slots hold may go there and come back in one step. */
 static int32_t max_moves(const struct engine *e, int64_t slots_per_lane)
 {
-    const int64_t in_use = e->options.max_num_seqs * blocks_per_seq(e);
+    const int64_t in_use = e->options.max_num_seqs * engine_blocks_per_seq(e);
     const int64_t slots = e->plan->n_lanes * slots_per_lane;
     const int64_t n = e->options.max_num_seqs + 2 * (slots < in_use ? slots : in_use);
     return (int32_t)(n < INT32_MAX ? n : INT32_MAX);
@@ -610,7 +390,7 @@ static void set_limits(struct engine *e, int64_t blocks_per_lane, int64_t slots_
     e->limits = (struct step_limits){
         .max_seqs = e->options.max_num_seqs,
         .max_rows = e->options.max_num_batched_tokens,
-        .max_blocks = (int32_t)(e->options.max_num_seqs * blocks_per_seq(e)),
+        .max_blocks = (int32_t)(e->options.max_num_seqs * engine_blocks_per_seq(e)),
         .max_moves = max_moves(e, slots_per_lane),
         .n_lanes = e->plan->n_lanes,
         .n_vocab = e->spec->n_vocab,
@@ -621,19 +401,6 @@ static void set_limits(struct engine *e, int64_t blocks_per_lane, int64_t slots_
     };
 }
 
-/* What the plan says this rank needs, and what it has. */
-static void log_memory(const struct engine *e, int64_t blocks_per_lane)
-{
-    const struct plan_memory_request request = memory_request(e, blocks_per_lane);
-    struct plan_memory planned;
-    plan_memory_of(&request, e->rank, &planned);
-    log_write(&e->options.log, LOG_INFO, "memory",
-              "planned=%" PRIu64 " resident=%" PRIu64 " weights=%" PRIu64 " kv=%" PRIu64
-              " buffers=%" PRIu64 " swap=%" PRIu64,
-              planned.total, host_memory_resident(), planned.weights, planned.kv, planned.buffers,
-              planned.swap);
-}
-
 // ---- the engine ----
 
 static status_t build(struct engine *e)
@@ -642,15 +409,15 @@ static status_t build(struct engine *e)
     int64_t blocks_per_lane, slots_per_lane;
     TRY(make_comm(e)); // libraries between devices take memory of their own
     TRY(group_agree(e->group, tune(e)));
-    TRY(size_pool(e, &blocks_per_lane));
-    TRY(size_slots(e, blocks_per_lane, &slots_per_lane));
+    TRY(engine_size_pool(e, &blocks_per_lane));
+    TRY(engine_size_slots(e, blocks_per_lane, &slots_per_lane));
     set_limits(e, blocks_per_lane, slots_per_lane);
     TRY(group_agree(e->group, alloc_rest(e, blocks_per_lane)));
     log_write(&e->options.log, LOG_INFO, "kv pool ready",
               "lanes=%d blocks_per_lane=%lld bytes=%" PRIu64 " host_blocks_per_lane=%lld",
               e->plan->n_lanes, (long long)blocks_per_lane, e->pool.bytes,
               (long long)slots_per_lane);
-    log_memory(e, blocks_per_lane);
+    engine_log_memory(e, blocks_per_lane);
     return status_ok();
 }
 

@@ -69,7 +69,7 @@ struct wire_load {
     uint64_t prefix_queries_total, prefix_hits_total; /* tokens */
     uint64_t recompute_tokens_total;
     uint64_t swapped_out_blocks_total, swapped_in_blocks_total;
-    uint64_t prompt_tokens_total, prompt_ns_total;    /* computed, and by steps that took so long */
+    uint64_t prompt_tokens_total, prompt_ns_total; /* computed, and by steps that took so long */
 };
 
 struct wire_step_result {
