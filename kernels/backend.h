@@ -212,8 +212,8 @@ struct sample_token {
 
 /*
  * One token from one row of logits, in the order vLLM documents: logit bias; repetition, frequency and presence penalty;
- * temperature; min_p; top_k; top_p. Temperature 0 takes the largest logit (lowest id on ties). The draw is
- * Philox keyed by (seed, sample, position).
+ * temperature; min_p; top_k; top_p. Temperature 0 takes the largest logit (lowest id on ties). The draw is Philox keyed by (seed,
+ * sample, position). For beam search, which adds log probabilities up, bias and penalties change these in the logits' place.
  */
 struct sample_row {
     int64_t
@@ -233,6 +233,7 @@ struct sample_row {
     int32_t first_token, n_tokens; /* of sample_args.tokens; an id twice: with equal values */
     int32_t only_listed;           /* 1: ids that are not among these tokens are out */
     int32_t n_top;                 /* alternatives wanted, at most SAMPLE_MAX_TOP */
+    int32_t of_logprobs;           /* 1: log probabilities are changed; alternatives are of that */
     int32_t forced; /* 1: nothing is drawn; the result is forced_id, with its logprob and rank */
     int32_t forced_id;
 

@@ -39,6 +39,11 @@ static status_t check_row(const struct sample_args *a, int32_t index)
                              "sample: row %d: slot %d of %d, pending in slot %d", index, row->slot,
                              a->n_drawn, row->pending_slot);
     }
+    if (row->of_logprobs && (row->forced || (a->n_drawn > 0 && row->pending_slot >= 0))) {
+        return status_errorf(STATUS_INVALID_ARGUMENT,
+                             "sample: row %d: of log probabilities, forced or with a pending token",
+                             index);
+    }
     if (row->forced && (row->forced_id < 0 || row->forced_id >= a->n_vocab)) {
         return status_errorf(STATUS_INVALID_ARGUMENT,
                              "sample: row %d: forced id %d, the vocabulary has %d", index,

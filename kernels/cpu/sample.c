@@ -156,7 +156,7 @@ static int32_t offer_top(const float *logits, int32_t id, int32_t n, int32_t n_t
     return n;
 }
 
-/* The n_top most likely of the raw row. */
+/* The n_top most likely of the row. */
 static void find_top(const struct view *view, int32_t n_top, double log_sum,
                      struct sample_result *result)
 {
@@ -476,6 +476,11 @@ static float adjust(const struct sample_row *row, const struct sample_token *tok
     return token->n_generated > 0 ? x - row->presence : x;
 }
 
+static float shifted(float logit, double log_sum)
+{
+    return (float)((double)logit - log_sum);
+}
+
 /* The id that counts as generated once more; -1: none. */
 static int32_t pending_id(const struct sample_args *args, const struct sample_row *row)
 {
@@ -487,10 +492,11 @@ static int32_t pending_id(const struct sample_args *args, const struct sample_ro
     return id < args->n_vocab ? id : -1;
 }
 
-/* The row as it is drawn from: the raw one where the request changes nothing, a copy with the changes elsewhere. */
+/* The row as it is drawn from: the raw one where the request changes nothing, a copy with the changes elsewhere, of which
+ * log_sum was subtracted. */
 static struct view adjusted_view(const struct cpu_isa *isa, const struct sample_args *args,
                                  const struct sample_row *row, const struct view *raw,
-                                 struct cpu_scratch *scratch)
+                                 double log_sum, struct cpu_scratch *scratch)
 {
     const int32_t pending = pending_id(args, row);
     if (row->n_tokens == 0 && !row->only_listed && pending < 0) {
@@ -499,16 +505,16 @@ static struct view adjusted_view(const struct cpu_isa *isa, const struct sample_
     const struct sample_token *tokens = args->tokens + row->first_token;
     float *const logits = scratch->adjusted;
     for (int32_t i = 0; i < raw->n_vocab; i++) {
-        logits[i] = row->only_listed ? -INFINITY : raw->logits[i];
+        logits[i] = row->only_listed ? -INFINITY : shifted(raw->logits[i], log_sum);
     }
     if (pending >= 0 && !row->only_listed) { // a listed one is written again below
         const struct sample_token alone = {.id = pending, .n_generated = 1};
-        logits[pending] = adjust(row, &alone, raw->logits[pending]);
+        logits[pending] = adjust(row, &alone, shifted(raw->logits[pending], log_sum));
     }
     for (int32_t i = 0; i < row->n_tokens; i++) {
         struct sample_token token = tokens[i];
         token.n_generated += token.id == pending;
-        logits[token.id] = adjust(row, &token, raw->logits[token.id]);
+        logits[token.id] = adjust(row, &token, shifted(raw->logits[token.id], log_sum));
     }
     find_maxima(isa, logits, raw->n_vocab, scratch->maxima);
     return (struct view){.logits = logits, .n_vocab = raw->n_vocab, .maxima = scratch->maxima};
@@ -543,13 +549,19 @@ static void sample_row(const struct plan *plan, int64_t index, struct cpu_scratc
     }
     struct sample_result found = {.id = -1};
     const double log_sum = log_sum_exp(isa, &raw, largest);
-    find_top(&raw, row->n_top, log_sum, &found);
+    if (!row->of_logprobs) {
+        find_top(&raw, row->n_top, log_sum, &found);
+    }
     if (row->forced) {
         found.id = row->forced_id;
     } else {
-        const struct view view = adjusted_view(isa, plan->args, row, &raw, scratch);
+        const double shift = row->of_logprobs ? log_sum : 0.0;
+        const struct view view = adjusted_view(isa, plan->args, row, &raw, shift, scratch);
         if (!is_usable(view.logits, view.n_vocab)) {
             return; // a bias of +inf, say
+        }
+        if (row->of_logprobs) {
+            find_top(&view, row->n_top, view.logits == raw.logits ? log_sum : 0.0, &found);
         }
         found.id = choose(isa, &view, row, scratch->histogram);
         if (found.id < 0) {

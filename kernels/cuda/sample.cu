@@ -93,6 +93,17 @@ static __device__ float adjust(const struct sample_row *row, const struct sample
     return token->n_generated > 0 ? x - row->presence : x;
 }
 
+/* The logit as the request changes it, or the log probability, which is then as far above the others as they are. */
+static __device__ float adjust_row(const struct sample_shared *shared, const struct sample_row *row,
+                                   const struct sample_token *token, float logit)
+{
+    if (!row->of_logprobs) {
+        return adjust(row, token, logit);
+    }
+    const float logprob = (float)((double)logit - shared->log_sum);
+    return (float)((double)adjust(row, token, logprob) + shared->log_sum);
+}
+
 /* The id that counts as generated once more; -1: none. */
 static __device__ int32_t pending_id(const struct sample_job *job, const struct sample_row *row)
 {
@@ -170,37 +181,37 @@ static __device__ void change(struct sample_shared *shared, const struct sample_
         if ((uint32_t)token.id < n_vocab) {
             token.n_generated += token.id == pending;
             job->adjusted[first + (int32_t)sample_slot(view, token.id)] =
-                adjust(row, &token, view->logits[token.id]);
+                adjust_row(shared, row, &token, view->logits[token.id]);
         }
     }
     __syncthreads();
 }
 
-/* The n_top most likely of the raw row, into the result; at most 20. */
-static __device__ void find_top(struct sample_shared *shared, const struct sample_view *raw,
+/* The n_top most likely of the row, into the result; at most 20. */
+static __device__ void find_top(struct sample_shared *shared, const struct sample_view *view,
                                 struct sample_weights weights, int32_t n_top)
 {
     struct sample_cut cut = {-INFINITY, INT32_MAX};
-    sample_keep(shared, raw, weights, SAMPLE_COUNT, (mass_t)n_top, &cut);
+    sample_keep(shared, view, weights, SAMPLE_COUNT, (mass_t)n_top, &cut);
     // The histogram's room takes what is kept, in any order; each finds its place among them.
     uint32_t *const ids = shared->counts;
     if (threadIdx.x == 0) {
         shared->n_top = 0;
     }
     __syncthreads();
-    for (int32_t id = (int32_t)threadIdx.x; id < raw->n; id += (int32_t)blockDim.x) {
-        if (sample_is_kept(cut, raw->logits[id], id)) {
+    for (int32_t id = (int32_t)threadIdx.x; id < view->n; id += (int32_t)blockDim.x) {
+        if (sample_is_kept(cut, sample_logit(view, id), id)) {
             ids[atomicAdd(&shared->n_top, 1u)] = (uint32_t)id;
         }
     }
     __syncthreads();
     if (threadIdx.x < shared->n_top) {
         const int32_t id = (int32_t)ids[threadIdx.x];
-        const float logit = raw->logits[id];
+        const float logit = sample_logit(view, id);
         int32_t place = 0;
         for (uint32_t i = 0; i < shared->n_top; i++) {
             const int32_t other = (int32_t)ids[i];
-            const float its = raw->logits[other];
+            const float its = sample_logit(view, other);
             place += its > logit || (its == logit && other < id);
         }
         shared->result.top_ids[place] = id;
@@ -325,8 +336,9 @@ static __device__ void sample_one(struct sample_shared *shared, const struct sam
         shared->log_sum = (double)weights.largest + log((double)sum * 0x1p-44);
     }
     __syncthreads();
-    if (row->n_top > 0) {
-        find_top(shared, raw, weights, min(row->n_top, SAMPLE_MAX_TOP));
+    const int32_t n_top = min(row->n_top, SAMPLE_MAX_TOP);
+    if (n_top > 0 && !row->of_logprobs) {
+        find_top(shared, raw, weights, n_top);
     }
     int32_t id = row->forced_id;
     if (!row->forced) {
@@ -339,6 +351,10 @@ static __device__ void sample_one(struct sample_shared *shared, const struct sam
                 clear_result(shared); // everything finite is out, or a bias of +inf
                 return;
             }
+        }
+        if (n_top > 0 && row->of_logprobs) {
+            const struct sample_weights changed = {logit_of(largest), weights.scale};
+            find_top(shared, &view, changed, n_top);
         }
         id = choose(shared, &view, row, largest);
     } else if (id < 0 || id >= raw->n) {

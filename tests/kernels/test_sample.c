@@ -506,6 +506,58 @@ static void test_sample_logprobs_match_a_full_sort(void **state)
     each_stream(check_logprobs);
 }
 
+/* Log probabilities with what the request changes of them, in place of the logits. */
+static void check_of_logprobs(struct backend_stream *stream)
+{
+    enum { N = 700 };
+
+    float *logits = random_logits(N), *logprobs = random_logits(N);
+    struct sample_token tokens[MAX_TOKENS];
+    struct test_row row = random_row(logits), changed = row;
+    row.tokens = tokens;
+    row.n_tokens = random_tokens(N, tokens);
+    row.set.only_listed = row.n_tokens > 0 && test_random_below(4) == 0;
+    row.set.of_logprobs = 1;
+    row.set.temperature = 0.0f;
+    row.set.n_top = SAMPLE_MAX_TOP;
+    double sum = 0.0;
+    for (int32_t i = 0; i < N; i++) {
+        sum += exp((double)logits[i]);
+    }
+    for (int32_t i = 0; i < N; i++) {
+        logprobs[i] = (float)((double)logits[i] - log(sum));
+    }
+    changed = row;
+    changed.logits = logprobs;
+    const struct sample_result got = run_one(stream, &row, N);
+    bool is_listed[N] = {false};
+    for (int32_t i = 0; i < SAMPLE_MAX_TOP; i++) {
+        const int32_t id = got.top_ids[i];
+        const double want = (double)adjusted(&changed, id);
+        assert_in_range(id, 0, N - 1);
+        assert_false(is_listed[id]);
+        is_listed[id] = true;
+        assert_true(i == 0 || got.top_logprobs[i] <= got.top_logprobs[i - 1]);
+        assert_true((isinf(want) && isinf(got.top_logprobs[i])) ||
+                    fabs((double)got.top_logprobs[i] - want) < 1e-5);
+    }
+    for (int32_t id = 0; id < N; id++) {
+        assert_true(is_listed[id] || (double)adjusted(&changed, id) <=
+                                         (double)got.top_logprobs[SAMPLE_MAX_TOP - 1] + 1e-5);
+    }
+    assert_true(got.nan == 0 && got.id == got.top_ids[0]);
+    guarded_free(logits);
+    guarded_free(logprobs);
+}
+
+static void test_sample_changes_log_probabilities(void **state)
+{
+    (void)state;
+    for (int round = 0; round < 20; round++) {
+        each_stream(check_of_logprobs);
+    }
+}
+
 // ---- slots ----
 
 /*
@@ -743,8 +795,8 @@ static void test_sample_refuses_bad_settings(void **state)
     static const struct sample_token beyond = {.id = 4};
     struct test_row good = defaults;
     good.logits = zeros;
-    struct test_row rows[16];
-    for (int i = 0; i < 16; i++) {
+    struct test_row rows[17];
+    for (int i = 0; i < 17; i++) {
         rows[i] = good;
     }
     rows[0].set.temperature = -1.0f;
@@ -765,8 +817,9 @@ static void test_sample_refuses_bad_settings(void **state)
     rows[14].set.forced = rows[15].set.forced = 1;
     rows[14].set.forced_id = 4;
     rows[15].set.forced_id = -1;
+    rows[16].set.forced = rows[16].set.of_logprobs = 1;
     struct sample_result result;
-    for (int i = 0; i < 16; i++) {
+    for (int i = 0; i < 17; i++) {
         assert_status_code(try_rows(stream, &rows[i], 1, 4, &result), STATUS_INVALID_ARGUMENT);
     }
     struct sample_row outside = good.set;
@@ -794,6 +847,7 @@ int main(void)
         cmocka_unit_test(test_sample_filters_keep_the_documented_sets),
         cmocka_unit_test(test_sample_greedy_and_its_alternatives),
         cmocka_unit_test(test_sample_logprobs_match_a_full_sort),
+        cmocka_unit_test(test_sample_changes_log_probabilities),
         cmocka_unit_test(test_sample_reports_a_forced_token),
         cmocka_unit_test(test_sample_reports_rows_without_a_distribution),
         cmocka_unit_test(test_sample_takes_extreme_temperatures),

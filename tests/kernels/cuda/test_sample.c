@@ -733,6 +733,62 @@ static void check_slots(struct backend_stream *stream, int32_t n_vocab)
     free(logits);
 }
 
+// ---- log probabilities in place of logits ----
+
+static void check_of_logprobs(struct backend_stream *stream, int32_t n_vocab)
+{
+    enum { MAX_TOKENS = 60 };
+
+    struct sample_token tokens[MAX_TOKENS];
+    struct sample_row row = random_row(n_vocab);
+    float *logits = random_logits((size_t)n_vocab);
+    bool *is_listed = calloc((size_t)n_vocab, sizeof *is_listed);
+    assert_non_null(is_listed);
+    row.temperature = 0.0f;
+    row.of_logprobs = 1;
+    row.n_top = SAMPLE_MAX_TOP;
+    if (test_random_below(4) > 0) {
+        (void)random_tokens(&row, n_vocab, MAX_TOKENS, tokens);
+        row.only_listed = row.n_tokens > SAMPLE_MAX_TOP && test_random_below(4) == 0;
+    }
+    double sum = 0.0;
+    for (int32_t id = 0; id < n_vocab; id++) {
+        sum += exp((double)logits[id]);
+    }
+    const struct sample_result got = run_one(stream, logits, n_vocab, &row, tokens);
+    for (int32_t i = 0; i < SAMPLE_MAX_TOP; i++) {
+        const int32_t id = got.top_ids[i];
+        assert_in_range(id, 0, n_vocab - 1);
+        assert_false(is_listed[id]);
+        is_listed[id] = true;
+        const float logprob = (float)((double)logits[id] - log(sum));
+        const double want = (double)adjusted(&row, tokens, id, logprob);
+        assert_true((isinf(want) && isinf(got.top_logprobs[i])) ||
+                    fabs((double)got.top_logprobs[i] - want) < 1e-5);
+        assert_true(i == 0 || got.top_logprobs[i] <= got.top_logprobs[i - 1]);
+    }
+    for (int32_t id = 0; id < n_vocab; id++) {
+        const float logprob = (float)((double)logits[id] - log(sum));
+        assert_true(is_listed[id] || (double)adjusted(&row, tokens, id, logprob) <=
+                                         (double)got.top_logprobs[SAMPLE_MAX_TOP - 1] + 1e-5);
+    }
+    assert_true(got.nan == 0 && got.id == got.top_ids[0]);
+    free(is_listed);
+    free(logits);
+}
+
+static void test_sample_changes_log_probabilities(void **state)
+{
+    (void)state;
+    struct backend_stream *stream = check_stream();
+    for (int round = 0; round < 6; round++) {
+        check_of_logprobs(stream, 41);
+        check_of_logprobs(stream, 500);
+        check_of_logprobs(stream, 1201);
+    }
+    check_stream_done(stream);
+}
+
 static void test_sample_counts_pending_ids_and_fills_slots(void **state)
 {
     (void)state;
@@ -870,6 +926,7 @@ int main(void)
         cmocka_unit_test(test_sample_filters_keep_the_documented_sets),
         cmocka_unit_test(test_sample_greedy_takes_the_largest_that_is_left),
         cmocka_unit_test(test_sample_penalties_do_what_they_say),
+        cmocka_unit_test(test_sample_changes_log_probabilities),
         cmocka_unit_test(test_sample_counts_pending_ids_and_fills_slots),
         cmocka_unit_test(test_sample_reports_rows_without_a_distribution),
         cmocka_unit_test(test_sample_does_not_depend_on_other_rows),
