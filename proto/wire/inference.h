@@ -46,6 +46,12 @@ struct wire_logit_bias {
     float bias;
 };
 
+enum wire_early_stopping {
+    WIRE_EARLY_STOPPING_HEURISTIC,
+    WIRE_EARLY_STOPPING_FIRST,
+    WIRE_EARLY_STOPPING_NEVER,
+};
+
 struct wire_sampling {
     float temperature;        /* 1 */
     float top_p;              /* 1 */
@@ -58,6 +64,7 @@ struct wire_sampling {
     uint32_t n;           /* 1 */
     uint32_t beam_width;  /* 0: no beam search */
     float length_penalty; /* 1 */
+    int early_stopping;   /* enum wire_early_stopping */
     const struct wire_logit_bias *logit_bias;
     size_t n_logit_bias;
     struct wire_token_ids allowed_token_ids;
@@ -144,6 +151,8 @@ struct wire_finished {
     uint32_t stop_token_id;
     const char *stop_text; /* NULL: not stopped by a string */
     const char *text;      /* what was held back, to be shown before the end */
+    bool has_cumulative_logprob;
+    double cumulative_logprob; /* of a beam search */
 };
 
 enum wire_event { WIRE_EVENT_NONE, WIRE_EVENT_PROMPT, WIRE_EVENT_TOKEN, WIRE_EVENT_FINISHED };

@@ -59,6 +59,8 @@ struct wire_seq_output {
     size_t n_prompt_logprobs;
     uint32_t first_prompt_position; /* place in the prompt of prompt_logprobs[0] */
     uint32_t cached_tokens;         /* found in the prefix cache when it was first computed */
+    bool has_cumulative_logprob;
+    double cumulative_logprob; /* of a beam search */
 };
 
 struct wire_load {
@@ -146,6 +148,10 @@ struct wire_submit {
     struct wire_token_ids held_token_ids; /* out before min_tokens, and no end after it */
     int32_t n_prompt_top;                 /* as n_top, for the tokens of the prompt */
     uint64_t time_left_ns;                /* to the deadline; 0: there is none */
+    uint32_t beam_width;                  /* 0: it is sampled */
+    uint32_t n_best; /* answers of a beam search: the sequences from seq_id on */
+    float length_penalty;
+    int early_stopping; /* enum wire_early_stopping */
 };
 
 enum wire_coordinator_kind {

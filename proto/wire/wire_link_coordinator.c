@@ -82,6 +82,10 @@ static void pack_submit(struct wire_packer *p, const struct wire_submit *from,
     to->n_prompt_top = from->n_prompt_top;
     to->cache_salt = wire_pack_text(from->cache_salt);
     to->time_left_ns = from->time_left_ns;
+    to->beam_width = from->beam_width;
+    to->n_best = from->n_best;
+    to->length_penalty = from->length_penalty;
+    to->early_stopping = (Kvasir__V1__SamplingParams__EarlyStopping)from->early_stopping;
 }
 
 status_t wire_coordinator_message_pack(const struct wire_coordinator_message *m, struct bytes *out)
@@ -186,6 +190,10 @@ static status_t unpack_submit(struct arena *arena, const Kvasir__V1__Submit *fro
         .n_prompt_top = from->n_prompt_top,
         .cache_salt = from->cache_salt,
         .time_left_ns = from->time_left_ns,
+        .beam_width = from->beam_width,
+        .n_best = from->n_best,
+        .length_penalty = from->length_penalty,
+        .early_stopping = (int)from->early_stopping,
     };
     return wire_unpack_logit_bias(arena, from->logit_bias, from->n_logit_bias, &to->logit_bias);
 }

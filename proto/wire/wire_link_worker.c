@@ -104,6 +104,11 @@ static void pack_step_result(struct wire_packer *p, const struct wire_step_resul
             wire_pack_token_infos(p, output->prompt_logprobs, output->n_prompt_logprobs);
         outputs[i]->first_prompt_position = output->first_prompt_position;
         outputs[i]->cached_tokens = output->cached_tokens;
+        if (output->has_cumulative_logprob) {
+            outputs[i]->_cumulative_logprob_case =
+                KVASIR__V1__SEQUENCE_OUTPUT___CUMULATIVE_LOGPROB_CUMULATIVE_LOGPROB;
+            outputs[i]->cumulative_logprob = output->cumulative_logprob;
+        }
     }
     to->n_outputs = from->n_outputs;
     to->outputs = outputs;
@@ -226,6 +231,8 @@ static status_t unpack_output(struct arena *arena, const Kvasir__V1__SequenceOut
     to->n_prompt_logprobs = from->n_prompt_logprobs;
     to->first_prompt_position = from->first_prompt_position;
     to->cached_tokens = from->cached_tokens;
+    to->has_cumulative_logprob = from->_cumulative_logprob_case != 0;
+    to->cumulative_logprob = to->has_cumulative_logprob ? from->cumulative_logprob : 0.0;
     TRY(wire_unpack_token_infos(arena, from->prompt_logprobs, from->n_prompt_logprobs,
                                 &to->prompt_logprobs));
     return wire_unpack_token_infos(arena, from->tokens, from->n_tokens, &to->tokens);

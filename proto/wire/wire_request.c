@@ -59,6 +59,7 @@ static void pack_sampling(struct wire_packer *p, const struct wire_sampling *fro
     to->beam_width = from->beam_width;
     to->_length_penalty_case = KVASIR__V1__SAMPLING_PARAMS___LENGTH_PENALTY_LENGTH_PENALTY;
     to->length_penalty = from->length_penalty;
+    to->early_stopping = (Kvasir__V1__SamplingParams__EarlyStopping)from->early_stopping;
     to->n_logit_bias = from->n_logit_bias;
     to->logit_bias = wire_pack_logit_bias(p, from->logit_bias, from->n_logit_bias);
     to->n_allowed_token_ids = from->allowed_token_ids.n;
@@ -221,6 +222,7 @@ static status_t unpack_sampling(struct arena *arena, const Kvasir__V1__SamplingP
     if (from->_length_penalty_case != 0) {
         to->length_penalty = from->length_penalty;
     }
+    to->early_stopping = (int)from->early_stopping;
     to->allowed_token_ids =
         wire_unpack_token_ids(from->allowed_token_ids, from->n_allowed_token_ids);
     to->n_logit_bias = from->n_logit_bias;

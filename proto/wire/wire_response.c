@@ -120,6 +120,10 @@ static void pack_finished(const struct wire_finished *from, Kvasir__V1__Finished
         to->stop_token_id = from->stop_token_id;
     }
     to->text = wire_pack_text(from->text);
+    if (from->has_cumulative_logprob) {
+        to->_cumulative_logprob_case = KVASIR__V1__FINISHED___CUMULATIVE_LOGPROB_CUMULATIVE_LOGPROB;
+        to->cumulative_logprob = from->cumulative_logprob;
+    }
 }
 
 static struct wire_finished unpack_finished(const Kvasir__V1__Finished *from)
@@ -137,6 +141,10 @@ static struct wire_finished unpack_finished(const Kvasir__V1__Finished *from)
         to.stop_text = from->stop_text;
     }
     to.text = from->text;
+    if (from->_cumulative_logprob_case != 0) {
+        to.has_cumulative_logprob = true;
+        to.cumulative_logprob = from->cumulative_logprob;
+    }
     return to;
 }
 

@@ -169,6 +169,7 @@ static void fill_sampling(struct arena *arena, struct wire_sampling *s)
     s->n = random_u32();
     s->beam_width = random_u32();
     s->length_penalty = random_float();
+    s->early_stopping = (int)test_random_below(3);
     s->n_logit_bias = random_count();
     s->logit_bias = random_logit_bias(arena, s->n_logit_bias);
     s->allowed_token_ids = random_ids(arena);
@@ -188,6 +189,7 @@ static void assert_sampling_equal(const struct wire_sampling *got, const struct 
     assert_int_equal(got->n, want->n);
     assert_int_equal(got->beam_width, want->beam_width);
     assert_float_equal_bits(got->length_penalty, want->length_penalty);
+    assert_int_equal(got->early_stopping, want->early_stopping);
     assert_int_equal(got->n_logit_bias, want->n_logit_bias);
     assert_logit_bias_equal(got->logit_bias, want->logit_bias, want->n_logit_bias);
     assert_ids_equal(got->allowed_token_ids, want->allowed_token_ids);
@@ -320,6 +322,8 @@ static struct wire_finished random_finished(struct arena *arena)
 {
     struct wire_finished m = {.index = random_u32(), .text = random_text(arena)};
     m.reason = (int)test_random_below(6);
+    m.has_cumulative_logprob = random_bool();
+    m.cumulative_logprob = m.has_cumulative_logprob ? (double)random_float() / 3 : 0.0;
     switch (test_random_below(3)) {
     case 0:
         m.has_stop_token_id = true;
@@ -343,6 +347,8 @@ static void assert_finished_equal(const struct wire_finished *got, const struct 
     assert_int_equal(got->stop_text == NULL, want->stop_text == NULL);
     assert_text_equal(got->stop_text, want->stop_text);
     assert_text_equal(got->text, want->text);
+    assert_int_equal(got->has_cumulative_logprob, want->has_cumulative_logprob);
+    assert_true(got->cumulative_logprob == want->cumulative_logprob);
 }
 
 static void generate_response_fill(struct arena *arena, union wire_any *any)

@@ -122,6 +122,9 @@ static void fill_step_result(struct arena *arena, struct wire_step_result *m)
         outputs[i].prompt_logprobs = random_token_infos(arena, outputs[i].n_prompt_logprobs);
         outputs[i].first_prompt_position = random_u32();
         outputs[i].cached_tokens = random_u32();
+        outputs[i].has_cumulative_logprob = random_bool();
+        outputs[i].cumulative_logprob =
+            outputs[i].has_cumulative_logprob ? (double)random_float() / 3 : 0.0;
     }
     m->outputs = outputs;
 }
@@ -147,6 +150,8 @@ static void assert_step_result_equal(const struct wire_step_result *got,
         assert_token_infos_equal(a->prompt_logprobs, b->prompt_logprobs, b->n_prompt_logprobs);
         assert_int_equal(a->first_prompt_position, b->first_prompt_position);
         assert_int_equal(a->cached_tokens, b->cached_tokens);
+        assert_int_equal(a->has_cumulative_logprob, b->has_cumulative_logprob);
+        assert_true(a->cumulative_logprob == b->cumulative_logprob);
     }
 }
 
@@ -277,6 +282,10 @@ static void fill_submit(struct arena *arena, struct wire_submit *m)
     m->cache_salt = random_text(arena);
     m->time_left_ns = random_u64();
     m->n_prompt_top = (int32_t)test_random_below(22) - 1;
+    m->beam_width = random_u32();
+    m->n_best = random_u32();
+    m->length_penalty = random_float();
+    m->early_stopping = (int)test_random_below(3);
 }
 
 static void assert_submit_equal(const struct wire_submit *got, const struct wire_submit *want)
@@ -305,6 +314,10 @@ static void assert_submit_equal(const struct wire_submit *got, const struct wire
     assert_text_equal(got->cache_salt, want->cache_salt);
     assert_true(got->time_left_ns == want->time_left_ns);
     assert_int_equal(got->n_prompt_top, want->n_prompt_top);
+    assert_int_equal(got->beam_width, want->beam_width);
+    assert_int_equal(got->n_best, want->n_best);
+    assert_true(got->length_penalty == want->length_penalty);
+    assert_int_equal(got->early_stopping, want->early_stopping);
 }
 
 void coordinator_message_fill(struct arena *arena, union wire_any *any)
