@@ -10,6 +10,7 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/version.h"
+#include "worker/leader_beams.h"
 #include "worker/leader_link.h"
 #include "worker/member.h"
 #include "worker/scheduler.h"
@@ -326,6 +327,12 @@ static uint64_t deadline_of(const struct leader *l, const struct wire_submit *su
     return ever ? now_ns + submit->time_left_ns : 0;
 }
 
+static const int beam_stops[] = {
+    [WIRE_EARLY_STOPPING_HEURISTIC] = BEAM_STOP_HEURISTIC,
+    [WIRE_EARLY_STOPPING_FIRST] = BEAM_STOP_FIRST,
+    [WIRE_EARLY_STOPPING_NEVER] = BEAM_STOP_NEVER,
+};
+
 static status_t submit(struct leader *l, const struct wire_submit *submit)
 {
     struct sample_bias bias[SCHEDULER_MAX_BIAS];
@@ -367,6 +374,10 @@ static status_t submit(struct leader *l, const struct wire_submit *submit)
         .n_prompt_top = submit->n_prompt_top,
         .salt = submit->cache_salt,
         .deadline_ns = deadline_of(l, submit),
+        .beam_width = (int32_t)submit->beam_width,
+        .n_best = (int32_t)submit->n_best,
+        .length_penalty = submit->length_penalty,
+        .early_stopping = beam_stops[submit->early_stopping],
     };
     return scheduler_submit(l->scheduler, &request);
 }
@@ -467,8 +478,8 @@ static struct wire_seq_output describe_output(struct leader *l,
         .n_tokens = drawn ? 1 : 0,
         .first_position = (uint32_t)output->position,
         .cached_tokens = output->n_cached > 0 ? (uint32_t)output->n_cached : 0,
-        .finish = wire_finish[output->finish],
-        .has_stop_token_id = output->finish == SCHEDULER_STOP,
+        .finish = output->beams != NULL ? WIRE_FINISH_NONE : wire_finish[output->finish],
+        .has_stop_token_id = drawn && output->finish == SCHEDULER_STOP,
         .stop_token_id = drawn ? (uint32_t)output->result->id : 0,
         .n_prompt_logprobs = (size_t)output->n_scored,
         .first_prompt_position = (uint32_t)output->first_scored,
@@ -496,7 +507,13 @@ static status_t say_step(struct leader *l, const struct step_job *job, int32_t n
                                                           .outputs = l->wire_outputs,
                                                           .n_outputs = (size_t)n_outputs,
                                                           .load = current_load(l)}};
-    return say(l, &m);
+    TRY(say(l, &m));
+    for (int32_t i = 0; i < n_outputs; i++) {
+        if (l->outputs[i].beams != NULL) {
+            TRY(leader_beams_say(l->link, &l->outputs[i], &m.step_result.load));
+        }
+    }
+    return status_ok();
 }
 
 static int32_t n_under_way(const struct leader *l)

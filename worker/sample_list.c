@@ -160,6 +160,16 @@ void sample_list_add(struct sample_list *list, int32_t id)
     }
 }
 
+void sample_list_copy(struct sample_list *to, const struct sample_list *from)
+{
+    assert(to->capacity == from->capacity && to->index_mask == from->index_mask);
+    if (from->counts) { // else both are as they were made
+        memcpy(to->tokens, from->tokens, (size_t)from->n * sizeof *to->tokens);
+        memcpy(to->index, from->index, ((size_t)from->index_mask + 1) * sizeof *to->index);
+        to->n = from->n;
+    }
+}
+
 int32_t sample_list_write(const struct sample_list *list, enum sample_list_phase phase,
                           struct sample_token *tokens_out)
 {

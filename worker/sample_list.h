@@ -62,6 +62,9 @@ void sample_list_destroy(struct sample_list *list); /* accepts a zeroed list */
 /* The id has been generated. */
 void sample_list_add(struct sample_list *list, int32_t id);
 
+/* Makes `to` what `from` is: two lists of the same request. */
+void sample_list_copy(struct sample_list *to, const struct sample_list *from);
+
 enum sample_list_phase {
     SAMPLE_LIST_HELD, /* min_tokens are not there yet */
     SAMPLE_LIST_FREE,

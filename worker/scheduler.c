@@ -70,19 +70,21 @@ status_t scheduler_new(const struct scheduler_config *config, struct scheduler *
     return status_ok();
 }
 
-/* The list too; it is NULL when there was no memory for it. */
-static void free_sequences(struct sequence **list, int32_t n)
-{
-    for (int32_t i = 0; list != NULL && i < n; i++) {
-        scheduler_sequence_free(list[i]);
-    }
-    free(list);
-}
-
 struct planned_step *scheduler_oldest_planned(const struct scheduler *s)
 {
     const int32_t n = s->config.max_steps;
     return &s->planned[(s->next_planned - s->n_planned + n) % n];
+}
+
+/* The sequence is gone: it is freed unless plans name it, and a beam with its group. */
+static void release(struct sequence *seq)
+{
+    struct beam_group *group = seq->group;
+    if (group == NULL && seq->n_rows == 0) {
+        scheduler_sequence_free(seq);
+    } else if (group != NULL && !group->is_lent && !scheduler_beam_is_planned(group)) {
+        scheduler_beam_free(group);
+    }
 }
 
 void scheduler_drop_planned(struct scheduler *s)
@@ -91,8 +93,8 @@ void scheduler_drop_planned(struct scheduler *s)
     for (int32_t i = 0; i < step->n_seqs; i++) {
         struct sequence *seq = step->seqs[i].seq;
         seq->n_rows--;
-        if (seq->gone && seq->n_rows == 0) {
-            scheduler_sequence_free(seq);
+        if (seq->gone) {
+            release(seq);
         }
     }
     s->n_planned--;
@@ -106,13 +108,20 @@ void scheduler_free(struct scheduler *s)
     while (s->n_planned > 0) { // those that are gone are nowhere else
         scheduler_drop_planned(s);
     }
+    scheduler_beam_forget_lent(s);
+    while (s->n_running > 0) {
+        (void)scheduler_remove(s, s->running[0]->request.seq_id);
+    }
+    while (s->n_waiting > 0) {
+        (void)scheduler_remove(s, s->waiting[0]->request.seq_id);
+    }
     for (int32_t i = 0; s->planned != NULL && i < s->config.max_steps; i++) {
         free(s->planned[i].seqs);
     }
     free(s->planned);
     free(s->free_slots);
-    free_sequences(s->running, s->n_running);
-    free_sequences(s->waiting, s->n_waiting);
+    free(s->running);
+    free(s->waiting);
     scheduler_swap_destroy(s);
     block_pool_destroy(&s->pool);
     free(s);
@@ -162,6 +171,9 @@ status_t scheduler_submit(struct scheduler *s, const struct scheduler_request *r
                              s->n_waiting, s->config.max_waiting);
     }
     TRY(scheduler_sequence_new(&s->config, request, &seq));
+    if (request->beam_width > 0) {
+        TRY(scheduler_beam_new(&s->config, request, seq));
+    }
     seq->arrival = s->n_arrivals++;
     seq->root = block_pool_root(&s->pool, request->salt != NULL ? request->salt : "");
     seq->n_cached = -1;
@@ -173,6 +185,10 @@ status_t scheduler_submit(struct scheduler *s, const struct scheduler_request *r
 void scheduler_stop_running(struct scheduler *s, int32_t at)
 {
     struct sequence *seq = s->running[at];
+    if (seq->group != NULL) {
+        scheduler_beam_stop(s, seq->group);
+        return;
+    }
     sequence_list_remove(s->running, &s->n_running, at);
     while (seq->n_blocks > 0) {
         block_pool_give(&s->pool, seq->lane, seq->blocks[--seq->n_blocks]);
@@ -196,9 +212,10 @@ bool scheduler_remove(struct scheduler *s, uint64_t seq_id)
         scheduler_stop_running(s, at);
     }
     seq->gone = true;
-    if (seq->n_rows == 0) {
-        scheduler_sequence_free(seq);
+    for (int32_t i = 0; seq->group != NULL && i < seq->group->search.params.width; i++) {
+        seq->group->members[i]->gone = true;
     }
+    release(seq);
     return true;
 }
 

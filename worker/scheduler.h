@@ -32,6 +32,12 @@
  *            the longest prefix that its lane still has, up to its last token but one. Prompts and what was generated alike;
  *            a preempted sequence finds its own. What is found has the bits that computing it would give.
  * Deadlines: time is an input: scheduler_expire is told what time it is and takes out what is too late.
+ * Beams:     a request with beam_width is a group of as many sequences of one lane, and slots, from its admission to its end. Its
+ *            prompt is computed by one of them. When the rows of all its beams are there, the next beams are chosen (beam.h): a
+ *            beam goes on as a sequence that holds the blocks of the one it continues, and the last block, where that is not
+ *            full and others hold it too, is copied before it is written to (moves of the plan). Until its rows are there a group
+ *            waits, and others go on. It is preempted as a whole; what its beams have in common is then computed once, by
+ *            one of them, and the blocks are shared again. All a group can come to fits into an empty lane.
  * Units:     tokens and blocks of PLAN_BLOCK_TOKENS tokens; one block id space per lane.
  * Ownership: the scheduler copies what it is given.
  * Thread:    owner:leader. No threads, clocks or system calls inside: time is steps.
@@ -39,7 +45,7 @@
  * Invariant: scheduler_check: free + held blocks of every lane == blocks_per_lane, every block has the holders that are counted,
  *            free + held slots of host memory of every lane == host_blocks_per_lane, none of them held twice,
  *            running <= max_seqs, slots of running sequences differ, and every running sequence has a token that is still to be
- *            computed.
+ *            computed, or is a beam that waits for the others of its group.
  * Source:    Yu et al. 2022 (Orca, iteration-level scheduling); Agrawal et al. 2024, arXiv:2403.02310
  *            (chunked prefill); Kwon et al. 2023, arXiv:2309.06180 (paged KV, recompute preemption).
  */
@@ -51,6 +57,7 @@
 
 #include "base/status.h"
 #include "kernels/backend.h"
+#include "worker/beam.h"
 #include "worker/sample_list.h"
 #include "worker/step_plan.h"
 
@@ -106,6 +113,11 @@ struct scheduler_request {
     int32_t
         n_prompt_top; /* as n_top, for the tokens of the prompt, all of which are then computed */
     uint64_t deadline_ns; /* on the clock of scheduler_expire; 0: none */
+    int32_t
+        beam_width; /* 0: the request is sampled; else nothing is drawn, and nothing was generated before */
+    int32_t n_best; /* answers of a beam search, at most beam_width */
+    float length_penalty;
+    int early_stopping; /* enum beam_stop */
 };
 
 enum scheduler_finish { SCHEDULER_GOES_ON, SCHEDULER_STOP, SCHEDULER_LENGTH, SCHEDULER_ERROR };
@@ -122,6 +134,9 @@ struct scheduler_output {
     int32_t n_scored;
     int32_t first_scored; /* place in the prompt of the first of them */
     int32_t n_prompt_top; /* as requested */
+    const struct beam_search *
+        beams; /* NULL, or what a beam search ended with: valid until the next plan is made or applied */
+    int32_t n_best; /* as requested: of what has ended there */
 };
 
 struct scheduler_load {

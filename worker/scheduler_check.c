@@ -7,7 +7,8 @@ static status_t count_holders(const struct scheduler *s, int32_t *n_holders)
 {
     for (int32_t i = 0; i < s->n_running; i++) {
         const struct sequence *seq = s->running[i];
-        if (seq->n_computed >= n_all_tokens(seq) || seq->n_pending > seq->n_rows) {
+        const bool computes = seq->n_computed < n_all_tokens(seq) || seq->has_row;
+        if (!computes || seq->n_pending > seq->n_rows) {
             return status_errorf(STATUS_INTERNAL,
                                  "sequence %llu: %d computed of %d tokens, %d pending in %d plans",
                                  (unsigned long long)seq->request.seq_id, seq->n_computed,
@@ -51,9 +52,19 @@ static status_t check_lane(const struct scheduler *s, int32_t lane, const int32_
 
 static status_t check_slots(const struct scheduler *s)
 {
-    if (s->n_free_slots + s->n_running != s->config.max_seqs) {
-        return status_errorf(STATUS_INTERNAL, "%d free slots with %d running of %d",
-                             s->n_free_slots, s->n_running, s->config.max_seqs);
+    int32_t n_held = 0;
+    int32_t n_of_beams = 0;
+    for (int32_t i = 0; i < s->n_running; i++) {
+        const struct sequence *seq = s->running[i];
+        const struct beam_group *group = seq->group;
+        n_held += group == NULL;
+        n_of_beams += group != NULL && group->members[0] == seq ? group->search.params.width : 0;
+    }
+    if (s->n_free_slots + n_held + n_of_beams != s->config.max_seqs ||
+        n_of_beams != s->n_beam_slots) {
+        return status_errorf(
+            STATUS_INTERNAL, "%d free slots with %d held and %d (%d) of beams, of %d",
+            s->n_free_slots, n_held, n_of_beams, s->n_beam_slots, s->config.max_seqs);
     }
     for (int32_t i = 0; i < s->n_running; i++) {
         for (int32_t j = 0; j < i; j++) {

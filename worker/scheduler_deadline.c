@@ -1,6 +1,6 @@
 #include "worker/scheduler_parts.h"
 
-/* Removing takes from the list: from its end on, what is left to look at stays in place. */
+/* Removing takes from the list: from its end on, what is left to look at stays in place, or moves to the front. */
 static int32_t expire(struct scheduler *s, struct sequence *const *list, const int32_t *n,
                       uint64_t now_ns, uint64_t *seq_ids, int32_t max)
 {
@@ -10,6 +10,7 @@ static int32_t expire(struct scheduler *s, struct sequence *const *list, const i
         if (request->deadline_ns > 0 && request->deadline_ns <= now_ns) {
             seq_ids[n_expired++] = request->seq_id;
             (void)scheduler_cancel(s, request->seq_id);
+            i = i < *n ? i : *n; // a beam takes its group with it
         }
     }
     return n_expired;

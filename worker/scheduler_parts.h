@@ -7,8 +7,9 @@
  * scheduler_check.c     the invariant
  * scheduler_deadline.c  what is out of time
  * scheduler_sequence.c  requests and the sequences made of them
- * scheduler_swap.c      blocks that wait in host memory
+ * scheduler_swap.c      blocks that wait in host memory, and the moves of blocks
  * scheduler_prefix.c    blocks that are found instead of computed
+ * scheduler_beam.c      groups of sequences that are one beam search
  */
 #pragma once
 
@@ -16,6 +17,7 @@
 #include <string.h>
 
 #include "parallel/plan.h"
+#include "worker/beam.h"
 #include "worker/block_pool.h"
 #include "worker/sample_list.h"
 #include "worker/scheduler.h"
@@ -53,8 +55,26 @@ struct sequence {
     int32_t n_swapped; /* 0: it is not */
     int32_t
         n_lost; /* tokens that were computed before it was preempted, and are not there any more */
-    int32_t n_rows; /* of the plans not applied that name it */
-    bool gone;      /* finished or cancelled: it lives on until those are applied */
+    int32_t n_rows;           /* of the plans not applied that name it */
+    bool gone;                /* finished or cancelled: it lives on until those are applied */
+    struct beam_group *group; /* NULL: it is sampled */
+    bool has_row; /* a beam that waits for the other ones: what follows its tokens is known */
+};
+
+/*
+ * The sequences of a beam search. Those that stand for a beam are the first n_live, best first; the others are room for more. The
+ * group waits or runs as one: members[0] stands for it in the queue, and while it runs all members have a slot. Beams
+ * that are asleep are not among the running sequences yet: what they have in common with members[0] is being computed.
+ */
+struct beam_group {
+    struct beam_search search;
+    struct sequence *members[BEAM_MAX_WIDTH];  /* [search.params.width] */
+    struct sample_result rows[BEAM_MAX_WIDTH]; /* [n_live], of those that have one */
+    int32_t n_live, n_best, n_row_top;
+    int32_t n_common; /* whole blocks that the live beams had in common when it last stopped */
+    bool runs, asleep;
+    bool is_lent; /* its search has been given out */
+    struct beam_group *next_lent;
 };
 
 /* A sequence of a plan that is not applied. */
@@ -100,12 +120,24 @@ struct scheduler {
     uint64_t n_preemptions;
     uint64_t n_recomputed; /* tokens */
     uint64_t n_steps;
+    int32_t n_beam_slots;    /* of slots, those of groups that run */
+    struct beam_group *lent; /* over, and freed by the next call: outputs borrow from them */
 };
 
 /* KV blocks that hold so many tokens. */
 static inline int32_t blocks_for(int32_t n_tokens)
 {
     return (n_tokens + PLAN_BLOCK_TOKENS - 1) / PLAN_BLOCK_TOKENS;
+}
+
+/* Whether a row of the sequence has no distribution. */
+static inline bool has_nan(const struct planned_seq *planned, const struct sample_result *results)
+{
+    bool found = false;
+    for (int32_t i = 0; i < planned->n_scored + (planned->draws ? 1 : 0); i++) {
+        found = found || results[i].nan;
+    }
+    return found;
 }
 
 /* Known and pending ones. */
@@ -159,6 +191,10 @@ struct prefix_match scheduler_prefix_match(const struct scheduler *s, const stru
 /* Holds what seq->lane has of it and counts its tokens as computed. seq holds no blocks yet. */
 void scheduler_prefix_attach(struct scheduler *s, struct sequence *seq);
 
+/* Likewise of a sequence that shares its first blocks with another one. */
+void scheduler_prefix_follow(struct scheduler *s, struct sequence *seq,
+                             const struct sequence *other, int32_t n_blocks);
+
 /* Publishes the blocks that are full when n_computed tokens are there. What computes them comes before whatever is planned from
  * now on, or is in the same step, in which all keys of a layer are stored before any is read. */
 void scheduler_prefix_publish(struct scheduler *s, struct sequence *seq, int32_t n_computed);
@@ -189,8 +225,51 @@ void scheduler_swap_in(struct scheduler *s, struct sequence *seq);
 /* Gives up its slots, if it has any: it is to be computed again, or gone. */
 void scheduler_swap_drop(struct scheduler *s, struct sequence *seq);
 
+/* A copy of a block of the lane, in its turn among the other moves; and that it is not needed after all. */
+void scheduler_swap_copy(struct scheduler *s, int32_t lane, int32_t from, int32_t to);
+void scheduler_swap_forget_copy(struct scheduler *s, int32_t lane, int32_t to);
+
 /* The moves into a plan. */
 void scheduler_swap_emit(struct scheduler *s, struct step_plan *plan);
 
 /* INTERNAL where slots leak or are held twice. */
 MUST_USE status_t scheduler_swap_check(const struct scheduler *s);
+
+// ---- scheduler_beam.c ----
+
+/* Makes a group of the new sequence `lead`, which belongs to it from then on, also where this fails: INVALID_ARGUMENT with the
+ * numbers for one that could never run. */
+MUST_USE status_t scheduler_beam_new(const struct scheduler_config *config,
+                                     const struct scheduler_request *request,
+                                     struct sequence *lead);
+void scheduler_beam_free(struct beam_group *group); /* accepts NULL */
+
+/* Whether something of it is in plans that are not applied: rows, and with draws, tokens that it waits for. */
+bool scheduler_beam_is_planned(const struct beam_group *group);
+bool scheduler_beam_is_pending(const struct beam_group *group);
+
+/* What a lane must have to take it in, if nothing of it is found there. */
+int32_t scheduler_beam_blocks(const struct beam_group *group);
+
+/* members[0] is admitted and has its lane: slots for all. */
+void scheduler_beam_admit(struct scheduler *s, struct beam_group *group);
+
+/* Beams that are asleep and whose common blocks are computed in plans made so far begin to run. */
+void scheduler_beam_wake(struct scheduler *s);
+
+/* Takes it off the device, and forgets what it has computed. It is in neither list then. */
+void scheduler_beam_stop(struct scheduler *s, struct beam_group *group);
+
+/* Takes in what a plan's rows of a beam gave, and makes the next beams with the last row that was missing. False: there is nothing
+ * to tell. */
+bool scheduler_beam_take(struct scheduler *s, const struct planned_seq *planned,
+                         const struct sample_result *results, struct scheduler_output *output_out);
+
+/* Nobody borrows any more from what has been given out. */
+void scheduler_beam_forget_lent(struct scheduler *s);
+
+/* Whether others read the block that the next token of the sequence is written to. */
+bool scheduler_beam_shares_block(const struct scheduler *s, const struct sequence *seq);
+
+/* It gets block `id` of its lane instead, a copy. */
+void scheduler_beam_own_block(struct scheduler *s, struct sequence *seq, int32_t id);

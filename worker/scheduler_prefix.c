@@ -7,9 +7,11 @@ struct prefix_match scheduler_prefix_match(const struct scheduler *s, const stru
     if (!s->config.prefix_caching || seq->request.computes_all) {
         return match;
     }
-    struct block_contents contents = {.before = seq->root, .tokens = seq->tokens};
+    const int32_t n_held = seq->n_blocks;
     const int32_t most = (seq->n_tokens - 1) / PLAN_BLOCK_TOKENS; // something is left to compute
-    while (match.n_blocks < most) {
+    struct block_contents contents = {.before = seq->last,
+                                      .tokens = seq->tokens + (int64_t)n_held * PLAN_BLOCK_TOKENS};
+    while (n_held + match.n_blocks < most) {
         const int32_t id = block_pool_find(&s->pool, lane, &contents, &contents.before);
         if (id < 0) {
             return match;
@@ -21,24 +23,52 @@ struct prefix_match scheduler_prefix_match(const struct scheduler *s, const stru
     return match;
 }
 
-void scheduler_prefix_attach(struct scheduler *s, struct sequence *seq)
+/* Behind the blocks that it holds and that are published. */
+static void attach_found(struct scheduler *s, struct sequence *seq)
 {
-    const struct prefix_match match = scheduler_prefix_match(s, seq, seq->lane);
-    struct block_contents contents = {.before = seq->root, .tokens = seq->tokens};
-    for (int32_t i = 0; i < match.n_blocks; i++) {
+    const int32_t end = seq->n_blocks + scheduler_prefix_match(s, seq, seq->lane).n_blocks;
+    struct block_contents contents = {
+        .before = seq->last, .tokens = seq->tokens + (int64_t)seq->n_blocks * PLAN_BLOCK_TOKENS};
+    while (seq->n_blocks < end) {
         const int32_t id = block_pool_find(&s->pool, seq->lane, &contents, &contents.before);
         block_pool_share(&s->pool, seq->lane, id);
         seq->blocks[seq->n_blocks++] = id;
         contents.tokens += PLAN_BLOCK_TOKENS;
     }
     seq->last = contents.before;
-    seq->n_published = match.n_blocks;
-    seq->n_computed = match.n_blocks * PLAN_BLOCK_TOKENS;
+    seq->n_published = seq->n_blocks;
+    seq->n_computed = seq->n_blocks * PLAN_BLOCK_TOKENS;
+}
+
+void scheduler_prefix_attach(struct scheduler *s, struct sequence *seq)
+{
+    attach_found(s, seq);
     if (seq->n_cached < 0) { // coming back after a preemption is no query
         seq->n_cached = seq->n_computed;
         s->n_prefix_queries += (uint64_t)seq->n_tokens;
         s->n_prefix_hits += (uint64_t)seq->n_computed;
     }
+}
+
+void scheduler_prefix_follow(struct scheduler *s, struct sequence *seq,
+                             const struct sequence *other, int32_t n_blocks)
+{
+    struct block_contents contents = {.before = seq->root, .tokens = seq->tokens};
+    int32_t n_found = 0;
+    for (; seq->n_blocks < n_blocks; seq->n_blocks++) {
+        block_pool_share(&s->pool, seq->lane, other->blocks[seq->n_blocks]);
+        seq->blocks[seq->n_blocks] = other->blocks[seq->n_blocks];
+        n_found += block_pool_find(&s->pool, seq->lane, &contents, &contents.before) >= 0;
+        contents.tokens += PLAN_BLOCK_TOKENS;
+    }
+    seq->n_computed = n_blocks * PLAN_BLOCK_TOKENS;
+    if (n_found < n_blocks) { // not published, or as what followed a block that is gone
+        seq->n_published = INT32_MAX;
+        return;
+    }
+    seq->last = contents.before;
+    seq->n_published = n_blocks;
+    attach_found(s, seq);
 }
 
 void scheduler_prefix_publish(struct scheduler *s, struct sequence *seq, int32_t n_computed)

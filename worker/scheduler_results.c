@@ -32,6 +32,7 @@ static int32_t write_drawn_row(const struct planned_seq *planned, struct sample_
     const enum sample_list_phase phase =
         planned->position < r->min_tokens ? SAMPLE_LIST_HELD : SAMPLE_LIST_FREE;
     const int32_t n = sample_list_write(&seq->list, phase, tokens);
+    const bool is_beam = seq->group != NULL;
     *row = (struct sample_row){
         .temperature = r->temperature,
         .top_k = r->top_k,
@@ -45,8 +46,11 @@ static int32_t write_drawn_row(const struct planned_seq *planned, struct sample_
         .frequency = r->frequency,
         .n_tokens = n,
         .only_listed = seq->list.only_listed,
-        .n_top = r->n_top > 0 ? r->n_top : 0,
-        .slot = seq->slot,
+        .n_top = is_beam        ? seq->group->n_row_top
+                 : r->n_top > 0 ? r->n_top
+                                : 0,
+        .of_logprobs = is_beam,
+        .slot = is_beam ? -1 : seq->slot, // which token follows is known once all beams are
         .pending_slot = planned->has_pending ? seq->slot : -1,
     };
     return n;
@@ -97,16 +101,6 @@ static int finish_of(const struct scheduler *s, const struct sequence *seq,
     return SCHEDULER_GOES_ON;
 }
 
-static bool has_nan(const struct sample_result *results, int32_t n)
-{
-    for (int32_t i = 0; i < n; i++) {
-        if (results[i].nan) {
-            return true;
-        }
-    }
-    return false;
-}
-
 /* What the plan's rows of the sequence gave. */
 static struct scheduler_output take_results(struct scheduler *s, const struct planned_seq *planned,
                                             const struct sample_result *results)
@@ -126,7 +120,7 @@ static struct scheduler_output take_results(struct scheduler *s, const struct pl
         .n_prompt_top = seq->request.n_prompt_top,
     };
     seq->n_pending -= planned->draws ? 1 : 0;
-    if (has_nan(results, planned->n_scored + (planned->draws ? 1 : 0))) {
+    if (has_nan(planned, results)) {
         out.finish = SCHEDULER_ERROR;
         out.result = NULL;
         out.n_scored = 0;
@@ -146,12 +140,15 @@ int32_t scheduler_apply(struct scheduler *s, const struct step_plan *plan,
 {
     const struct planned_step *step = scheduler_oldest_planned(s);
     int32_t n_outputs = 0;
+    scheduler_beam_forget_lent(s);
     assert(s->n_planned > 0 && plan->step == step->step);
     for (int32_t i = 0; i < step->n_seqs; i++) {
         const struct planned_seq *planned = &step->seqs[i];
         const int32_t n = planned->n_scored + (planned->draws ? 1 : 0);
-        if (n > 0 && !planned->seq->gone) {
+        if (n > 0 && !planned->seq->gone && planned->seq->group == NULL) {
             outputs[n_outputs++] = take_results(s, planned, results);
+        } else if (n > 0 && !planned->seq->gone) {
+            n_outputs += scheduler_beam_take(s, planned, results, &outputs[n_outputs]);
         }
         results += n;
     }

@@ -140,6 +140,9 @@ static status_t fill(struct sequence *seq, const struct scheduler_config *config
     seq->request.n_top = r->n_top < config->n_vocab ? r->n_top : config->n_vocab;
     seq->request.n_prompt_top =
         r->n_prompt_top < config->n_vocab ? r->n_prompt_top : config->n_vocab;
+    if (r->beam_width > 0) { // nothing is drawn
+        seq->request.temperature = 0.0f;
+    }
     seq->stop_ids = copy_ids(r->stop_ids, r->n_stop_ids, r->n_stop_ids);
     seq->tokens = copy_ids(r->tokens, r->n_tokens, capacity);
     seq->blocks = calloc((size_t)blocks_for(capacity), sizeof *seq->blocks);

@@ -15,9 +15,12 @@ static bool is_complete(const struct scheduler *s, const struct sequence *seq)
 }
 
 /* All of it is drawn; or its last but one is not known, and then there is one to wait for: sampling can take account of one pending
- * token; or its pending token will not be on the first stage when this plan gets there. */
+ * token; or its pending token will not be on the first stage when this plan gets there. A beam waits for its group. */
 static bool must_wait(const struct scheduler *s, const struct sequence *seq)
 {
+    if (seq->group != NULL) {
+        return seq->n_pending > 0 || seq->has_row;
+    }
     const uint64_t n_stages = (uint64_t)s->config.n_stages;
     const bool too_early = seq->n_pending > 0 && s->n_steps - seq->drawn_in < n_stages;
     return is_complete(s, seq) || seq->n_pending > 1 || too_early;
@@ -56,11 +59,17 @@ static int64_t blocks_soon(const struct scheduler *s, int32_t lane)
     return (n_tokens + PLAN_BLOCK_TOKENS - 1) / PLAN_BLOCK_TOKENS;
 }
 
+/* What stands in the queue needs it at once. */
+static int32_t blocks_wanted(const struct sequence *seq)
+{
+    return seq->group != NULL ? scheduler_beam_blocks(seq->group) : blocks_for(seq->n_tokens);
+}
+
 /* One block stays free for each sequence that runs there, else the newcomer is preempted as soon as they grow. */
 static bool has_room(const struct scheduler *s, const struct sequence *seq, int32_t lane,
                      struct prefix_match match)
 {
-    const int64_t wanted = blocks_for(seq->n_tokens) - match.n_blocks + match.n_cached;
+    const int64_t wanted = blocks_wanted(seq) - match.n_blocks + match.n_cached;
     return wanted + n_running_in_lane(s, lane) <= block_pool_free_count(&s->pool, lane);
 }
 
@@ -91,6 +100,12 @@ static int32_t choose_lane(const struct scheduler *s, const struct sequence *seq
 static void preempt(struct scheduler *s, int32_t at)
 {
     struct sequence *seq = s->running[at];
+    if (seq->group != NULL) {
+        scheduler_beam_stop(s, seq->group);
+        s->n_preemptions++;
+        scheduler_enqueue(s, seq->group->members[0]);
+        return;
+    }
     const int32_t n_left = scheduler_swap_shared(s, seq);
     scheduler_stop_running(s, at);
     seq->n_now = seq->n_extra = 0;
@@ -117,26 +132,32 @@ static int32_t list_with_growth(const struct sample_list *list)
 /* Whether the lists of the running sequences leave room for its own. */
 static bool list_fits(const struct scheduler *s, const struct sequence *seq)
 {
-    int64_t n = list_with_growth(&seq->list);
+    const int32_t n_own = seq->group != NULL ? seq->group->search.params.width : 1;
+    int64_t n = (int64_t)n_own * list_with_growth(&seq->list);
     for (int32_t i = 0; i < s->n_running; i++) {
         n += list_with_growth(&s->running[i]->list);
     }
     return s->n_running == 0 || n <= s->config.max_sample_tokens;
 }
 
-/* Lists grow token by token: as with blocks, the last sequences make room for those before. One alone always fits. */
-static void make_room_for_lists(struct scheduler *s)
+/* Of running sequences. */
+static int64_t n_listed(const struct scheduler *s)
 {
     int64_t n = 0;
     for (int32_t i = 0; i < s->n_running; i++) {
         n += s->running[i]->list.n;
     }
-    while (s->n_running > 1 && n > s->config.max_sample_tokens) {
+    return n;
+}
+
+/* Lists grow token by token: as with blocks, the last sequences make room for those before. One alone always fits. */
+static void make_room_for_lists(struct scheduler *s)
+{
+    while (n_listed(s) > s->config.max_sample_tokens) {
         int32_t last = 0;
         for (int32_t i = 1; i < s->n_running; i++) {
             last = scheduler_before(s->running[last], s->running[i]) ? i : last;
         }
-        n -= s->running[last]->list.n;
         preempt(s, last);
     }
 }
@@ -157,6 +178,31 @@ static int32_t last_in_lane(const struct scheduler *s, int32_t lane)
     return last;
 }
 
+/* Preempts the last sequence of the lane, a beam with its group. *budget gets back what was planned for it. */
+static void preempt_last(struct scheduler *s, int32_t lane, struct budget *budget)
+{
+    const int32_t victim = last_in_lane(s, lane);
+    const struct sequence *last = s->running[victim];
+    for (int32_t i = 0; i < s->n_running; i++) {
+        const struct sequence *seq = s->running[i];
+        if (seq == last || (seq->group != NULL && seq->group == last->group)) {
+            budget->rows += seq->n_now;
+            budget->logits += seq->n_extra;
+        }
+    }
+    preempt(s, victim);
+}
+
+static bool is_running(const struct scheduler *s, const struct sequence *seq)
+{
+    for (int32_t i = 0; i < s->n_running; i++) {
+        if (s->running[i] == seq) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /*
  * Gives seq the blocks for n more tokens, preempting the last sequences of its lane while that is needed. Returns
  * false when seq itself was the last and is preempted. *budget gets back what preempted sequences had planned.
@@ -164,22 +210,24 @@ static int32_t last_in_lane(const struct scheduler *s, int32_t lane)
 static bool reserve(struct scheduler *s, struct sequence *seq, int32_t n, struct budget *budget)
 {
     const int32_t wanted = blocks_for(seq->n_computed + n);
-    while (seq->n_blocks < wanted) {
-        const int32_t id = block_pool_take_near(&s->pool, seq->lane, seq->n_blocks);
-        if (id >= 0) {
-            seq->blocks[seq->n_blocks++] = id;
-            continue;
+    for (;;) {
+        const bool shares = scheduler_beam_shares_block(s, seq);
+        if (!shares && seq->n_blocks >= wanted) {
+            return true;
         }
-        const int32_t victim = last_in_lane(s, seq->lane);
-        const bool itself = s->running[victim] == seq;
-        budget->rows += s->running[victim]->n_now;
-        budget->logits += s->running[victim]->n_extra;
-        preempt(s, victim);
-        if (itself) {
-            return false;
+        const int32_t at = shares ? seq->n_computed / PLAN_BLOCK_TOKENS : seq->n_blocks;
+        const int32_t id = block_pool_take_near(&s->pool, seq->lane, at);
+        if (id < 0) {
+            preempt_last(s, seq->lane, budget);
+            if (!is_running(s, seq)) {
+                return false;
+            }
+        } else if (shares) {
+            scheduler_beam_own_block(s, seq, id);
+        } else {
+            seq->blocks[seq->n_blocks++] = id;
         }
     }
-    return true;
 }
 
 enum pass { PASS_DECODE, PASS_PREFILL };
@@ -262,15 +310,28 @@ static bool attach_lane(struct scheduler *s, struct sequence *seq)
     return true;
 }
 
+/* All that is drawn for it is known, and there are slots. */
+static bool is_ready(const struct scheduler *s, const struct sequence *seq)
+{
+    const struct beam_group *group = seq->group;
+    return group != NULL
+               ? !scheduler_beam_is_pending(group) && s->n_free_slots >= group->search.params.width
+               : seq->n_pending == 0 && s->n_free_slots > 0;
+}
+
 static void admit_waiting(struct scheduler *s, struct budget *budget)
 {
-    while (s->n_waiting > 0 && s->n_running < s->config.max_seqs && budget->rows > 0) {
+    while (s->n_waiting > 0 && budget->rows > 0) {
         struct sequence *seq = s->waiting[0];
-        if (seq->n_pending > 0 || !list_fits(s, seq) || !attach_lane(s, seq)) {
+        if (!is_ready(s, seq) || !list_fits(s, seq) || !attach_lane(s, seq)) {
             return; // first come, first served: nothing overtakes the head of the queue
         }
         sequence_list_remove(s->waiting, &s->n_waiting, 0);
-        seq->slot = s->free_slots[--s->n_free_slots];
+        if (seq->group != NULL) {
+            scheduler_beam_admit(s, seq->group);
+        } else {
+            seq->slot = s->free_slots[--s->n_free_slots];
+        }
         s->running[s->n_running++] = seq;
         const int32_t n = affordable(seq, budget);
         const bool reserved = reserve(s, seq, n, budget);
@@ -347,6 +408,8 @@ int32_t scheduler_schedule(struct scheduler *s, struct step_plan *plan)
     struct budget budget = {.rows = share_of_stages(s, s->config.max_rows),
                             .logits = s->config.max_logits - s->config.max_seqs};
     const uint64_t preempted_before = s->n_preemptions;
+    scheduler_beam_forget_lent(s);
+    scheduler_beam_wake(s);
     make_room_for_lists(s);
     schedule_running(s, PASS_DECODE, &budget);
     schedule_running(s, PASS_PREFILL, &budget);

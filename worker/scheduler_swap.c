@@ -51,6 +51,12 @@ static void give_slot(struct scheduler *s, int32_t lane, int32_t slot)
     slots->free_ids[lane * s->config.host_blocks_per_lane + slots->n_free[lane]++] = slot;
 }
 
+/* Moves that the next plan may still take, beside a copy for each beam. */
+static int32_t room_for_moves(const struct scheduler *s)
+{
+    return s->config.max_moves - s->slots.n_moves - s->n_beam_slots;
+}
+
 static void add_move(struct scheduler *s, struct step_move move)
 {
     assert(s->slots.n_moves < s->config.max_moves);
@@ -77,8 +83,7 @@ bool scheduler_swap_pays(const struct scheduler *s, const struct sequence *seq, 
     const int32_t n_tokens = seq->n_computed - n_left * PLAN_BLOCK_TOKENS;
     const double swap_s = n_blocks * s->config.swap_block_s;
     return n_blocks > 0 && n_blocks <= s->slots.n_free[seq->lane] &&
-           n_blocks <= s->config.max_moves - s->slots.n_moves &&
-           swap_s < n_tokens * s->config.recompute_token_s;
+           n_blocks <= room_for_moves(s) && swap_s < n_tokens * s->config.recompute_token_s;
 }
 
 void scheduler_swap_out(struct scheduler *s, struct sequence *seq, int32_t n_left)
@@ -95,13 +100,13 @@ void scheduler_swap_out(struct scheduler *s, struct sequence *seq, int32_t n_lef
     }
 }
 
-/* What it was to be given by the next plan is not needed any more. */
-static void forget_move_to(struct scheduler *s, int32_t lane, int32_t slot)
+/* What a slot or a block was to be given by the next plan is not needed any more. */
+static void forget_move_to(struct scheduler *s, int32_t kind, int32_t lane, int32_t to)
 {
     struct host_slots *slots = &s->slots;
     for (int32_t i = 0; i < slots->n_moves; i++) {
         const struct step_move *move = &slots->moves[i];
-        if (move->kind == STEP_MOVE_OUT && move->lane == lane && move->to == slot) {
+        if (move->kind == kind && move->lane == lane && move->to == to) {
             memmove(&slots->moves[i], &slots->moves[i + 1],
                     (size_t)(slots->n_moves - i - 1) * sizeof *slots->moves);
             slots->n_moves--;
@@ -112,7 +117,7 @@ static void forget_move_to(struct scheduler *s, int32_t lane, int32_t slot)
 
 static void give_up_slot(struct scheduler *s, int32_t lane, int32_t slot)
 {
-    forget_move_to(s, lane, slot);
+    forget_move_to(s, STEP_MOVE_OUT, lane, slot);
     give_slot(s, lane, slot);
 }
 
@@ -120,7 +125,7 @@ static void give_up_slot(struct scheduler *s, int32_t lane, int32_t slot)
 
 bool scheduler_swap_is_whole(const struct scheduler *s, const struct sequence *seq)
 {
-    return seq->n_swapped > 0 && seq->n_swapped <= s->config.max_moves - s->slots.n_moves &&
+    return seq->n_swapped > 0 && seq->n_swapped <= room_for_moves(s) &&
            scheduler_prefix_match(s, seq, seq->lane).n_blocks >= seq->n_left;
 }
 
@@ -160,6 +165,16 @@ void scheduler_swap_drop(struct scheduler *s, struct sequence *seq)
     seq->n_lost = seq->n_computed;
     seq->n_computed = 0;
     seq->n_left = seq->n_swapped = 0;
+}
+
+void scheduler_swap_copy(struct scheduler *s, int32_t lane, int32_t from, int32_t to)
+{
+    add_move(s, (struct step_move){.kind = STEP_MOVE_COPY, .lane = lane, .from = from, .to = to});
+}
+
+void scheduler_swap_forget_copy(struct scheduler *s, int32_t lane, int32_t to)
+{
+    forget_move_to(s, STEP_MOVE_COPY, lane, to);
 }
 
 void scheduler_swap_emit(struct scheduler *s, struct step_plan *plan)
