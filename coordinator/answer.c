@@ -94,7 +94,7 @@ static status_t keep_tops(struct answer *a, const struct wire_token_info *token,
 static status_t keep_token(struct answer *a, struct answer_choice *choice,
                            const struct wire_token_info *token)
 {
-    if (choice->n_tokens == choice->capacity) {
+    if (choice->n_kept == choice->capacity) {
         const size_t capacity = choice->capacity > 0 ? 2 * choice->capacity : 64;
         struct wire_token_info *grown = realloc(choice->tokens, capacity * sizeof *grown);
         if (grown == NULL) {
@@ -104,7 +104,9 @@ static status_t keep_token(struct answer *a, struct answer_choice *choice,
         choice->tokens = grown;
         choice->capacity = capacity;
     }
-    return keep_tops(a, token, &choice->tokens[choice->n_tokens]);
+    TRY(keep_tops(a, token, &choice->tokens[choice->n_kept]));
+    choice->n_kept++;
+    return status_ok();
 }
 
 /* Text so far as a C string: messages borrow it. The NUL is not counted. */
@@ -137,6 +139,11 @@ status_t answer_prompt_logprobs(struct answer *a, const struct wire_token_info *
         a->n_prompt_logprobs++;
     }
     return status_ok();
+}
+
+void answer_forget_prompt_logprobs(struct answer *a)
+{
+    a->n_prompt_logprobs = a->prompt_logprobs != NULL ? 1 : 0;
 }
 
 bool answer_knows_prompt(const struct answer *a)
@@ -190,20 +197,36 @@ static status_t pack_whole(struct answer *a, struct bytes *message_out)
     return wire_complete_response_pack(&m, message_out);
 }
 
-// ---- streamed answers: one message per token ----
+// ---- streamed answers: one message per token, or for those that come together ----
 
-static status_t pack_token(struct answer *a, uint32_t index, const struct wire_token_info *token,
-                           struct bytes *message_out)
+static status_t pack_tokens(struct answer *a, uint32_t index, const struct wire_token_info *tokens,
+                            size_t n_tokens, struct bytes *message_out)
 {
     struct answer_choice *choice = &a->choices[index];
     TRY(terminate(&choice->text));
     struct wire_generate_response m = {.request_id = a->request_id, .event = WIRE_EVENT_TOKEN};
     m.token.index = index;
-    m.token.seq = choice->n_tokens;
+    m.token.seq = choice->n_events++;
     m.token.text = (const char *)choice->text.data;
-    m.token.tokens = token;
-    m.token.n_tokens = 1;
+    m.token.tokens = tokens;
+    m.token.n_tokens = n_tokens;
     return wire_generate_response_pack(&m, message_out);
+}
+
+/* The token's event, with those that were kept for it. */
+static status_t stream_token(struct answer *a, uint32_t index, const struct wire_token_info *token,
+                             int flags, struct bytes *message_out)
+{
+    struct answer_choice *choice = &a->choices[index];
+    if (choice->n_kept == 0 && (flags & ANSWER_MORE) == 0) {
+        return pack_tokens(a, index, token, 1, message_out);
+    }
+    TRY(keep_token(a, choice, token));
+    if ((flags & ANSWER_MORE) == 0) {
+        TRY(pack_tokens(a, index, choice->tokens, choice->n_kept, message_out));
+        choice->n_kept = 0;
+    }
+    return status_ok();
 }
 
 static status_t pack_end(struct answer *a, uint32_t index, struct bytes *message_out)
@@ -224,7 +247,7 @@ static status_t pack_end(struct answer *a, uint32_t index, struct bytes *message
 /* What the next event appends to: nothing, or the prompt's text, before the first token; in a whole answer what there is. */
 static status_t begin_text(const struct answer *a, struct answer_choice *choice)
 {
-    if (a->shape == ANSWER_STREAM) {
+    if (a->shape == ANSWER_STREAM && choice->n_kept == 0) {
         bytes_clear(&choice->text);
     }
     return choice->n_tokens == 0 && a->echo.size > 0
@@ -244,7 +267,7 @@ status_t answer_token(struct answer *a, uint32_t index, const struct wire_token_
     TRY((flags & ANSWER_LAST) != 0
             ? session_push_last(&choice->session, token->id, &choice->text, stop_out)
             : session_push(&choice->session, token->id, &choice->text, stop_out));
-    TRY(a->shape == ANSWER_STREAM ? pack_token(a, index, &shown, message_out)
+    TRY(a->shape == ANSWER_STREAM ? stream_token(a, index, &shown, flags, message_out)
                                   : keep_token(a, choice, &shown));
     choice->n_tokens++;
     a->n_tokens++;

@@ -1,8 +1,8 @@
 /*
  * answer.h - what a client is sent for its request, as packed messages
  *
- * What:      the two shapes of one answer, of n samples. Streamed: a prompt event, one event per token with seq 0, 1, 2, ...
- *            of each sample, and an end for each, the last one with the usage. Whole: everything is kept and packed once,
+ * What:      the two shapes of one answer, of n samples. Streamed: a prompt event, events with seq 0, 1, 2, ... for the tokens
+ *            of each sample, one for each unless they come together, and an end for each, the last one with the usage. Whole: everything is kept and packed once,
  *            at the last end.
  *            With `echo` the text of a sample begins with the prompt's, which comes with its first token.
  * Ownership: owns the sessions and what it keeps; the request and the tokenizer are borrowed. Messages are
@@ -22,13 +22,11 @@ enum answer_shape { ANSWER_STREAM, ANSWER_WHOLE };
 /* One of the n samples. */
 struct answer_choice {
     struct session session;
-    uint32_t n_tokens;
-    struct bytes text;             /* stream: of one event; whole: of all */
-    struct wire_finished finished; /* its reason is NONE until it has ended */
-
-    /* ANSWER_WHOLE only */
-    struct wire_token_info *tokens; /* [capacity], n_tokens used */
-    size_t capacity;
+    uint32_t n_tokens, n_events;
+    struct bytes text;              /* stream: of one event; whole: of all */
+    struct wire_finished finished;  /* its reason is NONE until it has ended */
+    struct wire_token_info *tokens; /* [capacity]: stream: of one event; whole: of all */
+    size_t n_kept, capacity;
 };
 
 struct answer {
@@ -51,6 +49,8 @@ struct answer {
 
 enum answer_token_flags {
     ANSWER_LAST = 1, /* the token that ended the completion (eos or a stop token) */
+    ANSWER_MORE =
+        2, /* others follow at once, and one event is for all of them; not with stop strings */
 };
 
 MUST_USE status_t answer_init(struct answer *a, int shape,
@@ -62,6 +62,9 @@ void answer_destroy(struct answer *a); /* accepts a zeroed answer */
 /* Log probabilities of prompt tokens, from place `first` on, in order. INTERNAL when they are not those that come next. */
 MUST_USE status_t answer_prompt_logprobs(struct answer *a, const struct wire_token_info *tokens,
                                          size_t n, uint32_t first);
+
+/* What came of them so far is forgotten: they come once more, from the beginning. */
+void answer_forget_prompt_logprobs(struct answer *a);
 
 /* Whether all is there that the prompt event says; it comes before the first token. */
 bool answer_knows_prompt(const struct answer *a);

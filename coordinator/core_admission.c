@@ -14,10 +14,11 @@
 
 #define SECONDS(ns) ((double)(ns)*1e-9)
 
-/* A prompt is computed for each sample. */
+/* A prompt is computed for each sample, but once for all beams. */
 static uint32_t waiting_tokens(const struct request *request)
 {
-    const uint64_t n = (uint64_t)request->prompt.n * request->wire.sampling.n;
+    const uint32_t n_prompts = request_is_beam_search(request) ? 1 : request->wire.sampling.n;
+    const uint64_t n = (uint64_t)request->prompt.n * n_prompts;
     return n < UINT32_MAX ? (uint32_t)n : UINT32_MAX;
 }
 
@@ -61,7 +62,7 @@ static uint32_t places_of_all(const struct core *core)
 
 static struct pace_work work_of(const struct core *core, const struct request *request)
 {
-    const uint32_t n = request->wire.sampling.n;
+    const uint32_t n = request_n_seqs(request);
     uint32_t n_groups = 0;
     for (int i = 0; i < core->n_groups; i++) {
         n_groups += core->groups[i].state == WIRE_GROUP_READY ? 1 : 0;
@@ -70,9 +71,9 @@ static struct pace_work work_of(const struct core *core, const struct request *r
     uint64_t tokens_ahead = 0, seqs = n;
     for (const struct request *other = core->live; other != NULL; other = other->next_live) {
         if (other->answer.n_tokens > 0) {
-            seqs += other->n_unended;
+            seqs += request_n_seqs(other);
         } else if (goes_before(other, request)) {
-            seqs += other->n_unended;
+            seqs += request_n_seqs(other);
             tokens_ahead += other->prompt.n;
         }
     }
@@ -195,7 +196,7 @@ static status_t check_new(struct core *core, const struct request *request)
 status_t core_admission_enter(struct core *core, struct request *request)
 {
     request->queue.priority = request->wire.priority;
-    request->queue.n_seqs = request->wire.sampling.n;
+    request->queue.n_seqs = request_n_seqs(request);
     request->queue.n_tokens = waiting_tokens(request);
     TRY(check_serving(core));
     TRY(counted(core, METRICS_REJECTED_INVALID, check_new(core, request)));

@@ -18,6 +18,9 @@
 /* What a client gets to read the rest of its answer in. */
 #define LINGER_NS (30 * NS_PER_S)
 
+/* Groups that a request may lose before it fails with the next one. */
+#define MAX_RESTARTS 2
+
 // ---- the tables ----
 
 static struct request_sample **seq_bucket(struct core *core, uint64_t seq_id)
@@ -146,7 +149,7 @@ static void end(struct core *core, struct request *request)
     if (request->state == REQUEST_QUEUED) {
         router_remove(&core->router, &request->queue);
     } else if (core->groups[request->group].state == WIRE_GROUP_READY) {
-        router_done(&core->router, request->group, request->n_unended);
+        router_done(&core->router, request->group, request_n_seqs(request));
     }
     core->n_running -= request->state == REQUEST_RUNNING ? 1 : 0;
     request->state = REQUEST_ENDED;
@@ -278,6 +281,25 @@ void core_requests_sweep(struct core *core)
     }
 }
 
+/* Of a beam search nothing has been said before its end. It waits for a group again, but not for ever: it may be what ends them. */
+static bool starts_again(struct core *core, struct request *request)
+{
+    if (!request_is_beam_search(request) || request->answer.n_tokens > 0 ||
+        request->n_restarts >= MAX_RESTARTS || !router_return(&core->router, &request->queue)) {
+        return false;
+    }
+    if (!request->prompt_sent) {
+        answer_forget_prompt_logprobs(&request->answer);
+    }
+    request->n_restarts++;
+    request->n_submitted = 0;
+    request->state = REQUEST_QUEUED;
+    core->n_running--;
+    log_write(&core->log, LOG_DEBUG, "request starts again", "req=%s seq=%llu restarts=%u",
+              request->wire.request_id, first_seq(request), request->n_restarts);
+    return true;
+}
+
 uint32_t core_requests_fail(struct core *core, int group, const status_t *status)
 {
     uint32_t n = 0;
@@ -285,7 +307,7 @@ uint32_t core_requests_fail(struct core *core, int group, const status_t *status
     for (struct request *request = core->live; request != NULL; request = next) {
         next = request->next_live;
         const bool theirs = request->state == REQUEST_RUNNING && request->group == group;
-        if (group < 0 || theirs) {
+        if (group < 0 || (theirs && !starts_again(core, request))) {
             metrics_finish(core->metrics, WIRE_FINISH_ERROR);
             end_badly(core, request, status);
             n++;
@@ -372,7 +394,7 @@ static status_t submit(struct core *core, struct request *request, uint32_t inde
     const struct wire_sampling *sampling = &request->wire.sampling;
     const struct wire_stopping *stopping = &request->wire.stopping;
     const struct wire_output_options *output = &request->wire.output;
-    const bool scores_prompt = output->has_prompt_logprobs && index == 0;
+    const bool scores_prompt = output->has_prompt_logprobs && index == 0 && !request->prompt_sent;
     uint32_t stop_ids[CORE_MAX_STOP_TOKENS], held_ids[SPEC_MAX_EOS];
     const struct wire_coordinator_message m = {
         .kind = WIRE_COORDINATOR_SUBMIT,
@@ -398,7 +420,11 @@ static status_t submit(struct core *core, struct request *request, uint32_t inde
                    .held_token_ids = gather_held_tokens(core, request, held_ids),
                    .n_prompt_top = scores_prompt ? (int32_t)output->prompt_logprobs : -1,
                    .cache_salt = request->wire.cache_salt,
-                   .time_left_ns = time_left_ns(core, request)}};
+                   .time_left_ns = time_left_ns(core, request),
+                   .beam_width = sampling->beam_width,
+                   .n_best = request_is_beam_search(request) ? sampling->n : 0,
+                   .length_penalty = sampling->length_penalty,
+                   .early_stopping = sampling->early_stopping}};
     return link_send(core->groups[request->group].link, &m);
 }
 
@@ -408,8 +434,10 @@ static status_t send_packed(struct core *core, const struct request *request)
     if (core->packed.size == 0) {
         return status_ok();
     }
-    // One message of any size may wait, for there are prompts of any size; not a second behind it.
-    const bool behind = rpc_queued_bytes(request->call) > (size_t)core->config->max_unread_bytes;
+    // One message of any size may wait, for there are prompts of any size; not a second behind it. A beam search comes all at
+    // once, which says nothing of its reader.
+    const bool behind = !request_is_beam_search(request) &&
+                        rpc_queued_bytes(request->call) > (size_t)core->config->max_unread_bytes;
     const status_t s = behind ? status_errorf(STATUS_RESOURCE_EXHAUSTED, "behind")
                               : rpc_send(request->call, core->packed.data, core->packed.size);
     if (s.code == STATUS_RESOURCE_EXHAUSTED) {
@@ -437,7 +465,7 @@ static void fail_running(struct core *core, struct request *request, const statu
     // Losing the group over the cancel would end the request a second time: hold on to it.
     request_acquire(request);
     cancel_at_worker(core, request);
-    if (request->state == REQUEST_RUNNING) {
+    if (request->state == REQUEST_QUEUED || request->state == REQUEST_RUNNING) {
         metrics_finish(core->metrics, WIRE_FINISH_ERROR);
         end_badly(core, request, status);
     }
@@ -493,10 +521,12 @@ void core_requests_expire(struct core *core)
 /*
  * Hands the samples out. While log probabilities of the prompt are awaited the first one goes alone: the prompt comes first
  * in a stream, and the others' tokens could be here before it. False when the group was lost over it, and the request too.
+ * A beam search goes out as one.
  */
 static bool submit_samples(struct core *core, struct request *request)
 {
-    const uint32_t n = answer_knows_prompt(&request->answer) ? request->wire.sampling.n : 1;
+    const bool alone = !answer_knows_prompt(&request->answer) || request_is_beam_search(request);
+    const uint32_t n = alone ? 1 : request->wire.sampling.n;
     while (request->n_submitted < n) {
         const status_t s = submit(core, request, request->n_submitted++);
         if (!status_is_ok(&s)) {
@@ -563,7 +593,7 @@ static status_t deliver_token(struct core *core, struct request_sample *sample,
     if (first_of_all) {
         metrics_observe(core->metrics, METRICS_TIME_TO_FIRST_TOKEN,
                         core->now_ns - request->received_ns);
-    } else if (!first) {
+    } else if (!first && !request_is_beam_search(request)) { // whose tokens come together
         const uint64_t gap_ns = core->now_ns - sample->last_token_ns;
         metrics_observe(core->metrics, METRICS_INTER_TOKEN_LATENCY, gap_ns);
         pace_step(&core->pace, core->groups[request->group].load.running, gap_ns, core->now_ns);
@@ -639,13 +669,16 @@ static status_t deliver(struct core *core, struct request_sample *sample,
                              request->group);
     }
     struct wire_finished finished = {.index = index_of(sample),
+                                     .has_cumulative_logprob = output->has_cumulative_logprob,
+                                     .cumulative_logprob = output->cumulative_logprob,
                                      .reason = output->finish,
                                      .has_stop_token_id = output->has_stop_token_id,
                                      .stop_token_id = output->stop_token_id};
     int stop = SESSION_NO_STOP;
     size_t i = 0;
     for (; i < output->n_tokens && stop == SESSION_NO_STOP; i++) {
-        const int flags = is_last(output, i) ? ANSWER_LAST : 0;
+        const bool more = request_is_beam_search(request) && i + 1 < output->n_tokens;
+        const int flags = (is_last(output, i) ? ANSWER_LAST : 0) | (more ? ANSWER_MORE : 0);
         TRY(deliver_token(core, sample, &output->tokens[i], flags, &stop));
     }
     if (stop != SESSION_NO_STOP) {
@@ -675,8 +708,11 @@ static void end_sample(struct core *core, struct request_sample *sample,
     }
     sample->ended = true;
     request->n_unended--;
-    pace_stay(&core->pace, core->now_ns - sample->first_token_ns, core->now_ns);
-    if (core->groups[request->group].state == WIRE_GROUP_READY) {
+    const uint64_t since_ns =
+        request_is_beam_search(request) ? request->submitted_ns : sample->first_token_ns;
+    pace_stay(&core->pace, core->now_ns - since_ns, core->now_ns);
+    if (core->groups[request->group].state == WIRE_GROUP_READY &&
+        !request_is_beam_search(request)) {
         router_done(&core->router, request->group, 1);
     }
     if (request->n_unended == 0) {

@@ -11,7 +11,8 @@
  *                 +--- call over: `closed` set, told to the core -----> cancelled at the worker
  *
  *            A request for n samples is n sequences to the workers, of one group; each ends by itself, and the request ends
- *            with the last of them.
+ *            with the last of them. A beam search is submitted once, under the first of n ids, and answered under all of them at
+ *            its end; until then nothing has been said of it, so that it can start again when its group is lost.
  * Ownership: counted references: one is the call's (dropped when on_closed has run), one is the pipeline's (whoever
  *            holds the request in the drawing). The pipeline answers the call, exactly once.
  * Thread:    as the groups of fields say.
@@ -82,8 +83,9 @@ struct request {
     struct router_item queue;
     int group;
     struct request_sample *samples; /* [wire.sampling.n] in the arena */
-    uint32_t n_submitted;           /* the first of them */
+    uint32_t n_submitted;           /* the first of them; of a beam search one stands for all */
     uint32_t n_unended;             /* of them */
+    uint32_t n_restarts;            /* after a group was lost */
     bool prompt_sent;
     uint64_t submitted_ns;
     struct request *next_by_id;                 /* hash chain */
@@ -101,6 +103,17 @@ void request_release(struct request *request);
 static inline bool request_is_closed(const struct request *request)
 {
     return atomic_load(&request->closed) != 0;
+}
+
+static inline bool request_is_beam_search(const struct request *request)
+{
+    return request->wire.sampling.beam_width > 0;
+}
+
+/* Sequences of its group that have not ended; of a beam search none ends before the others. */
+static inline uint32_t request_n_seqs(const struct request *request)
+{
+    return request_is_beam_search(request) ? request->wire.sampling.beam_width : request->n_unended;
 }
 
 /* Ends the call with a failure and lets go of the gate. */

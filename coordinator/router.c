@@ -160,6 +160,15 @@ void router_put_back(struct router *r, struct router_item *item, int group)
     push(r, item); // its arrival is unchanged, and so is its turn
 }
 
+bool router_return(struct router *r, struct router_item *item)
+{
+    if (r->n_queued >= r->max_queued) {
+        return false; // the one place beyond is for what goes out and is put back
+    }
+    push(r, item);
+    return true;
+}
+
 void router_done(struct router *r, int group, uint32_t n)
 {
     assert(r->groups[group].in_flight >= n);

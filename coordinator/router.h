@@ -63,6 +63,9 @@ struct router_item *router_pop(struct router *r);
 /* Puts an item that router_next gave back where it was: the group could not take it now. */
 void router_put_back(struct router *r, struct router_item *item, int group);
 
+/* Puts an item back whose group was lost, where it was; false when there is no place. */
+bool router_return(struct router *r, struct router_item *item);
+
 /* So many sequences of the group ended. */
 void router_done(struct router *r, int group, uint32_t n);
 

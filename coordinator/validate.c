@@ -31,8 +31,8 @@ static const struct number_row number_rows[] = {
     {"sampling.presence_penalty", AT(sampling.presence_penalty), -2, 2, NUMBER_FLOAT, false},
     {"sampling.frequency_penalty", AT(sampling.frequency_penalty), -2, 2, NUMBER_FLOAT, false},
     {"sampling.n", AT(sampling.n), 1, VALIDATE_MAX_N, NUMBER_U32, false},
-    {"sampling.beam_width", AT(sampling.beam_width), 0, 128, NUMBER_U32, false},
-    {"sampling.length_penalty", AT(sampling.length_penalty), -100, 100, NUMBER_FLOAT, false},
+    {"sampling.beam_width", AT(sampling.beam_width), 0, VALIDATE_MAX_BEAM_WIDTH, NUMBER_U32, false},
+    {"sampling.length_penalty", AT(sampling.length_penalty), -10, 10, NUMBER_FLOAT, false},
     {"stopping.max_tokens", AT(stopping.max_tokens), 1, UINT32_MAX, NUMBER_U32, false},
     {"output.logprobs", AT(output.logprobs), 0, VALIDATE_MAX_LOGPROBS, NUMBER_U32, false},
     {"output.prompt_logprobs", AT(output.prompt_logprobs), 0, VALIDATE_MAX_LOGPROBS, NUMBER_U32,
@@ -97,18 +97,12 @@ struct missing_row {
     bool (*is_used)(const struct wire_generate_request *m);
 };
 
-static bool uses_beams(const struct wire_generate_request *m)
-{
-    return m->sampling.beam_width > 0;
-}
-
 static bool uses_resume_from(const struct wire_generate_request *m)
 {
     return m->has_resume_from;
 }
 
 static const struct missing_row missing_rows[] = {
-    {"sampling.beam_width", uses_beams},
     {"resume_from", uses_resume_from},
 };
 
@@ -121,6 +115,94 @@ static status_t check_missing(const struct wire_generate_request *m)
         }
     }
     return status_ok();
+}
+
+// ---- beam search: one row for each thing that does not go with it, or without it ----
+
+struct beam_row {
+    const char *field;
+    bool (*is_used)(const struct wire_generate_request *m);
+    const char *why;
+};
+
+static bool uses_temperature(const struct wire_generate_request *m)
+{
+    return m->sampling.temperature != 0.0F && m->sampling.temperature != 1.0F; // 1 if not given
+}
+
+static bool uses_top_p(const struct wire_generate_request *m)
+{
+    return m->sampling.top_p != 1.0F;
+}
+
+static bool uses_top_k(const struct wire_generate_request *m)
+{
+    return m->sampling.top_k > 0;
+}
+
+static bool uses_min_p(const struct wire_generate_request *m)
+{
+    return m->sampling.min_p > 0.0F;
+}
+
+static bool uses_seed(const struct wire_generate_request *m)
+{
+    return m->sampling.has_seed;
+}
+
+static bool uses_stop_strings(const struct wire_generate_request *m)
+{
+    return m->stopping.n_stop > 0;
+}
+
+static bool uses_length_penalty(const struct wire_generate_request *m)
+{
+    return m->sampling.length_penalty != 1.0F;
+}
+
+static bool uses_early_stopping(const struct wire_generate_request *m)
+{
+    return m->sampling.early_stopping != WIRE_EARLY_STOPPING_HEURISTIC;
+}
+
+static const struct beam_row not_with_beams[] = {
+    {"sampling.temperature", uses_temperature, "a beam search draws nothing"},
+    {"sampling.top_p", uses_top_p, "a beam search draws nothing"},
+    {"sampling.top_k", uses_top_k, "a beam search draws nothing"},
+    {"sampling.min_p", uses_min_p, "a beam search draws nothing"},
+    {"sampling.seed", uses_seed, "a beam search draws nothing"},
+    {"stopping.stop", uses_stop_strings, "a beam search ends at stopping.stop_token_ids alone"},
+};
+
+static const struct beam_row only_with_beams[] = {
+    {"sampling.length_penalty", uses_length_penalty, "it is of a beam search alone"},
+    {"sampling.early_stopping", uses_early_stopping, "it is of a beam search alone"},
+};
+
+static status_t check_beam_rows(const struct wire_generate_request *m, const struct beam_row *rows,
+                                size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (rows[i].is_used(m)) {
+            return status_errorf(STATUS_INVALID_ARGUMENT, "%s: with sampling.beam_width %u: %s",
+                                 rows[i].field, m->sampling.beam_width, rows[i].why);
+        }
+    }
+    return status_ok();
+}
+
+static status_t check_beams(const struct wire_generate_request *m)
+{
+    if (m->sampling.beam_width == 0) {
+        return check_beam_rows(m, only_with_beams,
+                               sizeof only_with_beams / sizeof only_with_beams[0]);
+    }
+    if (m->sampling.n > m->sampling.beam_width) {
+        return status_errorf(STATUS_INVALID_ARGUMENT,
+                             "sampling.n: %u is more than sampling.beam_width %u", m->sampling.n,
+                             m->sampling.beam_width);
+    }
+    return check_beam_rows(m, not_with_beams, sizeof not_with_beams / sizeof not_with_beams[0]);
 }
 
 // ---- lists and texts ----
@@ -221,12 +303,15 @@ static status_t check_sampling(const struct wire_generate_request *m,
     TRY(check_logit_bias(&m->sampling, limits));
     TRY(check_count("sampling.allowed_token_ids", allowed->n, limits->n_vocab));
     TRY(validate_token_ids("sampling.allowed_token_ids", allowed, limits->n_vocab));
-    const uint64_t tokens = (uint64_t)m->sampling.n * m->stopping.max_tokens;
-    if (m->sampling.n > 1 && tokens > limits->completion_tokens) {
+    const bool beams = m->sampling.beam_width > 0;
+    const uint32_t n = beams ? m->sampling.beam_width : m->sampling.n;
+    const uint64_t tokens = (uint64_t)n * m->stopping.max_tokens;
+    if (n > 1 && tokens > limits->completion_tokens) {
         return status_errorf(STATUS_INVALID_ARGUMENT,
-                             "sampling.n: %u samples of stopping.max_tokens %u = %llu tokens, at "
+                             "sampling.%s: %u %s of stopping.max_tokens %u = %llu tokens, at "
                              "most %llu (--max-completion-tokens)",
-                             m->sampling.n, m->stopping.max_tokens, (unsigned long long)tokens,
+                             beams ? "beam_width" : "n", n, beams ? "beams" : "samples",
+                             m->stopping.max_tokens, (unsigned long long)tokens,
                              (unsigned long long)limits->completion_tokens);
     }
     return status_ok();
@@ -327,6 +412,7 @@ status_t validate_request(const struct wire_generate_request *m,
     }
     TRY(check_stopping(&m->stopping, limits));
     TRY(check_sampling(m, limits));
+    TRY(check_beams(m));
     TRY(check_prompt(m, limits));
     return check_missing(m);
 }

@@ -21,6 +21,7 @@
 #define VALIDATE_MAX_LOGPROBS     20
 #define VALIDATE_MAX_LOGIT_BIAS   300
 #define VALIDATE_MAX_N            128
+#define VALIDATE_MAX_BEAM_WIDTH   16 /* what the worker searches with */
 #define VALIDATE_MAX_MESSAGES     1024
 #define VALIDATE_MAX_REQUEST_ID   128
 #define VALIDATE_MAX_CACHE_SALT   127 /* what the worker's block pool remembers */

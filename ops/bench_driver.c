@@ -127,8 +127,10 @@ static void fill_request(const struct driver *d, size_t index, struct wire_gener
         m->prompt_kind = WIRE_PROMPT_TOKENS;
         m->prompt_token_ids = (struct wire_token_ids){.ids = prompt->ids, .n = prompt->n};
     }
+    m->sampling.n = d->options->n;
+    m->sampling.beam_width = d->options->beam_width;
     m->sampling.temperature = (float)d->options->temperature;
-    m->sampling.has_seed = true;
+    m->sampling.has_seed = d->options->beam_width == 0;
     m->sampling.seed = d->options->seed + index;
     m->stopping.max_tokens = prompt->output_len;
     m->stopping.ignore_eos = d->options->ignore_eos;
@@ -328,7 +330,7 @@ static status_t verdict(const struct driver *d, const struct stream *stream, sta
         return theirs;
     }
     const uint32_t got = d->record->requests[stream->index].output_tokens;
-    const uint32_t wanted = d->workload->prompts[stream->index].output_len;
+    const uint32_t wanted = d->options->n * d->workload->prompts[stream->index].output_len;
     if (!stream->finished || got == 0 || (d->options->ignore_eos && got != wanted)) {
         return status_errorf(STATUS_DATA_LOSS, "the stream ended after %u of %u tokens", got,
                              wanted);

@@ -23,6 +23,8 @@ struct bench_driver_options {
     uint32_t max_concurrency; /* 0: no bound */
     double temperature;
     uint64_t seed;       /* of sampling */
+    uint32_t n;          /* samples of each request */
+    uint32_t beam_width; /* 0: they are sampled */
     uint64_t timeout_ns; /* of a request; RPC_NO_DEADLINE */
     bool ignore_eos;
     int64_t

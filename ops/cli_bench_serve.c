@@ -20,7 +20,7 @@ struct options {
         *model_name;
     struct private_server_options server;
     int64_t num_prompts, input_len, output_len, shared_prefix_len, max_concurrency, num_warmups,
-        seed;
+        seed, n, beam_width;
     double sigma, temperature, timeout_s;
     int lengths; /* enum bench_lengths */
     int64_t cancel_after;
@@ -105,6 +105,10 @@ static const struct config_row rows[] = {
         "JSON lines {\"prompt\": text or ids, \"output_len\": N} instead of made-up prompts"),
     COUNT_ROW("num-warmups", num_warmups, "1", 0, "requests before the run, not counted"),
     FLAG_ROW("ignore-eos", ignore_eos, "false", "always generate the tokens wanted"),
+    COUNT_ROW("n", n, "1", 1,
+              "samples of each request; tokens and latencies are of all of them together"),
+    COUNT_ROW("beam-width", beam_width, "0", 0,
+              "search this many beams instead of sampling, and answer with the n best"),
     {.name = "temperature",
      .type = CONFIG_FLOAT,
      .offset = AT(temperature),
@@ -301,6 +305,8 @@ static status_t set_up(struct run *run)
     run->driver = (struct bench_driver_options){
         .model_name = o->model_name,
         .max_concurrency = (uint32_t)o->max_concurrency,
+        .n = (uint32_t)o->n,
+        .beam_width = (uint32_t)o->beam_width,
         .temperature = o->temperature,
         .seed = (uint64_t)o->seed,
         .timeout_ns = o->timeout_s > 0 ? (uint64_t)(o->timeout_s * 1e9) : RPC_NO_DEADLINE,
@@ -405,7 +411,7 @@ static int run_with_server(struct run *run)
 
 int cli_bench_serve(const struct cli_command *command, int argc, char **argv)
 {
-    struct options options;
+    struct options options = {0}; // a private server has settings without a row here
     struct config_set set;
     const struct cli_table table = CLI_TABLE(rows, &options);
     int code = cli_load(command, &table, &set, argc, argv);

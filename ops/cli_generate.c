@@ -16,6 +16,7 @@ struct generate_options {
     const char *file, *suffix, *tokenizer, *prompt_token_ids;
     int64_t n, prompt_logprobs, beam_width;
     double length_penalty;
+    int early_stopping; /* enum wire_early_stopping: the choices are in its order */
     bool json, stats, echo;
 };
 
@@ -52,9 +53,16 @@ static const struct config_row rows[] = {
      .default_text = "0",
      .min = 0,
      .max = 1e9,
-     .help = "beams to search instead of sampling; 0: none"},
+     .help = "beams to search instead of sampling, at most 16; 0: none. The --n best are printed"},
     GENERATE_NUMBER_ROW("length-penalty", AT(length_penalty), "1.0",
                         "exponent of the length by which a beam's score is divided"),
+    {.name = "early-stopping",
+     .type = CONFIG_CHOICE,
+     .offset = AT(early_stopping),
+     .default_text = "false",
+     .choices = "false|true|never",
+     .help = "when a beam search ends: false: by a guess, true: when as many have ended, "
+             "never: when none can be better"},
     {.name = "prompt-logprobs",
      .type = CONFIG_INT,
      .offset = AT(prompt_logprobs),
@@ -101,6 +109,7 @@ static status_t make_request(const struct generate_options *options, const struc
     request_out->sampling.n = (uint32_t)options->n;
     request_out->sampling.beam_width = (uint32_t)options->beam_width;
     request_out->sampling.length_penalty = (float)options->length_penalty;
+    request_out->sampling.early_stopping = options->early_stopping;
     request_out->output.echo = options->echo;
     request_out->output.has_prompt_logprobs = options->prompt_logprobs >= 0;
     request_out->output.prompt_logprobs =

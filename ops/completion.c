@@ -128,6 +128,8 @@ static status_t take_end(struct completion *c, const struct wire_generate_respon
     }
     struct completion_choice *choice = &c->choices[response->finished.index];
     choice->reason = response->finished.reason;
+    choice->has_cumulative_logprob = response->finished.has_cumulative_logprob;
+    choice->cumulative_logprob = response->finished.cumulative_logprob;
     return add_text(c, choice, response->finished.text);
 }
 
@@ -176,6 +178,9 @@ static json_t *json_choice(const struct completion_choice *choice)
     json_t *object = json_pack("{ss%sOss}", "text", text->size > 0 ? (const char *)text->data : "",
                                text->size, "token_ids", choice->ids, "finish_reason",
                                wire_finish_reason_name(choice->reason));
+    if (choice->has_cumulative_logprob) {
+        json_object_set_new(object, "cumulative_logprob", json_real(choice->cumulative_logprob));
+    }
     if (choice->logprobs != NULL) {
         json_object_set(object, "logprobs", choice->logprobs);
     }

@@ -4,7 +4,7 @@
  * What:      a text that is alone is printed as it comes; several samples would come mixed, and are printed at the end, each
  *            behind a line with its number. As JSON it is one object
  *
- *              {text, token_ids, finish_reason, [logprobs], [top_logprobs], usage, [prompt_logprobs]}
+ *              {text, token_ids, finish_reason, [cumulative_logprob], [logprobs], [top_logprobs], usage, [prompt_logprobs]}
  *
  *            or, for several samples, {choices: [{index, text, token_ids, ...}], usage, ...}. A log probability of zero
  *            probability, and that of the prompt's first token, is null.
@@ -26,6 +26,8 @@ struct completion_choice {
     struct bytes text;
     json_t *ids, *logprobs, *tops;
     int reason; /* enum wire_finish_reason */
+    bool has_cumulative_logprob;
+    double cumulative_logprob;
     uint32_t next_seq;
 };
 

@@ -261,9 +261,9 @@ static void test_service_names_bad_fields(void **state)
     assert_status_says(stream_complete(f.channel, &request, &arena, &m), STATUS_NOT_FOUND,
                        "tiny is");
     request = stream_request("hello", 1, 10);
-    request.sampling.beam_width = 4;
+    request.has_resume_from = true;
     assert_status_says(stream_complete(f.channel, &request, &arena, &m), STATUS_UNIMPLEMENTED,
-                       "sampling.beam_width");
+                       "resume_from");
     const struct wire_chat_message message = {"user", "hi"};
     request = stream_request("", 1, 10);
     request.prompt_kind = WIRE_PROMPT_MESSAGES;

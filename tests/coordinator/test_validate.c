@@ -167,11 +167,91 @@ static void test_validate_names_what_is_not_built(void **state)
 {
     (void)state;
     struct wire_generate_request m = good();
-    m.sampling.beam_width = 2;
-    assert_status_says(validate_request(&m, &limits), STATUS_UNIMPLEMENTED, "sampling.beam_width");
-    m = good();
     m.has_resume_from = true;
     assert_status_says(validate_request(&m, &limits), STATUS_UNIMPLEMENTED, "resume_from");
+}
+
+/* ---- beam search ---- */
+
+static struct wire_generate_request good_beams(void)
+{
+    struct wire_generate_request m = good();
+    m.sampling.temperature = 1.0f;
+    m.sampling.top_p = 1.0f;
+    m.sampling.top_k = 0;
+    m.sampling.min_p = 0.0f;
+    m.sampling.has_seed = false;
+    m.sampling.n = 2;
+    m.stopping.n_stop = 0;
+    m.sampling.beam_width = 4;
+    m.sampling.length_penalty = -0.5f;
+    m.sampling.early_stopping = WIRE_EARLY_STOPPING_NEVER;
+    return m;
+}
+
+static void refuse_beams(const struct wire_generate_request *m, const char *says)
+{
+    assert_status_says(validate_request(m, &limits), STATUS_INVALID_ARGUMENT, says);
+}
+
+static void test_validate_what_goes_with_beams(void **state)
+{
+    (void)state;
+    static const char *const stop[] = {"x"};
+    struct wire_generate_request m = good_beams();
+    assert_status_ok(validate_request(&m, &limits));
+    m.sampling.temperature = 0.0f;
+    m.sampling.top_k = -1;
+    m.sampling.repetition_penalty = 1.5f;
+    m.sampling.n = 4;
+    assert_status_ok(validate_request(&m, &limits));
+    m.sampling.n = 5;
+    refuse_beams(&m, "sampling.n: 5 is more than sampling.beam_width 4");
+    struct wire_generate_request cases[6];
+    static const char *const says[6] = {
+        "sampling.temperature: with sampling.beam_width 4: a beam search draws nothing",
+        "sampling.top_p: with",
+        "sampling.top_k: with",
+        "sampling.min_p: with",
+        "sampling.seed: with",
+        "stopping.stop: with sampling.beam_width 4: a beam search ends at",
+    };
+    for (int i = 0; i < 6; i++) {
+        cases[i] = good_beams();
+    }
+    cases[0].sampling.temperature = 0.7f;
+    cases[1].sampling.top_p = 0.9f;
+    cases[2].sampling.top_k = 3;
+    cases[3].sampling.min_p = 0.1f;
+    cases[4].sampling.has_seed = true;
+    cases[5].stopping.stop = stop;
+    cases[5].stopping.n_stop = 1;
+    for (int i = 0; i < 6; i++) {
+        refuse_beams(&cases[i], says[i]);
+    }
+    m = good_beams();
+    m.sampling.beam_width = 17;
+    refuse_beams(&m, "sampling.beam_width: 17 is not in [0, 16]");
+    m = good_beams();
+    m.sampling.length_penalty = 10.5f;
+    refuse_beams(&m, "sampling.length_penalty: 10.5 is not in [-10, 10]");
+    m = good_beams();
+    m.sampling.beam_width = 0;
+    refuse_beams(&m, "sampling.length_penalty: with sampling.beam_width 0");
+    m.sampling.length_penalty = 1.0f;
+    refuse_beams(&m, "sampling.early_stopping: with sampling.beam_width 0");
+}
+
+static void test_validate_beams_count_as_samples(void **state)
+{
+    (void)state;
+    struct wire_generate_request m = good_beams();
+    struct validate_limits few = limits;
+    few.completion_tokens = (uint64_t)m.stopping.max_tokens * 4;
+    assert_status_ok(validate_request(&m, &few));
+    few.completion_tokens--;
+    assert_status_says(validate_request(&m, &few), STATUS_INVALID_ARGUMENT,
+                       "sampling.beam_width: 4 beams of stopping.max_tokens");
 }
 
 static void test_validate_bounds_the_salt(void **state)
@@ -409,6 +489,8 @@ int main(void)
         cmocka_unit_test(test_validate_integers_at_and_past_their_bounds),
         cmocka_unit_test(test_validate_min_tokens_is_at_most_max_tokens),
         cmocka_unit_test(test_validate_names_what_is_not_built),
+        cmocka_unit_test(test_validate_what_goes_with_beams),
+        cmocka_unit_test(test_validate_beams_count_as_samples),
         cmocka_unit_test(test_validate_bounds_the_salt),
         cmocka_unit_test(test_validate_bounds_the_tokens_of_all_samples),
         cmocka_unit_test(test_validate_allowed_tokens),

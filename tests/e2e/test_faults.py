@@ -42,7 +42,7 @@ class TestRequests(unittest.TestCase):
         return caught.exception
 
     def test_cancel_mid_stream_frees_kv(self):
-        call = self.server.inference.Generate(request("Once", max_tokens=400, ignore_eos=True, temperature=1))
+        call = self.server.inference.Generate(request("Once", max_tokens=400, n=8, ignore_eos=True, temperature=1))
         for _, response in zip(range(8), call):
             pass
         self.assertGreater(busy(self.server.status()), 0)
@@ -85,8 +85,7 @@ class TestRequests(unittest.TestCase):
         self.assertEqual(len(generate(self.server, [5, 6, 7, 8], max_tokens=length - 4, ignore_eos=True).ids), length - 4)
 
     def test_not_built_is_said(self):
-        for field in ({"beam_width": 4}, {"resume_from": 3}):
-            self.refused(grpc.StatusCode.UNIMPLEMENTED, next(iter(field)), **field)
+        self.refused(grpc.StatusCode.UNIMPLEMENTED, "resume_from", resume_from=3)
 
     def test_unknown_model(self):
         self.refused(grpc.StatusCode.NOT_FOUND, "no-such", model="no-such")
@@ -135,7 +134,14 @@ class TestLife(unittest.TestCase):
                         list(server.inference.Generate(request("Once", max_tokens=480, ignore_eos=True), timeout=60))
                 except grpc.RpcError as error:
                     failure.append(error)
+
+            def search():
+                answer = server.inference.Complete(request("Once", beam_width=8, n=2, max_tokens=450), timeout=60)
+                return [[t.id for t in c.tokens] for c in answer.choices]
+            found = []
+            beams = threading.Thread(target=lambda: found.append(search()))
             thread = threading.Thread(target=ask)
+            beams.start()
             thread.start()
             time.sleep(0.3)
             os.kill(server.worker_pids()[-1], signal.SIGKILL)
@@ -154,6 +160,8 @@ class TestLife(unittest.TestCase):
             self.assertLess(time.monotonic() - killed, 10)
             group = server.status().groups[0]
             self.assertEqual((group.generation, group.restarts), (generation + 1, 1))
+            beams.join()  # of it nothing had been said: it starts again
+            self.assertEqual(found, [search()])
 
     def test_sigterm_drains(self):
         server = Server("-tp", "2")
