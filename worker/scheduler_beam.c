@@ -318,7 +318,9 @@ static void make_beams(struct scheduler *s, struct beam_group *group, const stru
             copy_beam(s, old[next[i].parent], made[i]);
         }
     }
-    memcpy(made + n, idle, (size_t)n_idle * sizeof(struct sequence *));
+    for (int32_t i = 0; i < n_idle; i++) {
+        made[n + i] = idle[i];
+    }
     memcpy(group->members, made, sizeof made);
     group->n_live = n;
     for (int32_t i = 0; i < n_live; i++) {
