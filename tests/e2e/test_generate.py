@@ -5,8 +5,8 @@ import threading
 import unittest
 import unittest.mock
 
-from harness import (DEMO, Result, Server, cluster_pb2, free_address, generate, health_pb2, inference_pb2, metrics_of,
-                     request, run)
+from harness import (DEMO, SANITIZED, Result, Server, cluster_pb2, free_address, generate, health_pb2, inference_pb2,
+                     metrics_of, request, run)
 
 PROMPTS = ["Once upon a time", "The little fox", "One rainy morning, Mia", "\n", "A", "In the garden there was a"]
 
@@ -129,8 +129,8 @@ class TestServed(unittest.TestCase):
 class TestLayouts(unittest.TestCase):
     """The same tokens whatever the layout, and the same bits whatever the chunks."""
     OPTIONS = ()
-    RANKS = ("2", "3", "4")
-    CHUNKS = ("1", "7", "33")
+    RANKS = ("3",) if SANITIZED else ("2", "3", "4")
+    CHUNKS = ("7",) if SANITIZED else ("1", "7", "33")
     SCARCE = 344  # KB of KV memory on all ranks: 12 blocks, of which four sequences want 16
 
     @classmethod
