@@ -75,7 +75,7 @@ static void test_cuda_copy_strips_reach_pinned_memory(void **state)
 
     struct backend_stream *stream = check_stream();
     void *memory = NULL;
-    assert_status_ok(check_backend()->host_alloc(stream, 2 * SIZE, &memory));
+    assert_status_ok(check_backend()->host_alloc(stream, (size_t)2 * SIZE, &memory));
     unsigned char *from = memory, *to = from + SIZE;
     char *device = device_new(stream, SIZE);
     struct strip out[ROWS], in[ROWS];
