@@ -1,5 +1,4 @@
 """A running server for a test, and stubs of the public API made from the .proto files with Debian's tools."""
-import json
 import os
 import queue
 import re
@@ -19,7 +18,7 @@ DEMO = os.path.join(ROOT, "ops", "demo-model")
 SANITIZED = bool(os.environ.get("KVASIR_SANITIZE"))  # memory sizes mean nothing then
 
 sys.path.insert(0, os.path.join(ROOT, "ops", "bench", "lib"))
-from serving import cpu_seconds, ranks_of  # noqa: E402,F401
+from serving import LLAMA, cpu_seconds, make_model, ranks_of  # noqa: E402,F401
 
 _generated = tempfile.mkdtemp(prefix="kvasir-stubs-")
 
@@ -156,22 +155,9 @@ def metrics_of(http):
     return {name + labels: float(value) for name, labels, value in found}
 
 
-LLAMA = {
-    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "hidden_size": 512,
-    "num_attention_heads": 8, "num_key_value_heads": 2, "intermediate_size": 1408, "num_hidden_layers": 8,
-    "vocab_size": 4096, "max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
-    "tie_word_embeddings": False, "torch_dtype": "bfloat16", "bos_token_id": 1, "eos_token_id": 2,
-}
-
-
 def made_up_model(**fields):
-    """A directory for --load-format dummy: LLAMA with these fields, and the demo model's tokenizer."""
-    folder = tempfile.mkdtemp(prefix="kvasir-model-")
-    with open(os.path.join(folder, "config.json"), "w") as f:
-        json.dump({**LLAMA, **fields}, f)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(os.path.join(DEMO, name), folder)
-    return folder
+    """A directory for --load-format dummy: LLAMA with these fields."""
+    return make_model(tempfile.mkdtemp(prefix="kvasir-model-"), {**LLAMA, **fields})
 
 
 def request(prompt, **fields):

@@ -1,7 +1,8 @@
-"""A server under measurement, for the scripts of ops/bench: starting it, its processes, their memory."""
-import datetime
+"""A server under measurement, for the scripts of ops/bench: its model, starting it, its processes, their memory."""
+import argparse
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,21 +11,29 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.a
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
-def cpu_name():
-    with open("/proc/cpuinfo", encoding="utf-8") as file:
-        return next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), "unknown CPU")
+LLAMA = {
+    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "hidden_size": 512,
+    "num_attention_heads": 8, "num_key_value_heads": 2, "intermediate_size": 1408, "num_hidden_layers": 8,
+    "vocab_size": 4096, "max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
+    "tie_word_embeddings": False, "torch_dtype": "bfloat16", "bos_token_id": 1, "eos_token_id": 2,
+}
 
 
-def head(suite, folder):
-    """The first line of a results file: what ran where, and whether it was alone."""
-    program = os.path.join(folder, "kvasir")
-    version = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout.strip()
-    cores, load = len(os.sched_getaffinity(0)), os.getloadavg()[0]
-    notes = ["measured on a CPU: says nothing about any GPU"]
-    if load > 0.25 * cores:
-        notes.append("the machine was shared with other programs at work: times are larger than on an idle one")
-    return {"suite": suite, "program": version, "cpu": cpu_name(), "cores": cores, "load_before": load, "notes": notes,
-            "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")}
+def make_model(folder, config):
+    """For --load-format dummy: this config.json, and the demo model's tokenizer."""
+    with open(os.path.join(folder, "config.json"), "w", encoding="utf-8") as file:
+        json.dump(config, file)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(os.path.join(ROOT, "ops", "demo-model", name), folder)
+    return folder
+
+
+def parser(description):
+    """With the options that all of the scripts have."""
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--bin", default=os.path.join(ROOT, "build", "release", "bin"))
+    made.add_argument("-o", "--output")
+    return made
 
 
 def resident_bytes(pid):
