@@ -58,6 +58,12 @@
 #define PLAN_TILE         64
 #define PLAN_BLOCK_TOKENS 16
 
+/* KV blocks that hold so many tokens. */
+static inline int64_t plan_blocks_for(int64_t n_tokens)
+{
+    return (n_tokens + PLAN_BLOCK_TOKENS - 1) / PLAN_BLOCK_TOKENS;
+}
+
 enum plan_placement { PLAN_AUTO, PLAN_SHARE, PLAN_REPLICATE, PLAN_TOKEN };
 
 typedef struct plan_interval {

@@ -12,7 +12,7 @@ struct need {
 
 static int64_t blocks_of_sequence(const struct plan_memory_request *r)
 {
-    const int64_t blocks = ((int64_t)r->max_model_len + PLAN_BLOCK_TOKENS - 1) / PLAN_BLOCK_TOKENS;
+    const int64_t blocks = plan_blocks_for(r->max_model_len);
     return plan_stripes_for(r->plan, blocks);
 }
 

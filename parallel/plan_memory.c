@@ -261,7 +261,7 @@ static int64_t logit_bytes(const struct plan_memory_request *r, int32_t rank)
 /* Its blocks, all and those of each run of a class split by token, and the id drawn last. */
 static int64_t seq_bytes(const struct plan_memory_request *r, int32_t rank)
 {
-    const int64_t blocks = ((int64_t)r->max_model_len + PLAN_BLOCK_TOKENS - 1) / PLAN_BLOCK_TOKENS;
+    const int64_t blocks = plan_blocks_for(r->max_model_len);
     const int64_t tables = 1 + n_token_runs(r->plan, rank);
     return (tables * blocks + 1) * (int64_t)sizeof(int32_t);
 }
@@ -353,7 +353,7 @@ void plan_memory_of(const struct plan_memory_request *request, int32_t rank,
 
 int64_t plan_memory_blocks_wanted(const struct plan *plan, int32_t max_seqs, int32_t max_model_len)
 {
-    const int64_t per_seq = ((int64_t)max_model_len + PLAN_BLOCK_TOKENS - 1) / PLAN_BLOCK_TOKENS;
+    const int64_t per_seq = plan_blocks_for(max_model_len);
     return plan_stripes_for(plan,
                             ((int64_t)max_seqs + plan->n_lanes - 1) / plan->n_lanes * per_seq);
 }

@@ -145,7 +145,7 @@ static status_t set_up(struct bench *b, const struct bench_session_request *requ
     TRY(check(b));
     b->rows = b->result.context < MAX_ROWS ? b->result.context : MAX_ROWS;
     const struct plan *plan = &b->session.plan;
-    const int32_t n_blocks = (b->result.context + PLAN_BLOCK_TOKENS - 1) / PLAN_BLOCK_TOKENS;
+    const int32_t n_blocks = (int32_t)plan_blocks_for(b->result.context);
     const struct bench_session_limits limits = {
         .max_num_seqs = b->rows,
         .max_rows = b->rows,

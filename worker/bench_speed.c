@@ -51,7 +51,7 @@ static int32_t draw_token(struct bench *b)
 
 static int32_t blocks_of_seq(const struct bench *b)
 {
-    return (b->prompt + b->generate + PLAN_BLOCK_TOKENS - 1) / PLAN_BLOCK_TOKENS;
+    return (int32_t)plan_blocks_for(b->prompt + b->generate);
 }
 
 static int32_t seqs_of_lane(const struct bench *b, int32_t batch)
@@ -82,7 +82,7 @@ static status_t add_seq(struct bench *b, int32_t batch, int32_t i, struct step_s
     seq.seq_id = (uint64_t)i;
     seq.slot = i;
     seq.lane = i / per_lane;
-    seq.n_blocks = (seq.n_computed + seq.n_tokens + PLAN_BLOCK_TOKENS - 1) / PLAN_BLOCK_TOKENS;
+    seq.n_blocks = (int32_t)plan_blocks_for(seq.n_computed + seq.n_tokens);
     for (int32_t block = 0; block < seq.n_blocks; block++) {
         b->blocks[block] = (i % per_lane) * blocks_of_seq(b) + block;
     }

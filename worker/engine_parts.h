@@ -36,7 +36,7 @@ struct engine {
 
 static inline int64_t engine_blocks_per_seq(const struct engine *e)
 {
-    return ((int64_t)e->options.max_model_len + PLAN_BLOCK_TOKENS - 1) / PLAN_BLOCK_TOKENS;
+    return plan_blocks_for(e->options.max_model_len);
 }
 
 /* Blocks of a lane that every rank has memory for. FAILED_PRECONDITION where one sequence does not fit. Collective. */

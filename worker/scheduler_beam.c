@@ -182,9 +182,7 @@ static void wake(struct scheduler *s, struct beam_group *group)
     for (int32_t i = 1; i < group->n_live; i++) {
         struct sequence *seq = group->members[i];
         scheduler_prefix_follow(s, seq, group->members[0], group->n_common);
-        s->n_recomputed +=
-            seq->n_lost > seq->n_computed ? (uint64_t)(seq->n_lost - seq->n_computed) : 0;
-        seq->n_lost = 0;
+        scheduler_count_recomputed(s, seq);
         s->running[s->n_running++] = seq;
     }
     group->asleep = false;
@@ -215,23 +213,16 @@ static void give_blocks(struct scheduler *s, struct sequence *seq)
     seq->n_computed = 0;
 }
 
-static void leave_running(struct scheduler *s, const struct sequence *seq)
-{
-    for (int32_t i = 0; i < s->n_running; i++) {
-        if (s->running[i] == seq) {
-            sequence_list_remove(s->running, &s->n_running, i);
-            return;
-        }
-    }
-}
-
 void scheduler_beam_stop(struct scheduler *s, struct beam_group *group)
 {
     const int32_t width = width_of(group);
     assert(group->runs);
     for (int32_t i = 0; i < width; i++) {
         struct sequence *seq = group->members[i];
-        leave_running(s, seq);
+        const int32_t at = sequence_list_find(s->running, s->n_running, seq);
+        if (at >= 0) { // a beam that is asleep, or room for one, does not run
+            sequence_list_remove(s->running, &s->n_running, at);
+        }
         seq->n_lost = seq->n_computed;
         give_blocks(s, seq);
         seq->n_now = seq->n_extra = 0;
@@ -409,15 +400,6 @@ static bool go_on(struct scheduler *s, struct beam_group *group)
     return false;
 }
 
-static int32_t index_of(const struct beam_group *group, const struct sequence *seq)
-{
-    int32_t i = 0;
-    while (group->members[i] != seq) {
-        i++;
-    }
-    return i;
-}
-
 bool scheduler_beam_take(struct scheduler *s, const struct planned_seq *planned,
                          const struct sample_result *results, struct scheduler_output *output_out)
 {
@@ -440,7 +422,8 @@ bool scheduler_beam_take(struct scheduler *s, const struct planned_seq *planned,
         out.n_scored = 0;
         (void)scheduler_remove(s, seq->request.seq_id);
     } else if (planned->draws) {
-        group->rows[index_of(group, seq)] = results[planned->n_scored];
+        group->rows[sequence_list_find(group->members, group->n_live, seq)] =
+            results[planned->n_scored];
         seq->has_row = true;
         if (all_rows_are_here(group) && go_on(s, group)) {
             out.finish = SCHEDULER_STOP;

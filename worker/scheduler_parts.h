@@ -127,7 +127,7 @@ struct scheduler {
 /* KV blocks that hold so many tokens. */
 static inline int32_t blocks_for(int32_t n_tokens)
 {
-    return (n_tokens + PLAN_BLOCK_TOKENS - 1) / PLAN_BLOCK_TOKENS;
+    return (int32_t)plan_blocks_for(n_tokens);
 }
 
 /* Whether a row of the sequence has no distribution. */
@@ -140,10 +140,30 @@ static inline bool has_nan(const struct planned_seq *planned, const struct sampl
     return found;
 }
 
+/* A sequence that had been preempted runs again: what it has lost and does not find is computed once more. */
+static inline void scheduler_count_recomputed(struct scheduler *s, struct sequence *seq)
+{
+    s->n_recomputed +=
+        seq->n_lost > seq->n_computed ? (uint64_t)(seq->n_lost - seq->n_computed) : 0;
+    seq->n_lost = 0;
+}
+
 /* Known and pending ones. */
 static inline int32_t n_all_tokens(const struct sequence *seq)
 {
     return seq->n_tokens + seq->n_pending;
+}
+
+/* Where the sequence stands in the list; -1: it does not. */
+static inline int32_t sequence_list_find(struct sequence *const *list, int32_t n,
+                                         const struct sequence *seq)
+{
+    for (int32_t i = 0; i < n; i++) {
+        if (list[i] == seq) {
+            return i;
+        }
+    }
+    return -1;
 }
 
 static inline void sequence_list_remove(struct sequence **list, int32_t *n, int32_t at)

@@ -56,7 +56,7 @@ static int64_t blocks_soon(const struct scheduler *s, int32_t lane)
             n_tokens += seq->n_tokens + (left < NEAR_TOKENS ? left : NEAR_TOKENS);
         }
     }
-    return (n_tokens + PLAN_BLOCK_TOKENS - 1) / PLAN_BLOCK_TOKENS;
+    return plan_blocks_for(n_tokens);
 }
 
 /* What stands in the queue needs it at once. */
@@ -193,16 +193,6 @@ static void preempt_last(struct scheduler *s, int32_t lane, struct budget *budge
     preempt(s, victim);
 }
 
-static bool is_running(const struct scheduler *s, const struct sequence *seq)
-{
-    for (int32_t i = 0; i < s->n_running; i++) {
-        if (s->running[i] == seq) {
-            return true;
-        }
-    }
-    return false;
-}
-
 /*
  * Gives seq the blocks for n more tokens, preempting the last sequences of its lane while that is needed. Returns
  * false when seq itself was the last and is preempted. *budget gets back what preempted sequences had planned.
@@ -219,7 +209,7 @@ static bool reserve(struct scheduler *s, struct sequence *seq, int32_t n, struct
         const int32_t id = block_pool_take_near(&s->pool, seq->lane, at);
         if (id < 0) {
             preempt_last(s, seq->lane, budget);
-            if (!is_running(s, seq)) {
+            if (sequence_list_find(s->running, s->n_running, seq) < 0) {
                 return false;
             }
         } else if (shares) {
@@ -304,9 +294,7 @@ static bool attach_lane(struct scheduler *s, struct sequence *seq)
     scheduler_swap_drop(s, seq);
     seq->lane = lane;
     scheduler_prefix_attach(s, seq);
-    s->n_recomputed +=
-        seq->n_lost > seq->n_computed ? (uint64_t)(seq->n_lost - seq->n_computed) : 0;
-    seq->n_lost = 0;
+    scheduler_count_recomputed(s, seq);
     return true;
 }
 

@@ -93,7 +93,7 @@ static status_t check_numbers(const struct step_plan *plan, const struct step_se
                              seq->n_computed, plan->n_rows, limits->max_rows);
     }
     const int64_t end = (int64_t)seq->n_computed + seq->n_tokens;
-    const int64_t n_blocks = (end + PLAN_BLOCK_TOKENS - 1) / PLAN_BLOCK_TOKENS;
+    const int64_t n_blocks = plan_blocks_for(end);
     if (seq->n_blocks != n_blocks || n_blocks > limits->max_blocks - plan->n_blocks) {
         return status_errorf(STATUS_INTERNAL, "%d KV blocks for %lld tokens, %d of %d in use",
                              seq->n_blocks, (long long)end, plan->n_blocks, limits->max_blocks);

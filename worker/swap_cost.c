@@ -24,7 +24,7 @@ static status_t make_plan(struct measuring *m, int32_t n_rows, int32_t n_moved)
 {
     const struct step_seq seq = {
         .n_tokens = n_rows,
-        .n_blocks = (n_rows + PLAN_BLOCK_TOKENS - 1) / PLAN_BLOCK_TOKENS,
+        .n_blocks = (int32_t)plan_blocks_for(n_rows),
     };
     step_plan_clear(&m->plan);
     for (int32_t i = 0; i < n_moved; i++) {

@@ -19,7 +19,7 @@ struct attention_plan {
     int32_t n_seqs;
     struct attention_seq *seqs; /* [max_seqs] */
     int64_t *tasks;    /* [max_seqs + 1]: those of sequence i are [tasks[i], tasks[i + 1]) */
-    int32_t *row_ends; /* [max_rows], of all sequences; NULL unless the shape is partial */
+    int32_t *row_ends; /* [max_rows] of all sequences, where the shape is partial */
 };
 
 /* One call of the op. */
@@ -52,12 +52,12 @@ status_t cpu_attention_plan_new(struct backend_stream *stream, const struct atte
     TRY(check_shape(shape));
     struct attention_plan *plan = calloc(1, sizeof *plan);
     const size_t n = (size_t)shape->max_seqs;
-    const size_t n_ends = shape->partial ? (size_t)shape->max_rows + 1 : 1;
+    const size_t n_ends = shape->partial ? (size_t)shape->max_rows : 0;
     if (plan != NULL) {
         plan->shape = *shape;
         plan->seqs = calloc(n > 0 ? n : 1, sizeof *plan->seqs);
         plan->tasks = calloc(n + 1, sizeof *plan->tasks);
-        plan->row_ends = calloc(n_ends, sizeof *plan->row_ends);
+        plan->row_ends = calloc(n_ends + 1, sizeof *plan->row_ends);
     }
     if (plan == NULL || plan->seqs == NULL || plan->tasks == NULL || plan->row_ends == NULL) {
         cpu_attention_plan_free(plan);
